@@ -1,0 +1,61 @@
+"""The base run once: its output for every picture, kept on disk."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import TextIO
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from convspec import BadInput
+from convspec.images import Batches
+from convspec.training import Clock, write_atomically
+
+
+def _key(base: keras.Model, batches: Batches) -> str:
+    """What the features depend on: the base and its weights, the pictures, and how they are prepared."""
+    digest = hashlib.sha256(repr((keras.backend.backend(), keras.__version__, base.name, base.input_shape)).encode())
+    for weight in base.get_weights():
+        digest.update(np.ascontiguousarray(weight))
+    digest.update(np.ascontiguousarray(batches.inputs))
+    # A prepared probe stands for the preprocessing, whatever function that is.
+    digest.update(np.ascontiguousarray(batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))))
+    return digest.hexdigest()[:16]
+
+
+def extract(
+    base: keras.Model,
+    batches: Batches,
+    folder: Path,
+    *,
+    clock: Clock,
+    title: str = "",
+    progress: TextIO | None = None,
+) -> np.ndarray:
+    """The base's output for every picture of `batches`, in order: float32 (n, *base.output_shape[1:]) (listing 5.17).
+
+    Computed once and kept in `folder`, beside the seconds that it took, which count under the phase "features"
+    whether or not it was computed in this run.
+    """
+    file = folder / f"{base.name}-{_key(base, batches)}.npz"
+    if file.is_file():
+        try:
+            with np.load(file) as kept:
+                clock.seconds["features"] += float(kept["seconds"])
+                return kept["features"]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BadInput(f"the features in {str(file)!r} are damaged ({error}); delete it to compute them again") from error
+    own = Clock()
+    with own("features"), tqdm(total=len(batches.inputs), desc=title, unit="picture", file=progress, disable=progress is None, leave=False, delay=2) as bar:
+        parts = []
+        for number in range(len(batches)):
+            parts.append(np.asarray(base.predict_on_batch(batches[number][0]), np.float32))
+            bar.update(len(parts[-1]))
+        features = np.concatenate(parts)
+    buffer = io.BytesIO()
+    np.savez(buffer, features=features, seconds=own.seconds["features"])
+    write_atomically(file, buffer.getvalue())
+    clock.seconds["features"] += own.seconds["features"]
+    return features

@@ -1,0 +1,156 @@
+"""The chapter's architectures, layer by layer, and what is frozen in them.
+
+Two classes end in one sigmoid unit, more in a softmax. Images are (height, width, channels).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from convspec import BadInput, MissingData
+
+MINI_WEIGHTS = Path(__file__).with_name("mini_base.weights.h5")
+
+
+def _classifier(units: int, classes: int) -> list[layers.Layer]:
+    if classes < 2:
+        raise BadInput(f"classes must be at least 2, got {classes}")
+    last = layers.Dense(1, activation="sigmoid") if classes == 2 else layers.Dense(classes, activation="softmax")
+    return [layers.Dense(units, activation="relu"), last]
+
+
+def _flattened(input_shape: tuple[int, ...]) -> list[layers.Layer]:
+    return [keras.Input(input_shape)] + ([layers.Flatten()] if len(input_shape) > 1 else [])
+
+
+def _convolutions(filters: tuple[int, ...], pooled: int) -> list[layers.Layer]:
+    stack: list[layers.Layer] = []
+    for position, depth in enumerate(filters):
+        stack.append(layers.Conv2D(depth, (3, 3), activation="relu"))
+        if position < pooled:
+            stack.append(layers.MaxPooling2D((2, 2)))
+    return stack
+
+
+def dense_baseline(input_shape: tuple[int, ...] = (784,), classes: int = 10) -> keras.Model:
+    """Chapter 2's densely connected network: 784-512-10, 407,050 parameters. Flattens images if given their shape."""
+    return keras.Sequential(_flattened(input_shape) + _classifier(512, classes), name="dense_baseline")
+
+
+def mnist_convnet(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) -> keras.Model:
+    """Listings 5.1 and 5.2: 93,322 parameters, 55,744 of them before the head."""
+    stack = [keras.Input(input_shape), *_convolutions((32, 64, 64), pooled=2), layers.Flatten()]
+    return keras.Sequential(stack + _classifier(64, classes), name="mnist_convnet")
+
+
+def mnist_convnet_without_pooling(input_shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
+    """Section 5.1.2's counterexample: three convolutions, no pooling, 22 x 22 x 64 = 30,976 outputs."""
+    return keras.Sequential([keras.Input(input_shape), *_convolutions((32, 64, 64), pooled=0)])
+
+
+def small_convnet(
+    input_shape: tuple[int, int, int] = (150, 150, 3),
+    dropout: float = 0.0,
+    classes: int = 2,
+    filters: tuple[int, ...] = (32, 64, 128, 128),
+) -> keras.Model:
+    """Listing 5.5, and with `dropout` before the head listing 5.13: 3,453,121 parameters.
+
+    The Dense layer has four units for each of the last convolution's filters (512 in the listing).
+    """
+    stack = [keras.Input(input_shape), *_convolutions(filters, pooled=len(filters)), layers.Flatten()]
+    if dropout:
+        stack.append(layers.Dropout(dropout))
+    return keras.Sequential(stack + _classifier(4 * filters[-1], classes), name="small_convnet")
+
+
+def feature_classifier(feature_shape: tuple[int, ...], dropout: float = 0.5, classes: int = 2) -> keras.Model:
+    """Listing 5.18: the head on recorded features; 2,097,665 parameters on VGG16's 4 x 4 x 512."""
+    dense, last = _classifier(256, classes)
+    stack = _flattened(feature_shape) + [dense, layers.Dropout(dropout), last]
+    return keras.Sequential(stack, name="feature_classifier")
+
+
+def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
+    """Listing 5.20: the base with a head and no dropout; 16,812,353 parameters on VGG16."""
+    stack = [keras.Input(base.input_shape[1:]), base, layers.Flatten(), *_classifier(256, classes)]
+    return keras.Sequential(stack, name="end_to_end")
+
+
+def _mini(input_shape: tuple[int, int, int], weights: str | None, include_top: bool) -> keras.Model:
+    """The package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
+    del weights, include_top
+    x = inputs = keras.Input(input_shape)
+    for block, (depth, convolutions) in enumerate(((16, 1), (32, 1), (64, 2), (96, 2)), start=1):
+        for convolution in range(1, convolutions + 1):
+            x = layers.Conv2D(depth, (3, 3), padding="same", activation="relu", name=f"block{block}_conv{convolution}")(x)
+        x = layers.MaxPooling2D((2, 2), name=f"block{block}_pool")(x)
+    return keras.Model(inputs, x, name="mini")
+
+
+BASES: dict[str, Callable[..., keras.Model]] = {
+    "xception": keras.applications.Xception,
+    "inception_v3": keras.applications.InceptionV3,
+    "resnet50": keras.applications.ResNet50,
+    "vgg16": keras.applications.VGG16,
+    "vgg19": keras.applications.VGG19,
+    "mobilenet": keras.applications.MobileNet,
+    "mini": _mini,
+}
+
+
+def conv_base(
+    name: str = "vgg16",
+    weights: str | Path | None = None,
+    input_shape: tuple[int, int, int] = (150, 150, 3),
+) -> keras.Model:
+    """A convolutional base without its classifier (listing 5.16): VGG16's ends in (4, 4, 512), 14,714,688 parameters.
+
+    `weights` is None (random), "imagenet" (fetched by Keras) or a file; those of "mini" are in MINI_WEIGHTS.
+    Raises BadInput (a ValueError) for an unknown base, an input that is too small or a file of another architecture, and
+    MissingData (a FileNotFoundError) for weights that are not to be had.
+    """
+    if name not in BASES:
+        raise BadInput(f"unknown base {name!r}; choose from {', '.join(BASES)}")
+    if weights == "imagenet":
+        if name == "mini":
+            raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
+        try:
+            return BASES[name](weights=weights, include_top=False, input_shape=input_shape)
+        except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
+            if "fetch failure" not in str(error):
+                raise
+            raise MissingData(f"{name}'s ImageNet weights are not on this machine and could not be fetched ({error})") from error
+    if weights is not None and not Path(weights).is_file():
+        raise MissingData(f"no weights file {str(weights)!r}; give a file, or 'imagenet'")
+    try:
+        base = BASES[name](weights=None, include_top=False, input_shape=input_shape)
+    except ValueError as error:
+        raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
+    if weights is not None:
+        try:
+            base.load_weights(weights)
+        except (ValueError, OSError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput(f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}") from error
+    return base
+
+
+def freeze(base: keras.Model) -> None:
+    """Exclude all of the base's weights from training (section 5.3.1). Compile the model afterwards."""
+    base.trainable = False
+
+
+def thaw_from(base: keras.Model, layer_name: str) -> None:
+    """Make `layer_name` and all layers after it trainable, and freeze those before (listing 5.22). Compile afterwards.
+
+    Raises BadInput for a layer that the base does not have.
+    """
+    names = [layer.name for layer in base.layers]
+    if layer_name not in names:
+        raise BadInput(f"{base.name} has no layer {layer_name!r}; choose from {', '.join(names)}")
+    base.trainable = True
+    for position, layer in enumerate(base.layers):
+        layer.trainable = position >= names.index(layer_name)

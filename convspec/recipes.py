@@ -1,0 +1,336 @@
+"""The rungs of the ladder as data, and `run(recipe, dataset, seed)`, which runs any of them."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import keras
+import numpy as np
+
+from convspec import BadInput, features, gradients, hardware, images, models, training
+from convspec.augmentation import Augmentation
+from convspec.datasets import Dataset
+
+SCALES = ("mini", "full")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One rung: dataset, model, optimizer (RMSprop at `learning_rate`), schedule and augmentation as plain data.
+
+    `steps` None means one pass over the training pictures an epoch. `thaw` names the first trainable layer of the
+    base; None freezes it all. `starts_from` is the rung whose trained model this one goes on with. `published`
+    holds the chapter's accuracies by part, (lowest, highest) where it names more than one.
+    """
+
+    name: str
+    scale: str
+    listings: str
+    dataset: str
+    model: str
+    size: int
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    steps: int | None = None
+    dropout: float = 0.0
+    filters: tuple[int, ...] = (32, 64, 128, 128)
+    base: str | None = None
+    thaw: str | None = None
+    starts_from: "Recipe | None" = None
+    augmentation: Augmentation | None = None
+    published: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+CHAPTER_AUGMENTATION = Augmentation(
+    rotation_range=40, width_shift_range=0.2, height_shift_range=0.2, shear_range=0.2, zoom_range=0.2, horizontal_flip=True
+)  # listing 5.11
+
+
+def _ladder(*rungs: Recipe) -> dict[str, Recipe]:
+    return {rung.name: rung for rung in rungs}
+
+
+def _full() -> dict[str, Recipe]:
+    dogs = {"scale": "full", "dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
+    digits = {"scale": "full", "dataset": "mnist", "size": 28, "learning_rate": 1e-3, "epochs": 5}
+    frozen = Recipe(
+        "frozen_end_to_end", listings="5.20-5.21", model="end_to_end", learning_rate=2e-5, epochs=30, base="vgg16",
+        augmentation=CHAPTER_AUGMENTATION, published={"validation": (0.96, 0.96)}, **dogs,
+    )
+    return _ladder(
+        Recipe("dense_baseline", listings="ch. 2", model="dense_baseline", batch_size=128, published={"test": (0.978, 0.978)}, **digits),
+        Recipe("mnist_convnet", listings="5.1-5.3", model="mnist_convnet", batch_size=64, published={"test": (0.991, 0.993)}, **digits),
+        Recipe(
+            "from_scratch", listings="5.5-5.10", model="small_convnet", learning_rate=1e-4, epochs=30,
+            published={"validation": (0.70, 0.72)}, **dogs,
+        ),
+        Recipe(
+            "augmented", listings="5.11-5.15", model="small_convnet", learning_rate=1e-4, epochs=100, dropout=0.5,
+            augmentation=CHAPTER_AUGMENTATION, published={"validation": (0.82, 0.83)}, **dogs | {"batch_size": 32},
+        ),
+        Recipe(
+            "feature_extraction", listings="5.16-5.19", model="feature_classifier", learning_rate=2e-5, epochs=30, dropout=0.5,
+            base="vgg16", published={"validation": (0.90, 0.90)}, **dogs,
+        ),
+        frozen,
+        replace(
+            frozen, name="fine_tuned", listings="5.22-5.24", learning_rate=1e-5, epochs=100, thaw="block5_conv1",
+            starts_from=frozen, published={"validation": (0.97, 0.97), "test": (0.968, 0.97)},
+        ),
+    )  # fmt: skip
+
+
+def _mini() -> dict[str, Recipe]:
+    """The same rungs on `shapes`: fewer and smaller pictures, narrower layers, fewer and larger steps."""
+    full = _full()
+
+    def mini(name: str, epochs: int, learning_rate: float, **changes: Any) -> Recipe:
+        return replace(
+            full[name], scale="mini", dataset="shapes", size=48, batch_size=20, steps=None, filters=(16, 32, 64, 64),
+            epochs=epochs, learning_rate=learning_rate, **changes,
+        )  # fmt: skip
+
+    frozen = mini("frozen_end_to_end", 15, 1e-4, base="mini")
+    return _ladder(
+        mini("dense_baseline", 5, 1e-3),
+        mini("mnist_convnet", 10, 1e-3),
+        mini("from_scratch", 20, 1e-3),
+        mini("augmented", 40, 1e-3),
+        mini("feature_extraction", 20, 1e-4, base="mini"),
+        frozen,
+        mini("fine_tuned", 15, 1e-4, base="mini", thaw="block4_conv1", starts_from=frozen),
+    )
+
+
+RECIPES: dict[str, dict[str, Recipe]] = {"mini": _mini(), "full": _full()}
+RUNGS = tuple(RECIPES["full"])
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of a recipe: what came out, and all that is needed to repeat it.
+
+    `history` holds one value an epoch for each metric; `predicted` and `confidence` the class given to each test
+    picture and the probability given to it; `seconds` the time by phase; `dataset`, `weights` and `machine` what it
+    was run with and on.
+    """
+
+    recipe: Recipe
+    seed: int
+    dataset: dict[str, Any]
+    weights: str | None
+    history: training.History
+    test_accuracy: float
+    test_names: list[str]
+    test_labels: list[int]
+    predicted: list[int]
+    confidence: list[float]
+    seconds: dict[str, float]
+    images_per_second: float
+    peak_memory_mib: int
+    machine: dict[str, Any]
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Of the best epoch; None where the dataset has no validation part."""
+        return max(self.history["val_accuracy"]) if "val_accuracy" in self.history else None
+
+    @property
+    def file_name(self) -> str:
+        """A name that tells the run from others: "from_scratch-dogs_vs_cats-tensorflow-seed0.json"."""
+        return f"{self.recipe.name}-{self.dataset['name']}-{self.machine['backend']}-seed{self.seed}.json"
+
+    @property
+    def wall_seconds(self) -> float:
+        """All phases but "input", which overlaps them."""
+        return sum(seconds for phase, seconds in self.seconds.items() if phase != "input")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as `save` writes it."""
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        training.write_atomically(path, json.dumps(self.as_dict()).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        """Read what `save` wrote; BadInput, naming the file, for anything else."""
+        try:
+            content = json.loads(path.read_text())
+            return cls(**content | {"recipe": _recipe_from(content["recipe"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{str(path)!r} is not a saved result: {error}") from error
+
+
+def _recipe_from(content: dict[str, Any]) -> Recipe:
+    if content["starts_from"]:
+        content["starts_from"] = _recipe_from(content["starts_from"])
+    if content["augmentation"]:
+        content["augmentation"] = Augmentation(**content["augmentation"])
+    published = {part: tuple(figures) for part, figures in content["published"].items()}
+    return Recipe(**content | {"filters": tuple(content["filters"]), "published": published})
+
+
+def find_recipe(name: str, scale: str) -> Recipe:
+    """The rung of that name; BadInput, listing the rungs, for any other."""
+    if name not in RUNGS:
+        raise BadInput(f"unknown rung {name!r}; choose from {', '.join(RUNGS)}")
+    return RECIPES[scale][name]
+
+
+def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
+    """A name for one run, such as "augmented-shapes-seed0-1a2b3c4d": equal only where everything that decides the
+    outcome is equal (recipe, pictures, seed, weights, Keras and its backend)."""
+    parts = [asdict(recipe), dataset.fingerprint, _weights_name(recipe, weights), keras.__version__, keras.backend.backend()]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
+    return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
+
+
+def run(
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    folder: Path,
+    *,
+    weights: str | Path | None = None,
+    progress: TextIO | None = None,
+) -> Result:
+    """Train `recipe` on `dataset` and evaluate it on the test pictures.
+
+    `folder` receives the trained model, which takes whole pictures prepared as in training, the base's features, and
+    while the run lasts a checkpoint from which an interrupted run goes on. `weights` is a file or "imagenet" for the
+    recipe's base; None takes the package's own for the mini base and "imagenet" for others. The same seed on the same
+    machine gives the same result to the last digit. A bar on `progress` shows steps, accuracy and time left.
+    """
+    clock = training.Clock()
+    gradients.make_deterministic()
+    title = f"{recipe.name} seed {seed}"
+    key = run_key(recipe, dataset, seed, weights)
+    with hardware.PeakMemory() as memory:
+        start = None
+        if recipe.starts_from:
+            start = folder / "models" / f"{run_key(recipe.starts_from, dataset, seed, weights)}.keras"
+            if not start.is_file():
+                run(recipe.starts_from, dataset, seed, folder, weights=weights, progress=progress)
+        keras.utils.set_random_seed(seed)
+        with clock("build"):
+            model, base = _build(recipe, dataset, weights, start)
+            prepare = _preparation(recipe, dataset)
+        parts = {
+            part: images.Batches(split.images, split.labels, recipe.batch_size, prepare)
+            for part, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+            if split is not None
+        }
+        trainee = model
+        if recipe.model == "feature_classifier" and base is not None:
+            trainee = model.layers[-1]
+            for part, pictures in parts.items():
+                recorded = features.extract(
+                    base, pictures, folder / "features", clock=clock, title=f"{title}: {part} features", progress=progress
+                )
+                parts[part] = images.Batches(recorded, pictures.labels, recipe.batch_size, images.unchanged)
+        training.compile_model(trainee, recipe.learning_rate)
+        checkpoint = training.Checkpoint(folder / "checkpoints" / f"{key}.npz", key)
+        history = checkpoint.restore(trainee)
+        steps = recipe.steps or -(-len(dataset.train) // recipe.batch_size)
+        resumed_at = len(history.get("loss", []))
+        training.fit(
+            trainee,
+            images.stream(parts["train"], seed, recipe.augmentation, start=resumed_at * steps),
+            recipe.epochs,
+            steps,
+            parts.get("validation"),
+            clock=clock,
+            history=history,
+            checkpoint=checkpoint,
+            title=title,
+            progress=progress,
+        )
+        with clock("evaluate"):
+            probabilities = trainee.predict(parts["test"], verbose=0)
+    with clock("save"):
+        _save_model(model, folder / "models" / f"{key}.keras")
+    checkpoint.path.unlink(missing_ok=True)
+    predicted = training.predicted_classes(probabilities)
+    return Result(
+        recipe=recipe,
+        seed=seed,
+        dataset={
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "classes": list(dataset.classes),
+            "pictures": {part: len(batches.labels) for part, batches in parts.items()},
+            "skipped": list(dataset.skipped),
+        },
+        weights=_weights_name(recipe, weights),
+        history=history,
+        test_accuracy=float(np.mean(predicted == dataset.test.labels)),
+        test_names=list(dataset.test.names),
+        test_labels=dataset.test.labels.tolist(),
+        predicted=predicted.tolist(),
+        confidence=np.round(training.confidence(probabilities), 4).tolist(),
+        seconds={phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
+        images_per_second=round((recipe.epochs - resumed_at) * steps * recipe.batch_size / clock.seconds["train"], 1),
+        peak_memory_mib=round(memory.mib),
+        machine=hardware.machine(),
+    )
+
+
+def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None) -> tuple[keras.Model, keras.Model | None]:
+    """The model, and the base in it if it has one, frozen and thawed as the recipe says."""
+    shape, classes = dataset.train.images.shape[1:], len(dataset.classes)
+    if recipe.base is None:
+        if recipe.model == "small_convnet":
+            return models.small_convnet(shape, recipe.dropout, classes, recipe.filters), None
+        return {"dense_baseline": models.dense_baseline, "mnist_convnet": models.mnist_convnet}[recipe.model](shape, classes), None
+    if start:
+        model = keras.models.load_model(start)
+        base = model.get_layer(recipe.base)
+    else:
+        base = models.conv_base(recipe.base, _weights(recipe, weights), (*shape[:2], 3))
+        if recipe.model == "feature_classifier":
+            head = models.feature_classifier(base.output_shape[1:], recipe.dropout, classes)
+            model = keras.Sequential([keras.Input(base.input_shape[1:]), base, head], name=recipe.name)
+        else:
+            model = models.end_to_end(base, classes)
+    if recipe.thaw:
+        models.thaw_from(base, recipe.thaw)
+    else:
+        models.freeze(base)
+    return model, base
+
+
+def _preparation(recipe: Recipe, dataset: Dataset) -> images.Prepare:
+    if recipe.base and dataset.train.images.shape[-1] == 1:
+        return lambda grey: np.repeat(images.rescale(grey), 3, axis=-1)
+    return images.rescale
+
+
+def _weights(recipe: Recipe, given: str | Path | None) -> str | Path:
+    return given or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
+
+
+def _weights_name(recipe: Recipe, given: str | Path | None) -> str | None:
+    """Name and checksum of the weights' file: the same on every machine."""
+    if recipe.base is None:
+        return None
+    weights = _weights(recipe, given)
+    if weights == "imagenet" or not Path(weights).is_file():
+        return str(weights)
+    with open(weights, "rb") as file:
+        return f"{Path(weights).name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _save_model(model: keras.Model, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial{os.getpid()}-{path.name}")
+    try:
+        model.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

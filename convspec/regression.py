@@ -1,0 +1,32 @@
+"""The statistics of the gates."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
+    """95 % interval of the mean accuracy: Student's t over seeds, or for a single seed Wilson's over test pictures."""
+    if len(accuracies) == 1:
+        right = round(accuracies[0] * pictures)
+        ci = stats.binomtest(right, pictures).proportion_ci(CONFIDENCE, method="wilson")
+        return float(ci.low), float(ci.high)
+    mean, error = float(np.mean(accuracies)), float(stats.sem(accuracies))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(accuracies) - 1)) * error
+    return mean - half, mean + half
+
+
+def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float]) -> float:
+    """One-sided p-value of a paired t-test that the second side is no better; the same seeds in the same order.
+
+    Raises ValueError for fewer than two pairs, or sides of different lengths.
+    """
+    if len(lower) != len(higher) or len(lower) < 2:
+        raise ValueError(f"needs at least two pairs of runs, got {len(lower)} and {len(higher)}")
+    gains = np.subtract(higher, lower)
+    if np.ptp(gains) == 0:  # the t-test has no variance to work with
+        return 0.0 if gains[0] > 0 else 1.0
+    return float(stats.ttest_1samp(gains, 0, alternative="greater").pvalue)

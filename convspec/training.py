@@ -1,0 +1,197 @@
+"""Compile, fit, resume, evaluate."""
+
+import io
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from convspec import BadInput
+from convspec.images import Batches
+
+CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
+
+History = dict[str, list[float]]
+
+
+class Clock:
+    """Seconds by phase; phases may be entered many times."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all: no half-written file is left under its final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def compile_model(model: keras.Model, learning_rate: float) -> None:
+    """RMSprop, and binary crossentropy for one sigmoid unit, sparse categorical crossentropy for a softmax."""
+    loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
+    model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=learning_rate), loss=loss, metrics=["accuracy"])
+
+
+class Checkpoint:
+    """All variables of model and optimizer, and the history, in one file that is replaced whole.
+
+    `key` says which run it belongs to; a checkpoint with another key is ignored.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def save(self, model: keras.Model, history: History) -> None:
+        buffer = io.BytesIO()
+        values = [keras.ops.convert_to_numpy(variable) for variable in self._variables(model)]
+        np.savez(buffer, *values, key=self.key, history=json.dumps(history))
+        write_atomically(self.path, buffer.getvalue())
+
+    def restore(self, model: keras.Model) -> History:
+        """Set the model and its optimizer to where the run stopped; an empty history if there is nothing to resume."""
+        if not self.path.is_file():
+            return {}
+        try:
+            with np.load(self.path) as saved:
+                if str(saved["key"]) != self.key:
+                    return {}
+                for position, variable in enumerate(self._variables(model)):
+                    variable.assign(saved[f"arr_{position}"])
+                return json.loads(str(saved["history"]))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BadInput(f"the checkpoint {str(self.path)!r} is damaged ({error}); delete it to start the run again") from error
+
+    @staticmethod
+    def _variables(model: keras.Model) -> list[keras.Variable]:
+        model.optimizer.build(model.trainable_variables)
+        # Includes the state of dropout's random generators, so that a resumed run repeats an unbroken one.
+        return [*model.variables, *model.optimizer.variables]
+
+
+class _Watch(keras.callbacks.Callback):
+    """Progress, history, phases and checkpoints of one fit."""
+
+    def __init__(self, clock: Clock, bar: tqdm, history: History, checkpoint: Checkpoint | None) -> None:
+        super().__init__()
+        self.clock, self.bar, self.history, self.checkpoint = clock, bar, history, checkpoint
+        self.first, self.began, self.saved = True, 0.0, time.perf_counter()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.bar.update()
+        if self.first:
+            self._end("compile")
+            self.first = False
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._end("train")
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        self._end("validate")
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._end("train")
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        self.bar.set_postfix({"epoch": epoch + 1} | {k: f"{v[-1]:.3f}" for k, v in self.history.items() if k.endswith("accuracy")})
+        if self.checkpoint and time.perf_counter() - self.saved > CHECKPOINT_EVERY:
+            self.checkpoint.save(self.model, self.history)
+            self.saved = time.perf_counter()
+            self.began = time.perf_counter()
+
+    def _end(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.clock.seconds[phase] += now - self.began
+        self.began = now
+
+
+def fit(
+    model: keras.Model,
+    batches: Iterable,
+    epochs: int,
+    steps: int,
+    validation: Batches | None,
+    *,
+    clock: Clock,
+    history: History,
+    checkpoint: Checkpoint | None = None,
+    title: str = "",
+    progress: TextIO | None = None,
+) -> History:
+    """Train to `epochs` epochs of `steps` batches, continuing after those in `history`; returns the whole history.
+
+    Phases counted: compile (the first step, where the graph is built), train (all other steps), validate, and
+    input (reading, augmenting and preparing batches, which overlaps the others).
+    """
+
+    def timed() -> Iterator:
+        source = iter(batches)
+        while True:
+            with clock("input"):
+                batch = next(source)
+            yield batch
+
+    done = len(history.get("loss", []))
+    with tqdm(total=epochs * steps, initial=done * steps, desc=title, unit="step", file=progress, disable=progress is None, leave=False, delay=2) as bar:
+        model.fit(
+            timed(),
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_Watch(clock, bar, history, checkpoint)],
+        )
+    return history
+
+
+def predicted_classes(probabilities: np.ndarray) -> np.ndarray:
+    """The class of each row: above one half for a sigmoid unit, the largest for a softmax."""
+    if probabilities.shape[-1] == 1:
+        return (probabilities[:, 0] > 0.5).astype(np.int64)
+    return probabilities.argmax(axis=-1)
+
+
+def confidence(probabilities: np.ndarray) -> np.ndarray:
+    """The probability that each row gives to its own predicted class."""
+    if probabilities.shape[-1] == 1:
+        return np.maximum(probabilities[:, 0], 1 - probabilities[:, 0])
+    return probabilities.max(axis=-1)
+
+
+def smooth_curve(points: Sequence[float], factor: float = 0.8) -> list[float]:
+    """Exponential moving average of listing 5.24: starts at the first point; `factor` (0 to 1) is what is kept.
+
+    Raises ValueError for a factor outside 0..1.
+    """
+    if not 0 <= factor <= 1:
+        raise ValueError(f"factor must be from 0 to 1, got {factor}")
+    smoothed: list[float] = []
+    for point in points:
+        smoothed.append(smoothed[-1] * factor + point * (1 - factor) if smoothed else point)
+    return smoothed
