@@ -6,7 +6,7 @@
 import pytest
 
 from convspec import recipes, regression
-from convspec.plugin import Session, Uncaptured, explained
+from convspec.plugin import Session, explained, uncaptured
 from convspec.recipes import Recipe, Result
 
 # (lower, higher, whether the step must be significant): section 5.2's and 5.3's claims.
@@ -29,7 +29,7 @@ def test_rung(recipe: Recipe, convspec_session: Session, request: pytest.Fixture
         pending = iter([seed for seed in session.seeds if seed not in results])
 
         def train(seed: int) -> None:
-            result = recipes.run(recipe, dataset, seed, session.folder, weights=weights, progress=Uncaptured(config))
+            result = recipes.run(recipe, dataset, seed, session.folder, weights=weights, progress=uncaptured(config))
             result.save(kept[seed])
             results[seed] = result
 
@@ -39,11 +39,15 @@ def test_rung(recipe: Recipe, convspec_session: Session, request: pytest.Fixture
             benchmark.pedantic(train, setup=lambda: ((next(pending),), {}), rounds=rounds)
     runs = session.runs.setdefault(recipe.name, [results[seed] for seed in session.seeds])
     for run in runs:
-        assert len(run.history["loss"]) == recipe.epochs, f"{recipe.name}, seed {run.seed}: trained {len(run.history['loss'])} epochs"
+        assert len(run.history["loss"]) == recipe.epochs, (
+            f"{recipe.name}, seed {run.seed}: trained {len(run.history['loss'])} epochs"
+        )
 
 
 @pytest.mark.parametrize(("lower", "higher", "significant"), STEPS)
-def test_each_rung_wins_over_the_one_below(lower: str, higher: str, significant: bool, convspec_session: Session) -> None:
+def test_each_rung_wins_over_the_one_below(
+    lower: str, higher: str, significant: bool, convspec_session: Session
+) -> None:
     runs = convspec_session.runs
     if lower not in runs or higher not in runs:
         pytest.skip(f"needs the rungs {lower} and {higher} in this session")
@@ -55,11 +59,15 @@ def test_each_rung_wins_over_the_one_below(lower: str, higher: str, significant:
         if len(below) < 2:
             pytest.skip("one seed cannot show a significant step: give --seeds 5")
         p = regression.probability_of_no_gain(below, above)
-        assert p < 0.05, f"{higher} ({above}) should beat {lower} ({below}), paired by seed, with p < 0.05; p is {p:.3f}"
+        assert p < 0.05, (
+            f"{higher} ({above}) should beat {lower} ({below}), paired by seed, with p < 0.05; p is {p:.3f}"
+        )
 
 
 @pytest.mark.parametrize(("rung", "low", "high"), [("from_scratch", 0.5, 0.85), ("fine_tuned", 0.93, 1.0)])
-def test_shapes_leaves_each_rung_something_to_win(rung: str, low: float, high: float, convspec_session: Session) -> None:
+def test_shapes_leaves_each_rung_something_to_win(
+    rung: str, low: float, high: float, convspec_session: Session
+) -> None:
     runs = convspec_session.runs.get(rung)
     if not runs or runs[0].dataset["name"] != "shapes" or convspec_session.scale != "mini":
         pytest.skip(f"needs the rung {rung} on shapes at --scale mini in this session")

@@ -1,9 +1,40 @@
-"""What follows from sizes alone: output sizes, padding, parameters, receptive fields. Pure Python."""
+"""What follows from sizes alone: output sizes, padding, parameters, receptive fields, multiply-adds. Pure Python.
+
+Sizes, kernels, strides and positions are counted in pixels along one axis; height and width never mix.
+Every function raises ValueError, with the argument's name and value, for what cannot be.
+"""
 
 from collections.abc import Iterable
 from math import prod
+from typing import Any, NamedTuple
 
 PADDINGS = ("valid", "same")
+COUNTED = ("Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D", "Dense")  # what multiply_adds knows
+
+Kernel = int | tuple[int, int]  # one number for a square kernel, or (height, width)
+
+
+class Window(NamedTuple):
+    """What slides along one axis in a convolution or pooling layer."""
+
+    kernel: int
+    stride: int = 1
+    padding: str = "valid"
+    dilation: int = 1
+
+
+class Field(NamedTuple):
+    """What the outputs of a layer see of the stack's input along one axis."""
+
+    outputs: int  # positions in the layer's output
+    size: int  # input positions from the first to the last that one output sees: the receptive field
+    jump: int  # input positions between the fields of two neighbouring outputs
+    start: int  # first input position of output 0's field; negative where that lies in the padding
+
+    @property
+    def centre(self) -> float:
+        """Input position at the middle of output 0's field; between two pixels for an even field."""
+        return self.start + (self.size - 1) / 2
 
 
 def _at_least(minimum: int, **arguments: int) -> None:
@@ -12,45 +43,90 @@ def _at_least(minimum: int, **arguments: int) -> None:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
+def _one_of_paddings(padding: str) -> None:
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+
+
+def _area(kernel: Kernel) -> int:
+    sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"kernel must be one number or (height, width), each at least 1, got {kernel}")
+    return prod(sides)
+
+
 def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "valid", dilation: int = 1) -> int:
     """Output positions along one axis of a convolution (section 5.1.1, figures 5.5 to 5.7).
 
-    Raises ValueError where no output exists or Keras has no such layer: a dilated kernel larger than
-    a valid input, an argument below 1, or "same" with stride and dilation both over 1.
+    Raises ValueError for an argument below 1, a dilated kernel larger than a valid input, and "same" with
+    stride and dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D does not.)
     """
     _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+    _one_of_paddings(padding)
     if padding == "same":
         if stride > 1 and dilation > 1:
-            raise ValueError(f'padding "same" allows stride or dilation over 1, not both: got stride {stride}, dilation {dilation}')
+            raise ValueError(
+                f'padding "same" allows stride or dilation over 1, not both: got stride {stride}, dilation {dilation}'
+            )
         return -(-size // stride)
     extent = dilation * (kernel - 1) + 1
     if extent > size:
-        raise ValueError(f"kernel must fit in a valid input of size {size}, got {kernel} (extent {extent} at dilation {dilation})")
+        raise ValueError(
+            f"kernel must fit in a valid input of size {size}, got {kernel} (extent {extent} at dilation {dilation})"
+        )
     return (size - extent) // stride + 1
 
 
 def pool_output_size(size: int, pool: int, stride: int | None = None, padding: str = "valid") -> int:
     """Output positions along one axis of a pooling layer; the stride is the pool size unless given (section 5.1.2)."""
-    _at_least(1, pool=pool)
+    _at_least(1, size=size, pool=pool)
     if padding == "valid" and pool > size:
         raise ValueError(f"pool must fit in a valid input of size {size}, got {pool}")
     return conv_output_size(size, pool, pool if stride is None else stride, padding)
 
 
-def same_padding(size: int, kernel: int, stride: int = 1) -> tuple[int, int]:
+def transposed_conv_output_size(
+    size: int, kernel: int, stride: int = 1, padding: str = "valid", dilation: int = 1
+) -> int:
+    """Output positions along one axis of Keras' Conv2DTranspose: the input size that a convolution would undo.
+
+    "same" gives size times stride; "valid" the whole reach of the kernel, and never less than "same".
+    Raises ValueError for an argument below 1, or stride and dilation both over 1.
+    """
+    _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
+    _one_of_paddings(padding)
+    if stride > 1 and dilation > 1:
+        raise ValueError(f"only one of stride and dilation may be over 1, got stride {stride}, dilation {dilation}")
+    if padding == "same":
+        return size * stride
+    return (size - 1) * stride + max(dilation * (kernel - 1) + 1, stride)
+
+
+def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
     """Rows added (before, after) by padding "same"; an odd row goes after, below or to the right (figure 5.6)."""
-    _at_least(1, size=size, kernel=kernel, stride=stride)
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    outputs = conv_output_size(size, kernel, stride, "same", dilation)
+    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
 
 
-def conv2d_parameters(kernel: int | tuple[int, int], in_channels: int, filters: int, bias: bool = True) -> int:
-    """Weights and biases of a Conv2D layer with a square or (height, width) kernel."""
-    area = prod(kernel) if isinstance(kernel, tuple) else kernel * kernel
-    _at_least(1, kernel=area, in_channels=in_channels, filters=filters)
-    return area * in_channels * filters + bias * filters
+def conv2d_parameters(kernel: Kernel, in_channels: int, filters: int, bias: bool = True) -> int:
+    """Weights and biases of a Conv2D (or Conv2DTranspose) layer."""
+    _at_least(1, in_channels=in_channels, filters=filters)
+    return _area(kernel) * in_channels * filters + bias * filters
+
+
+def depthwise_conv2d_parameters(kernel: Kernel, in_channels: int, multiplier: int = 1, bias: bool = True) -> int:
+    """Weights and biases of a DepthwiseConv2D layer: `multiplier` filters for each channel, which see only that one."""
+    _at_least(1, in_channels=in_channels, multiplier=multiplier)
+    return (_area(kernel) + bias) * in_channels * multiplier
+
+
+def separable_conv2d_parameters(
+    kernel: Kernel, in_channels: int, filters: int, multiplier: int = 1, bias: bool = True
+) -> int:
+    """Weights and biases of a SeparableConv2D layer: depthwise without bias, then a 1x1 convolution."""
+    depthwise = depthwise_conv2d_parameters(kernel, in_channels, multiplier, bias=False)
+    return depthwise + conv2d_parameters(1, in_channels * multiplier, filters, bias)
 
 
 def dense_parameters(inputs: int, units: int, bias: bool = True) -> int:
@@ -59,14 +135,63 @@ def dense_parameters(inputs: int, units: int, bias: bool = True) -> int:
     return inputs * units + bias * units
 
 
+def batch_normalization_parameters(channels: int, center: bool = True, scale: bool = True) -> tuple[int, int]:
+    """(trainable, total) of a BatchNormalization layer: beta and gamma train, the moving mean and variance do not."""
+    _at_least(1, channels=channels)
+    trainable = (center + scale) * channels
+    return trainable, trainable + 2 * channels
+
+
 def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
     """Input positions along one axis that one output of a stack sees; layers are (kernel, stride), input first.
 
-    Three unpooled 3x3 convolutions see 7 (section 5.1.2).
+    Three unpooled 3x3 convolutions see 7 (section 5.1.2). A dilated kernel counts as dilation * (kernel - 1) + 1.
     """
-    field, jump = 1, 1
-    for kernel, stride in layers:
+    field = 1
+    for kernel, stride in reversed(list(layers)):
         _at_least(1, kernel=kernel, stride=stride)
-        field += (kernel - 1) * jump
-        jump *= stride
+        field = (field - 1) * stride + kernel
     return field
+
+
+def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
+    """What each layer of a stack, input first, sees of `size` input positions.
+
+    Output i sees Field.size positions from start + i * jump on, those outside the image being padding; with
+    dilation, or a stride over the kernel, it may skip some in between.
+    """
+    field, fields = Field(outputs=size, size=1, jump=1, start=0), []
+    for window in layers:
+        kernel, stride, padding, dilation = window
+        outputs = conv_output_size(field.outputs, *window)
+        before = same_padding(field.outputs, kernel, stride, dilation)[0] if padding == "same" else 0
+        field = Field(
+            outputs=outputs,
+            size=field.size + dilation * (kernel - 1) * field.jump,
+            jump=field.jump * stride,
+            start=field.start - before * field.jump,
+        )
+        fields.append(field)
+    return fields
+
+
+def multiply_adds(layer: Any) -> int:
+    """Multiply-adds (half the FLOPs) of a built Keras layer or model, channels last, on one image.
+
+    A convolution uses each weight of its kernel once at every output position, a transposed one at every input
+    position, a Dense layer once for each vector; the zeros of padding count, as they are multiplied too. Biases,
+    activations, pooling and normalisation count nothing, and a layer that a model uses twice counts once.
+    Raises ValueError for an input of unknown size, and for a layer with weights that are used in another way.
+    """
+    if hasattr(layer, "layers"):
+        return sum(multiply_adds(inner) for inner in layer.layers)
+    kernels = [tuple(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
+    if not kernels:
+        return 0
+    kind = type(layer).__name__
+    if kind not in COUNTED:
+        raise ValueError(f"layer must be one of {COUNTED}, or without a matrix of weights, got {layer.name} ({kind})")
+    shape = layer.input.shape if kind == "Conv2DTranspose" else layer.output.shape
+    if None in shape[1:]:
+        raise ValueError(f"layer must have a known size, got {layer.name} with shape {shape}")
+    return prod(shape[1:-1]) * sum(prod(kernel) for kernel in kernels)

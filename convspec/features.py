@@ -7,10 +7,10 @@ from typing import TextIO
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from convspec import BadInput
 from convspec.images import Batches
+from convspec.progress import bar as progress_bar
 from convspec.training import Clock, write_atomically
 
 
@@ -18,10 +18,11 @@ def _key(base: keras.Model, batches: Batches) -> str:
     """What the features depend on: the base and its weights, the pictures, and how they are prepared."""
     digest = hashlib.sha256(repr((keras.backend.backend(), keras.__version__, base.name, base.input_shape)).encode())
     for weight in base.get_weights():
-        digest.update(np.ascontiguousarray(weight))
-    digest.update(np.ascontiguousarray(batches.inputs))
-    # A prepared probe stands for the preprocessing, whatever function that is.
-    digest.update(np.ascontiguousarray(batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))))
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    digest.update(np.ascontiguousarray(batches.inputs).tobytes())
+    # The probe stands for the preprocessing, whatever function that is.
+    probe = batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))
+    digest.update(np.ascontiguousarray(probe).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -46,9 +47,11 @@ def extract(
                 clock.seconds["features"] += float(kept["seconds"])
                 return kept["features"]
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise BadInput(f"the features in {str(file)!r} are damaged ({error}); delete it to compute them again") from error
+            raise BadInput(
+                f"the features in {str(file)!r} are damaged ({error}); delete it to compute them again"
+            ) from error
     own = Clock()
-    with own("features"), tqdm(total=len(batches.inputs), desc=title, unit="picture", file=progress, disable=progress is None, leave=False, delay=2) as bar:
+    with own("features"), progress_bar(len(batches.inputs), title, "picture", progress) as bar:
         parts = []
         for number in range(len(batches)):
             parts.append(np.asarray(base.predict_on_batch(batches[number][0]), np.float32))

@@ -22,7 +22,8 @@ def machine() -> dict[str, object]:
         "threads": gradients.threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "backend": backend,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("keras", backend, "numpy", "convspec")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("keras", backend, "numpy", "convspec")},
     }
 
 

@@ -1,17 +1,18 @@
 """Pictures from files, and batches of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from pathlib import Path
+from typing import TextIO
 
 import keras
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from convspec import BadInput
 from convspec.augmentation import Augmentation
+from convspec.progress import bar as progress_bar
 
 Prepare = Callable[[np.ndarray], np.ndarray]
 
@@ -36,7 +37,7 @@ def load_image(path: Path | str, size: int | None = None) -> np.ndarray:
         raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
 
 
-def load_images(paths: list[Path], size: int) -> tuple[np.ndarray, dict[int, str]]:
+def load_images(paths: Sequence[Path], size: int, progress: TextIO | None = None) -> tuple[np.ndarray, dict[int, str]]:
     """Decode many files on all cores: uint8 (n, size, size, 3), and for each position left black, the reason."""
     images = np.zeros((len(paths), size, size, 3), np.uint8)
     failures: dict[int, str] = {}
@@ -47,9 +48,9 @@ def load_images(paths: list[Path], size: int) -> tuple[np.ndarray, dict[int, str
         except UnreadableImage as error:
             failures[position] = str(error)
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for _ in tqdm(pool.map(decode, range(len(paths))), "reading pictures", len(paths), leave=False, delay=5):
-            pass
+    with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(len(paths), "reading pictures", "file", progress) as bar:
+        for _ in pool.map(decode, range(len(paths))):
+            bar.update()
     return images, failures
 
 
@@ -78,7 +79,9 @@ class Batches(keras.utils.PyDataset):
         return self.prepare(self.inputs[chosen].astype(np.float32)), self.labels[chosen]
 
 
-def stream(batches: Batches, seed: int, augmentation: Augmentation | None = None, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def stream(
+    batches: Batches, seed: int, augmentation: Augmentation | None = None, start: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Training batches of `batches`' inputs without end, from batch `start` on (listings 5.7 and 5.14).
 
     Each pass over the inputs has its own order, and each picture in each pass its own transform; both depend

@@ -69,7 +69,7 @@ def small_convnet(
 def feature_classifier(feature_shape: tuple[int, ...], dropout: float = 0.5, classes: int = 2) -> keras.Model:
     """Listing 5.18: the head on recorded features; 2,097,665 parameters on VGG16's 4 x 4 x 512."""
     dense, last = _classifier(256, classes)
-    stack = _flattened(feature_shape) + [dense, layers.Dropout(dropout), last]
+    stack = [*_flattened(feature_shape), dense, layers.Dropout(dropout), last]
     return keras.Sequential(stack, name="feature_classifier")
 
 
@@ -85,7 +85,9 @@ def _mini(input_shape: tuple[int, int, int], weights: str | None, include_top: b
     x = inputs = keras.Input(input_shape)
     for block, (depth, convolutions) in enumerate(((16, 1), (32, 1), (64, 2), (96, 2)), start=1):
         for convolution in range(1, convolutions + 1):
-            x = layers.Conv2D(depth, (3, 3), padding="same", activation="relu", name=f"block{block}_conv{convolution}")(x)
+            x = layers.Conv2D(depth, (3, 3), padding="same", activation="relu", name=f"block{block}_conv{convolution}")(
+                x
+            )
         x = layers.MaxPooling2D((2, 2), name=f"block{block}_pool")(x)
     return keras.Model(inputs, x, name="mini")
 
@@ -109,8 +111,8 @@ def conv_base(
     """A convolutional base without its classifier (listing 5.16): VGG16's ends in (4, 4, 512), 14,714,688 parameters.
 
     `weights` is None (random), "imagenet" (fetched by Keras) or a file; those of "mini" are in MINI_WEIGHTS.
-    Raises BadInput (a ValueError) for an unknown base, an input that is too small or a file of another architecture, and
-    MissingData (a FileNotFoundError) for weights that are not to be had.
+    Raises BadInput (a ValueError) for an unknown base, an input that is too small or a file of another architecture,
+    and MissingData (a FileNotFoundError) for weights that are not to be had.
     """
     if name not in BASES:
         raise BadInput(f"unknown base {name!r}; choose from {', '.join(BASES)}")
@@ -122,7 +124,9 @@ def conv_base(
         except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
             if "fetch failure" not in str(error):
                 raise
-            raise MissingData(f"{name}'s ImageNet weights are not on this machine and could not be fetched ({error})") from error
+            raise MissingData(
+                f"{name}'s ImageNet weights are not on this machine and could not be fetched ({error})"
+            ) from error
     if weights is not None and not Path(weights).is_file():
         raise MissingData(f"no weights file {str(weights)!r}; give a file, or 'imagenet'")
     try:
@@ -134,7 +138,9 @@ def conv_base(
             base.load_weights(weights)
         except (ValueError, OSError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}") from error
+            raise BadInput(
+                f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}"
+            ) from error
     return base
 
 

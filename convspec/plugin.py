@@ -4,13 +4,14 @@ Imported by every pytest run in an environment that has convspec, so nothing hea
 """
 
 import argparse
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
 
@@ -37,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("convspec", "transfer learning with convnets")
     group.addoption(
         "--scale", choices=("mini", "full"), default="mini",
-        help="mini (default): pictures that convspec draws itself, minutes on two cores; full: MNIST, Dogs vs. Cats and VGG16",
+        help="mini (default): pictures that convspec draws itself, minutes on two cores;"
+        " full: MNIST, Dogs vs. Cats and VGG16",
     )  # fmt: skip
     group.addoption(
         "--dataset", metavar="NAME_OR_DIR",
@@ -50,19 +52,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " (default: the user's cache folder)",
     )  # fmt: skip
     group.addoption(
-        "--weights", metavar="FILE_OR_imagenet",
-        help="weights of the convolutional base (default: BASE_notop.weights.h5 in the data folder, else imagenet, which Keras fetches)",
+        "--weights",
+        metavar="FILE_OR_imagenet",
+        help="weights of the convolutional base (default: BASE_notop.weights.h5 in the data folder,"
+        " else imagenet, which Keras fetches)",
     )
-    group.addoption("--rungs", metavar="A,B", type=_names, help="run only these rungs of the ladder (default: all seven)")
-    group.addoption("--seeds", metavar="N", type=_positive, help="train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full)")
-    group.addoption("--require-gpu", action="store_true", help="fail, instead of running on the CPU, where there is no GPU")
-    group.addoption("--require-data", action="store_true", help="fail, instead of skipping, where pictures or weights are missing")
     group.addoption(
-        "--update-baselines", action="store_true", help="keep this run's raw results as fixtures/baselines/RUN.json under the root folder"
+        "--rungs", metavar="A,B", type=_names, help="run only these rungs of the ladder (default: all seven)"
+    )
+    group.addoption(
+        "--seeds",
+        metavar="N",
+        type=_positive,
+        help="train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full)",
+    )
+    group.addoption(
+        "--require-gpu", action="store_true", help="fail, instead of running on the CPU, where there is no GPU"
+    )
+    group.addoption(
+        "--require-data", action="store_true", help="fail, instead of skipping, where pictures or weights are missing"
+    )
+    group.addoption(
+        "--update-baselines",
+        action="store_true",
+        help="keep this run's raw results as fixtures/baselines/RUN.json under the root folder",
     )
     group.addoption(
         "--report", metavar="DIR", type=Path,
-        help="folder for the record (ladder.json), the picture (ladder.png), trained models and checkpoints (default: .convspec)",
+        help="folder for the record (ladder.json), the picture (ladder.png), trained models and checkpoints"
+        " (default: .convspec)",
     )  # fmt: skip
 
 
@@ -101,7 +119,7 @@ class Session:
 
         key = (self.config.option.dataset or recipe.dataset, recipe.size)
         if key not in self._datasets:
-            self._datasets[key] = datasets.load(*key, self.data_root)
+            self._datasets[key] = datasets.load(*key, self.data_root, progress=uncaptured(self.config))
         return self._datasets[key]
 
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:
@@ -114,7 +132,12 @@ class Session:
         """Write the record and the picture of all runs; nothing is left unfinished."""
         from convspec import report
 
-        report.record(self.runs, self.folder / "ladder.json", scale=self.scale, command=["pytest", *self.config.invocation_params.args])
+        report.record(
+            self.runs,
+            self.folder / "ladder.json",
+            scale=self.scale,
+            command=["pytest", *self.config.invocation_params.args],
+        )
         report.picture(self.runs, self.folder / "ladder.png")
         for group in self.runs.values():
             for result in group:
@@ -128,7 +151,17 @@ SESSION = pytest.StashKey[Session]()
 
 def _in_use(config: pytest.Config) -> bool:
     """Whether this run is about convspec: one of its options given, its own repository, or its installed benchmarks."""
-    group = ("dataset", "data_root", "weights", "rungs", "seeds", "require_gpu", "require_data", "update_baselines", "report")
+    group = (
+        "dataset",
+        "data_root",
+        "weights",
+        "rungs",
+        "seeds",
+        "require_gpu",
+        "require_data",
+        "update_baselines",
+        "report",
+    )
     return (
         any(config.getoption(name) for name in group)
         or config.option.scale != "mini"
@@ -138,8 +171,12 @@ def _in_use(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: needs the real data and weights; runs with --scale full, deselected otherwise")
+    config.addinivalue_line(
+        "markers", "full: needs the real data and weights; runs with --scale full, deselected otherwise"
+    )
     config.stash[SESSION] = Session(config)
+    if _in_use(config):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
     if config.option.rungs:
         from convspec.recipes import find_recipe
 
@@ -167,7 +204,6 @@ def _usage_errors() -> Iterator[None]:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     if not _in_use(config):
         return []
-    _quiet_backend()
     import keras
 
     from convspec import gradients
@@ -175,27 +211,26 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     session = config.stash[SESSION]
     devices = gradients.accelerators()
     return [
-        f"convspec: scale {session.scale}, dataset {config.option.dataset or 'each rung its own'}, seeds 0-{session.seeds[-1]}",
+        f"convspec: scale {session.scale}, dataset {config.option.dataset or 'each rung its own'},"
+        f" seeds 0-{session.seeds[-1]}",
         f"convspec: data folder {session.data_root}, report folder {session.folder}",
-        f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'}, threads {gradients.threads()}",
+        f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'},"
+        f" threads {gradients.threads()}",
     ]
-
-
-def _quiet_backend() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.option.require_gpu:
-        _quiet_backend()
         from convspec import gradients
 
         if not gradients.accelerators():
-            pytest.exit("--require-gpu: the Keras backend sees no GPU on this machine", returncode=pytest.ExitCode.TESTS_FAILED)
+            pytest.exit(
+                "--require-gpu: the Keras backend sees no GPU on this machine", returncode=pytest.ExitCode.TESTS_FAILED
+            )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "rung" in metafunc.fixturenames:
+    if "recipe" in metafunc.fixturenames:
         from convspec.recipes import RUNGS
 
         chosen = metafunc.config.option.rungs or RUNGS
@@ -214,7 +249,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def convspec_session(pytestconfig: pytest.Config) -> Session:
     """What the options of convspec resolved to, and the runs of this session."""
-    _quiet_backend()
     return pytestconfig.stash[SESSION]
 
 
@@ -239,19 +273,27 @@ def explained(config: pytest.Config) -> Iterator[None]:
         pytest.fail(str(error), pytrace=False)
 
 
-class Uncaptured:
-    """A text stream to the terminal that pytest's capturing does not swallow, for progress bars."""
-
+class _Uncaptured(io.TextIOBase):
     def __init__(self, config: pytest.Config) -> None:
+        super().__init__()
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
 
     def write(self, text: str) -> int:
         with self._capture.global_and_fixture_disabled():
             return sys.stderr.write(text)
 
+    def isatty(self) -> bool:
+        with self._capture.global_and_fixture_disabled():
+            return sys.stderr.isatty()
+
     def flush(self) -> None:
         with self._capture.global_and_fixture_disabled():
             sys.stderr.flush()
+
+
+def uncaptured(config: pytest.Config) -> TextIO:
+    """A text stream to the terminal that pytest's capturing does not swallow, for progress bars."""
+    return cast(TextIO, _Uncaptured(config))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
@@ -265,7 +307,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         terminalreporter.write_line(line)
     terminalreporter.write_line(report.FOOTNOTE)
     if exitstatus == pytest.ExitCode.INTERRUPTED:
-        terminalreporter.write_line("interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True)
+        terminalreporter.write_line(
+            "interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True
+        )
     else:
         session.finish()
-        terminalreporter.write_line(f"record and picture: {session.folder / 'ladder.json'}, {session.folder / 'ladder.png'}")
+        terminalreporter.write_line(
+            f"record and picture: {session.folder / 'ladder.json'}, {session.folder / 'ladder.png'}"
+        )

@@ -49,11 +49,16 @@ def _batches(pictures: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[tu
     rng = np.random.default_rng(seed)
     while True:
         chosen = rng.integers(len(pictures), size=BATCH)
-        batch = [np.rot90(pictures[i], turns)[:, ::mirror] for i, turns, mirror in zip(chosen, rng.integers(4, size=BATCH), rng.choice([1, -1], BATCH), strict=True)]
+        batch = [
+            np.rot90(pictures[i], turns)[:, ::mirror]
+            for i, turns, mirror in zip(chosen, rng.integers(4, size=BATCH), rng.choice([1, -1], BATCH), strict=True)
+        ]
         yield rescale(np.stack(batch).astype(np.float32)), labels[chosen]
 
 
-def pretrain(per_class: int = 800, epochs: int = 30, seed: int = 0, progress: TextIO | None = None) -> tuple[keras.Model, float]:
+def pretrain(
+    per_class: int = 800, epochs: int = 30, seed: int = 0, progress: TextIO | None = None
+) -> tuple[keras.Model, float]:
     """Train on `per_class` pictures of each source class; the base, and its accuracy on held-out source pictures."""
     gradients.make_deterministic()
     keras.utils.set_random_seed(seed)
@@ -63,7 +68,11 @@ def pretrain(per_class: int = 800, epochs: int = 30, seed: int = 0, progress: Te
     model = _normalised(base, len(shapes.SOURCES))
     steps = (len(pictures) - held_out) // BATCH
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps * epochs)
-    model.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=1e-3),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
     training.fit(
         model, _batches(pictures[held_out:], labels[held_out:], seed), epochs, steps, None,
         clock=training.Clock(), history={}, title="pretraining the mini base", progress=progress,

@@ -46,7 +46,12 @@ class Recipe:
 
 
 CHAPTER_AUGMENTATION = Augmentation(
-    rotation_range=40, width_shift_range=0.2, height_shift_range=0.2, shear_range=0.2, zoom_range=0.2, horizontal_flip=True
+    rotation_range=40,
+    width_shift_range=0.2,
+    height_shift_range=0.2,
+    shear_range=0.2,
+    zoom_range=0.2,
+    horizontal_flip=True,
 )  # listing 5.11
 
 
@@ -55,15 +60,28 @@ def _ladder(*rungs: Recipe) -> dict[str, Recipe]:
 
 
 def _full() -> dict[str, Recipe]:
-    dogs = {"scale": "full", "dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
-    digits = {"scale": "full", "dataset": "mnist", "size": 28, "learning_rate": 1e-3, "epochs": 5}
+    dogs: dict[str, Any] = {"scale": "full", "dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
+    digits: dict[str, Any] = {"scale": "full", "dataset": "mnist", "size": 28, "learning_rate": 1e-3, "epochs": 5}
     frozen = Recipe(
-        "frozen_end_to_end", listings="5.20-5.21", model="end_to_end", learning_rate=2e-5, epochs=30, base="vgg16",
-        augmentation=CHAPTER_AUGMENTATION, published={"validation": (0.96, 0.96)}, **dogs,
+        "frozen_end_to_end",
+        listings="5.20-5.21",
+        model="end_to_end",
+        learning_rate=2e-5,
+        epochs=30,
+        base="vgg16",
+        augmentation=CHAPTER_AUGMENTATION,
+        published={"validation": (0.96, 0.96)},
+        **dogs,
     )
     return _ladder(
-        Recipe("dense_baseline", listings="ch. 2", model="dense_baseline", batch_size=128, published={"test": (0.978, 0.978)}, **digits),
-        Recipe("mnist_convnet", listings="5.1-5.3", model="mnist_convnet", batch_size=64, published={"test": (0.991, 0.993)}, **digits),
+        Recipe(
+            "dense_baseline", listings="ch. 2", model="dense_baseline", batch_size=128,
+            published={"test": (0.978, 0.978)}, **digits,
+        ),
+        Recipe(
+            "mnist_convnet", listings="5.1-5.3", model="mnist_convnet", batch_size=64,
+            published={"test": (0.991, 0.993)}, **digits,
+        ),
         Recipe(
             "from_scratch", listings="5.5-5.10", model="small_convnet", learning_rate=1e-4, epochs=30,
             published={"validation": (0.70, 0.72)}, **dogs,
@@ -73,8 +91,8 @@ def _full() -> dict[str, Recipe]:
             augmentation=CHAPTER_AUGMENTATION, published={"validation": (0.82, 0.83)}, **dogs | {"batch_size": 32},
         ),
         Recipe(
-            "feature_extraction", listings="5.16-5.19", model="feature_classifier", learning_rate=2e-5, epochs=30, dropout=0.5,
-            base="vgg16", published={"validation": (0.90, 0.90)}, **dogs,
+            "feature_extraction", listings="5.16-5.19", model="feature_classifier", learning_rate=2e-5, epochs=30,
+            dropout=0.5, base="vgg16", published={"validation": (0.90, 0.90)}, **dogs,
         ),
         frozen,
         replace(
@@ -94,15 +112,15 @@ def _mini() -> dict[str, Recipe]:
             epochs=epochs, learning_rate=learning_rate, **changes,
         )  # fmt: skip
 
-    frozen = mini("frozen_end_to_end", 15, 1e-4, base="mini")
+    frozen = mini("frozen_end_to_end", 10, 1e-4, base="mini")
     return _ladder(
         mini("dense_baseline", 5, 1e-3),
         mini("mnist_convnet", 10, 1e-3),
         mini("from_scratch", 20, 1e-3),
-        mini("augmented", 40, 1e-3),
+        mini("augmented", 50, 1e-3),
         mini("feature_extraction", 20, 1e-4, base="mini"),
         frozen,
-        mini("fine_tuned", 15, 1e-4, base="mini", thaw="block4_conv1", starts_from=frozen),
+        mini("fine_tuned", 10, 1e-4, base="mini", thaw="block4_conv1", starts_from=frozen),
     )
 
 
@@ -186,7 +204,13 @@ def find_recipe(name: str, scale: str) -> Recipe:
 def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
     """A name for one run, such as "augmented-shapes-seed0-1a2b3c4d": equal only where everything that decides the
     outcome is equal (recipe, pictures, seed, weights, Keras and its backend)."""
-    parts = [asdict(recipe), dataset.fingerprint, _weights_name(recipe, weights), keras.__version__, keras.backend.backend()]
+    parts = [
+        asdict(recipe),
+        dataset.fingerprint,
+        _weights_name(recipe, weights),
+        keras.__version__,
+        keras.backend.backend(),
+    ]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
@@ -231,7 +255,12 @@ def run(
             trainee = model.layers[-1]
             for part, pictures in parts.items():
                 recorded = features.extract(
-                    base, pictures, folder / "features", clock=clock, title=f"{title}: {part} features", progress=progress
+                    base,
+                    pictures,
+                    folder / "features",
+                    clock=clock,
+                    title=f"{title}: {part} features",
+                    progress=progress,
                 )
                 parts[part] = images.Batches(recorded, pictures.labels, recipe.batch_size, images.unchanged)
         training.compile_model(trainee, recipe.learning_rate)
@@ -281,13 +310,17 @@ def run(
     )
 
 
-def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None) -> tuple[keras.Model, keras.Model | None]:
+def _build(
+    recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None
+) -> tuple[keras.Model, keras.Model | None]:
     """The model, and the base in it if it has one, frozen and thawed as the recipe says."""
     shape, classes = dataset.train.images.shape[1:], len(dataset.classes)
     if recipe.base is None:
         if recipe.model == "small_convnet":
             return models.small_convnet(shape, recipe.dropout, classes, recipe.filters), None
-        return {"dense_baseline": models.dense_baseline, "mnist_convnet": models.mnist_convnet}[recipe.model](shape, classes), None
+        return {"dense_baseline": models.dense_baseline, "mnist_convnet": models.mnist_convnet}[recipe.model](
+            shape, classes
+        ), None
     if start:
         model = keras.models.load_model(start)
         base = model.get_layer(recipe.base)

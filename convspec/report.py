@@ -1,26 +1,33 @@
 """The ladder as a table for the terminal, a picture, and a JSON record."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from convspec import regression
-from convspec.recipes import Recipe, Result
+from convspec.recipes import Result
 from convspec.training import write_atomically
 
 Runs = Mapping[str, Sequence[Result]]
 
 FOOTNOTE = (
-    "test: mean over seeds with its 95 % interval (Student's t over seeds; one seed: Wilson over pictures);"
-    " val: best epoch, mean over seeds; s/run: wall time a seed, features included; img/s: training alone"
+    "test: mean and its 95 % interval (Student's t over seeds; for one seed Wilson over pictures). val: best epoch."
+    "\ntrain: last epoch. s/run: median wall time, the base's features included. img/s: training steps alone."
 )
+COLUMNS = {
+    "rung": "<18", "published": "<22", "test": "<21", "val": ">5", "train": ">5", "seeds": ">5",
+    "s/run": ">7", "img/s": ">7", "peak MiB": ">8",
+}  # fmt: skip
 
 
-def published(recipe: Recipe, dataset: str) -> str:
-    """The chapter's figures, where the run used the chapter's own pictures."""
-    if recipe.scale != "full" or dataset != recipe.dataset:
+def published(result: Result) -> str:
+    """The chapter's figures, where the run used the chapter's own pictures and schedule; "-" elsewhere."""
+    recipe = result.recipe
+    if recipe.scale != "full" or result.dataset["name"] != recipe.dataset:
         return "-"
     return ", ".join(
         f"{'val' if part == 'validation' else part} {low:.3g}" + (f"-{high:.3g}" if high > low else "")
@@ -28,7 +35,7 @@ def published(recipe: Recipe, dataset: str) -> str:
     )
 
 
-def summary(runs: Sequence[Result]) -> dict[str, object]:
+def summary(runs: Sequence[Result]) -> dict[str, Any]:
     """The figures of one rung over its seeds."""
     accuracies = [run.test_accuracy for run in runs]
     low, high = regression.interval(accuracies, len(runs[0].test_labels))
@@ -46,53 +53,69 @@ def summary(runs: Sequence[Result]) -> dict[str, object]:
 
 
 def table(runs: Runs) -> list[str]:
-    """One line a rung, under a header."""
-    lines = [f"{'rung':<18}  {'published':<24}  {'test':^22}  {'val':>5}  {'train':>5}  {'seeds':>5}  {'s/run':>7}  {'img/s':>7}  {'MiB':>6}"]
-    for name, group in runs.items():
+    """One line a rung, under a line of titles."""
+    rows = [{title: title for title in COLUMNS}]
+    for rung, group in runs.items():
         figures = summary(group)
         low, high = figures["test_interval"]
         validation = figures["validation_accuracy"]
-        lines.append(
-            f"{name:<18}  {published(group[0].recipe, group[0].dataset['name']):<24}"
-            f"  {figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-            f"  {'-' if validation is None else format(validation, '.3f'):>5}  {figures['train_accuracy']:.3f}"
-            f"  {len(group):>5}  {figures['seconds']:>7.1f}  {figures['images_per_second']:>7.0f}  {figures['peak_memory_mib']:>6}"
+        cells = (
+            rung,
+            published(group[0]),
+            f"{figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+            "-" if validation is None else f"{validation:.3f}",
+            f"{figures['train_accuracy']:.3f}",
+            str(len(group)),
+            f"{figures['seconds']:.1f}",
+            f"{figures['images_per_second']:.0f}",
+            str(figures["peak_memory_mib"]),
         )
-    return lines
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    return ["  ".join(format(row[title], width) for title, width in COLUMNS.items()).rstrip() for row in rows]
 
 
 def picture(runs: Runs, path: Path) -> None:
-    """The ladder as a chart: every seed's test accuracy, the mean with its interval, and the published figure."""
+    """The ladder as a chart: each seed's test accuracy, the mean with its interval, and the published figures."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.62 * len(runs) + 1.5), layout="constrained")
+    figure = Figure(figsize=(8, 0.55 * len(runs) + 1.6), layout="constrained")
     axes = figure.subplots()
-    for row, (name, group) in enumerate(runs.items()):
+    for row, group in enumerate(runs.values()):
         figures = summary(group)
-        low, high = figures["test_interval"]
-        axes.plot([low, high], [row, row], color="#4477aa", linewidth=6, alpha=0.35, solid_capstyle="butt", label="95 % interval" if row == 0 else None)
-        axes.plot([run.test_accuracy for run in group], [row] * len(group), "o", color="#4477aa", markersize=5, alpha=0.7, label="measured, test, one seed" if row == 0 else None)
-        axes.annotate(f"{figures['test_accuracy']:.3f}", (figures["test_accuracy"], row), (0, 9), textcoords="offset points", ha="center", fontsize=9)
-        recipe = group[0].recipe
-        if published(recipe, group[0].dataset["name"]) != "-":
-            for part, (least, most) in recipe.published.items():
-                axes.plot((least + most) / 2, row, marker="D" if part == "test" else "d", color="#cc6633", markersize=7, linestyle="none", fillstyle="none")
-    if any(published(group[0].recipe, group[0].dataset["name"]) != "-" for group in runs.values()):
-        axes.plot([], [], "d", color="#cc6633", fillstyle="none", label="published")
-    first = next(iter(runs.values()))[0]
+        axes.hlines(
+            row, *figures["test_interval"], color="#4477aa", linewidth=9, alpha=0.3, label="test, 95 % interval"
+        )
+        accuracies = [run.test_accuracy for run in group]
+        axes.plot(accuracies, [row] * len(group), "o", color="#4477aa", markersize=5, label="test, one seed")
+        mean = figures["test_accuracy"]
+        axes.annotate(f"{mean:.3f}", (mean, row), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+        if figures["validation_accuracy"] is not None:
+            axes.plot(
+                figures["validation_accuracy"], row, "|", color="#228833", markersize=14, label="validation, best"
+            )
+        if published(group[0]) != "-":
+            for span in group[0].recipe.published.values():
+                axes.plot(np.mean(span), row, "D", color="#cc6633", fillstyle="none", label="published")
+    results = [run for group in runs.values() for run in group]
+    datasets = dict.fromkeys(run.dataset["name"] for run in results)
+    axes.set_title(f"The ladder: {', '.join(datasets)} at --scale {results[0].recipe.scale}", loc="left", fontsize=11)
     axes.set(yticks=range(len(runs)), yticklabels=list(runs), xlabel="accuracy", ylim=(len(runs) - 0.5, -0.7))
-    axes.set_title(f"The ladder at --scale {first.recipe.scale}, {', '.join(dict.fromkeys(g[0].dataset['name'] for g in runs.values()))}", loc="left", fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.42 if len(runs) < 5 else -0.3), ncols=3, frameon=False, fontsize=9)
+    once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    figure.savefig(partial, dpi=110)
-    partial.replace(path)
+    partial = path.with_name(f"partial{os.getpid()}-{path.name}")
+    try:
+        figure.savefig(partial, dpi=110)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def record(runs: Runs, path: Path, **session: object) -> None:
-    """Everything in one JSON file: what the session was, the summary of each rung, and the raw runs."""
-    content = session | {"rungs": {name: summary(group) for name, group in runs.items()}, "runs": [run.as_dict() for group in runs.values() for run in group]}
-    write_atomically(path, json.dumps(content, indent=1).encode())
+def record(runs: Runs, path: Path, **session: Any) -> None:
+    """One JSON file: what the session was, the summary of each rung, and the raw runs."""
+    rungs = {rung: summary(group) for rung, group in runs.items()}
+    raw = [run.as_dict() for group in runs.values() for run in group]
+    write_atomically(path, json.dumps(session | {"rungs": rungs, "runs": raw}).encode())

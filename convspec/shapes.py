@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 
 SIZE = 48
-TARGET_CLASSES = ("fish", "key")
 OVERSAMPLING = 2  # each pixel averages 2 x 2 samples, so that edges are smooth
 
 Mask = np.ndarray
@@ -71,16 +70,25 @@ SOURCES: dict[str, Form] = {
     "bars": lambda u, v: _box(u, v, -0.9, 0.9, -0.7, -0.2) | _box(u, v, -0.9, 0.9, 0.2, 0.7),
     "arrow": lambda u, v: _box(u, v, -1, 0.2, -0.2, 0.2) | _polygon(u, v, (0.1, -0.65), (1, 0), (0.1, 0.65)),
     "chevron": lambda u, v: _polygon(u, v, (-0.6, -0.9), (0.1, -0.9), (0.8, 0), (0.1, 0.9), (-0.6, 0.9), (0.1, 0)),
-    "hourglass": lambda u, v: _polygon(u, v, (-0.8, -0.8), (0.8, -0.8), (0, 0)) | _polygon(u, v, (-0.8, 0.8), (0.8, 0.8), (0, 0)),
-    "dumbbell": lambda u, v: _disc(u, v, -0.65, 0, 0.35, 0.35) | _disc(u, v, 0.65, 0, 0.35, 0.35) | _box(u, v, -0.5, 0.5, -0.13, 0.13),
+    "hourglass": lambda u, v: (
+        _polygon(u, v, (-0.8, -0.8), (0.8, -0.8), (0, 0)) | _polygon(u, v, (-0.8, 0.8), (0.8, 0.8), (0, 0))
+    ),
+    "dumbbell": lambda u, v: (
+        _disc(u, v, -0.65, 0, 0.35, 0.35) | _disc(u, v, 0.65, 0, 0.35, 0.35) | _box(u, v, -0.5, 0.5, -0.13, 0.13)
+    ),
     "letter_l": lambda u, v: _box(u, v, -0.7, -0.2, -0.9, 0.9) | _box(u, v, -0.7, 0.7, 0.4, 0.9),
     "letter_t": lambda u, v: _box(u, v, -0.85, 0.85, -0.8, -0.35) | _box(u, v, -0.22, 0.22, -0.8, 0.9),
     "letter_u": lambda u, v: _box(u, v, -0.75, 0.75, -0.8, 0.8) & ~_box(u, v, -0.3, 0.3, -0.9, 0.35),
-    "comb": lambda u, v: _box(u, v, -0.9, 0.9, -0.6, -0.2) | ((_box(u, v, -0.9, -0.55, -0.3, 0.6)) | _box(u, v, -0.17, 0.17, -0.3, 0.6) | _box(u, v, 0.55, 0.9, -0.3, 0.6)),
+    "comb": lambda u, v: (
+        _box(u, v, -0.9, 0.9, -0.6, -0.2)
+        | _box(u, v, -0.9, -0.55, -0.3, 0.6)
+        | _box(u, v, -0.17, 0.17, -0.3, 0.6)
+        | _box(u, v, 0.55, 0.9, -0.3, 0.6)
+    ),
     "drop": lambda u, v: _disc(u, v, -0.3, 0, 0.55, 0.55) | _polygon(u, v, (-0.1, -0.52), (1, 0), (-0.1, 0.52)),
     "lollipop": lambda u, v: _disc(u, v, -0.5, 0, 0.48, 0.48) | _box(u, v, -0.1, 1, -0.13, 0.13),
     "kite": lambda u, v: _polygon(u, v, (-0.9, 0), (-0.3, -0.6), (1, 0), (-0.3, 0.6)),
-}  # fmt: skip
+}
 
 
 def _uniform(rng: np.random.RandomState, low: float, high: float, shape: tuple[int, ...] = ()) -> np.ndarray:
@@ -114,7 +122,9 @@ def _contrasting(rng: np.random.RandomState, other: np.ndarray) -> np.ndarray:
             return colour
 
 
-def _posed(rng: np.random.RandomState, x: np.ndarray, y: np.ndarray, scale: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _posed(
+    rng: np.random.RandomState, x: np.ndarray, y: np.ndarray, scale: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (u, v) of a form at a random place, angle, scale, aspect and shear."""
     # The half-angle form gives an exact rotation without sines; a sign covers the other half-turn.
     t = _uniform(rng, -1, 1)

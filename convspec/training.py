@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from convspec import BadInput
 from convspec.images import Batches
+from convspec.progress import bar as progress_bar
 
 CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
 
@@ -81,7 +82,9 @@ class Checkpoint:
                     variable.assign(saved[f"arr_{position}"])
                 return json.loads(str(saved["history"]))
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise BadInput(f"the checkpoint {str(self.path)!r} is damaged ({error}); delete it to start the run again") from error
+            raise BadInput(
+                f"the checkpoint {str(self.path)!r} is damaged ({error}); delete it to start the run again"
+            ) from error
 
     @staticmethod
     def _variables(model: keras.Model) -> list[keras.Variable]:
@@ -117,7 +120,9 @@ class _Watch(keras.callbacks.Callback):
         self._end("train")
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        self.bar.set_postfix({"epoch": epoch + 1} | {k: f"{v[-1]:.3f}" for k, v in self.history.items() if k.endswith("accuracy")})
+        self.bar.set_postfix(
+            {"epoch": epoch + 1} | {k: f"{v[-1]:.3f}" for k, v in self.history.items() if k.endswith("accuracy")}
+        )
         if self.checkpoint and time.perf_counter() - self.saved > CHECKPOINT_EVERY:
             self.checkpoint.save(self.model, self.history)
             self.saved = time.perf_counter()
@@ -156,7 +161,7 @@ def fit(
             yield batch
 
     done = len(history.get("loss", []))
-    with tqdm(total=epochs * steps, initial=done * steps, desc=title, unit="step", file=progress, disable=progress is None, leave=False, delay=2) as bar:
+    with progress_bar(epochs * steps, title, "step", progress, done * steps) as bar:
         model.fit(
             timed(),
             epochs=epochs,

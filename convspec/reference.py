@@ -1,0 +1,87 @@
+"""The chapter's layers in NumPy, patch by patch as section 5.1 tells them: slow, plain, and the oracle for Keras.
+
+Images and feature maps are (height, width, channels), without a batch axis; everything is computed in float64.
+Impossible sizes are a ValueError, as in convspec.arithmetic.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from convspec.arithmetic import conv_output_size, pool_output_size, same_padding
+
+Array = np.ndarray
+Pair = int | tuple[int, int]  # one number for both axes, or (height, width)
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _reassemble(image: Array, spans: list[list[slice]], transform: Callable[[Array], Array]) -> Array:
+    """Figure 5.4: extract every patch, transform each in the same way, lay the vectors out where they came from."""
+    rows, columns = spans
+    return np.array([[transform(image[row, column]) for column in columns] for row in rows])
+
+
+def conv2d(
+    image: ArrayLike, kernel: ArrayLike, bias: ArrayLike = 0.0, stride: Pair = 1, padding: str = "valid"
+) -> Array:
+    """Convolution with a kernel of shape (height, width, channels, filters): (rows, columns, filters) (figure 5.4).
+
+    "same" puts zeros around the image (figure 5.6). Raises ValueError for a kernel of another number of channels.
+    """
+    pixels, weights = np.asarray(image, float), np.asarray(kernel, float)
+    if pixels.shape[-1] != weights.shape[2]:
+        raise ValueError(f"kernel must have the image's {pixels.shape[-1]} channels, got {weights.shape[2]}")
+    margins, spans = [], []
+    for axis, step in enumerate(_pair(stride)):
+        size, window = pixels.shape[axis], weights.shape[axis]
+        margins.append(same_padding(size, window, step) if padding == "same" else (0, 0))
+        starts = [i * step for i in range(conv_output_size(size, window, step, padding))]
+        spans.append([slice(start, start + window) for start in starts])
+    padded = np.pad(pixels, [*margins, (0, 0)])
+    # The tensor product with the same kernel turns each 3D patch into a vector with one number a filter.
+    return _reassemble(padded, spans, lambda patch: np.tensordot(patch, weights, axes=3)) + np.asarray(bias, float)
+
+
+def _pool2d(image: ArrayLike, pool: Pair, stride: Pair | None, padding: str, reduce: Callable[..., Array]) -> Array:
+    pixels = np.asarray(image, float)
+    windows = _pair(pool)
+    spans = []
+    for axis, step in enumerate(windows if stride is None else _pair(stride)):
+        size, window = pixels.shape[axis], windows[axis]
+        before = same_padding(size, window, step)[0] if padding == "same" else 0
+        starts = [i * step - before for i in range(pool_output_size(size, window, step, padding))]
+        # Cut to the image, so that padding is neither a maximum nor counted in an average.
+        spans.append([slice(max(start, 0), start + window) for start in starts])
+    return _reassemble(pixels, spans, lambda patch: reduce(patch, axis=(0, 1)))
+
+
+def max_pool2d(image: ArrayLike, pool: Pair = 2, stride: Pair | None = None, padding: str = "valid") -> Array:
+    """The largest value of each channel in each window; the stride is the pool size unless given (section 5.1.2)."""
+    return _pool2d(image, pool, stride, padding, np.max)
+
+
+def average_pool2d(image: ArrayLike, pool: Pair = 2, stride: Pair | None = None, padding: str = "valid") -> Array:
+    """The mean of each channel in each window, over its real pixels alone: padding is not counted (section 5.1.2)."""
+    return _pool2d(image, pool, stride, padding, np.mean)
+
+
+def dense(inputs: ArrayLike, weights: ArrayLike, bias: ArrayLike = 0.0) -> Array:
+    """The last axis of (..., inputs) times weights of shape (inputs, units), plus bias: (..., units) (listing 5.2)."""
+    return np.tensordot(np.asarray(inputs, float), np.asarray(weights, float), axes=1) + np.asarray(bias, float)
+
+
+def relu(values: ArrayLike) -> Array:
+    """What is negative becomes 0."""
+    return np.maximum(np.asarray(values, float), 0.0)
+
+
+def softmax(logits: ArrayLike) -> Array:
+    """Probabilities over the last axis: positive, in the order of the logits, and 1 in sum (listing 5.2)."""
+    values = np.asarray(logits, float)
+    # Less the largest, which changes nothing but keeps exp from overflowing.
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

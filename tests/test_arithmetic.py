@@ -1,0 +1,582 @@
+"""convspec.arithmetic against real Keras layers: every small case, and large ones that Hypothesis draws."""
+
+import re
+from collections.abc import Callable, Iterable
+from itertools import product
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+
+from convspec import models
+from convspec.arithmetic import (
+    PADDINGS,
+    Field,
+    Window,
+    batch_normalization_parameters,
+    conv2d_parameters,
+    conv_output_size,
+    dense_parameters,
+    depthwise_conv2d_parameters,
+    multiply_adds,
+    pool_output_size,
+    receptive_field,
+    receptive_fields,
+    same_padding,
+    separable_conv2d_parameters,
+    transposed_conv_output_size,
+)
+
+# Each family of layers: how Keras makes one from (window, stride, padding, dilation), and what arithmetic says of it.
+FAMILIES: dict[str, tuple[Callable, Callable]] = {
+    "convolution": (lambda w, s, p, d: layers.Conv2D(1, w, strides=s, padding=p, dilation_rate=d), conv_output_size),
+    "transposed": (
+        lambda w, s, p, d: layers.Conv2DTranspose(1, w, strides=s, padding=p, dilation_rate=d),
+        transposed_conv_output_size,
+    ),
+    "max pooling": (lambda w, s, p, _: layers.MaxPooling2D(w, strides=s, padding=p), pool_output_size),
+    "average pooling": (lambda w, s, p, _: layers.AveragePooling2D(w, strides=s, padding=p), pool_output_size),
+}
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_padding = pytest.mark.parametrize("padding", PADDINGS)
+
+
+def _or_refused(compute: Callable[[], int]) -> int | str:
+    try:
+        return compute()
+    except ValueError:
+        return "refused"
+
+
+def _check_size(family: str, size: int, window: int, stride: int, padding: str, dilation: int = 1) -> None:
+    make, predict = FAMILIES[family]
+    more = (dilation,) if dilation > 1 else ()
+    predicted = _or_refused(lambda: predict(size, window, stride, padding, *more))
+    layer = make(window, stride, padding, dilation)
+    actual = _or_refused(lambda: layer.compute_output_shape((1, size, size, 1))[1])
+    assert predicted == actual, (
+        f"{family} of size {size}, window {window}, stride {stride}, {padding}, dilation {dilation}:"
+        f" arithmetic says {predicted}, Keras {actual}"
+    )
+
+
+def _ones(layer: keras.Layer, *shape: int) -> np.ndarray:
+    """What a layer with all weights one makes of one image of ones."""
+    if not layer.built:
+        layer.build((1, *shape))
+    layer.set_weights([np.ones(weight.shape) for weight in layer.weights])
+    return keras.ops.convert_to_numpy(layer(np.ones((1, *shape), "float32")))[0]
+
+
+@each_family
+@each_padding
+def test_output_size_is_what_keras_computes_at_every_small_size(family: str, padding: str) -> None:
+    for size, window, stride in product(range(1, 12), range(1, 7), range(1, 5)):
+        _check_size(family, size, window, stride, padding)
+
+
+@pytest.mark.parametrize("family", ["convolution", "transposed"])
+@each_padding
+def test_a_dilated_output_size_is_what_keras_computes_at_every_small_size(family: str, padding: str) -> None:
+    for size, kernel, dilation in product(range(1, 12), range(1, 5), (2, 3, 4)):
+        _check_size(family, size, kernel, 1, padding, dilation)
+
+
+@each_family
+@each_padding
+@given(size=st.integers(1, 20_000), window=st.integers(1, 500), stride=st.integers(1, 100))
+def test_output_size_is_what_keras_computes_at_any_size(
+    family: str, padding: str, size: int, window: int, stride: int
+) -> None:
+    _check_size(family, size, window, stride, padding)
+
+
+@pytest.mark.parametrize("family", ["convolution", "transposed"])
+@each_padding
+@given(size=st.integers(1, 20_000), kernel=st.integers(1, 100), dilation=st.integers(2, 100))
+def test_a_dilated_output_size_is_what_keras_computes_at_any_size(
+    family: str, padding: str, size: int, kernel: int, dilation: int
+) -> None:
+    _check_size(family, size, kernel, 1, padding, dilation)
+
+
+@each_family
+@each_padding
+@given(
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    window=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 4),
+)
+def test_output_size_is_that_of_the_output_of_a_layer_run_on_data(
+    family: str, padding: str, height: int, width: int, window: tuple[int, int], stride: int
+) -> None:
+    make, predict = FAMILIES[family]
+    sizes = zip((height, width), window, strict=True)
+    predicted = [_or_refused(lambda s=s, w=w: predict(s, w, stride, padding)) for s, w in sizes]
+    if "refused" not in predicted:
+        assert list(_ones(make(window, stride, padding, 1), height, width, 1).shape) == [*predicted, 1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 5), (9, 4), (28, 28)])
+def test_stride_and_dilation_together_give_the_valid_output_of_a_depthwise_layer(height: int, width: int) -> None:
+    for kernel, stride, dilation in product((1, 2), (2, 3), (2, 3)):
+        layer = layers.DepthwiseConv2D(kernel, strides=stride, dilation_rate=dilation)
+        predicted = [conv_output_size(size, kernel, stride, "valid", dilation) for size in (height, width)]
+        assert list(_ones(layer, height, width, 1).shape) == [*predicted, 1], f"{kernel}, {stride}, {dilation}"
+
+
+@each_padding
+def test_keras_convolutions_refuse_stride_and_dilation_together(padding: str) -> None:
+    for layer in (layers.Conv2D, layers.Conv2DTranspose):
+        with pytest.raises(ValueError, match="not supported in conjunction"):
+            layer(1, 3, strides=2, dilation_rate=2, padding=padding)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "outputs", "where"),
+    [
+        (28, 3, 1, "valid", 26, "listing 5.1's first layer"),
+        (5, 3, 1, "valid", 3, "figure 5.5"),
+        (5, 3, 1, "same", 5, "figure 5.6"),
+        (5, 3, 2, "valid", 2, "figure 5.7"),
+        (26, 2, 2, "valid", 13, "section 5.1.2: pooling halves 26"),
+        (11, 2, 2, "valid", 5, "listing 5.1's second pooling: an odd row is dropped, 11 is not halved"),
+    ],
+)
+def test_the_sizes_that_the_chapter_prints(
+    size: int, kernel: int, stride: int, padding: str, outputs: int, where: str
+) -> None:
+    assert conv_output_size(size, kernel, stride, padding) == outputs, where
+
+
+@given(size=st.integers(1, 500), pool=st.integers(1, 500))
+def test_the_stride_of_pooling_is_its_window_unless_given(size: int, pool: int) -> None:
+    actual = _or_refused(lambda: layers.MaxPooling2D(pool).compute_output_shape((1, size, size, 1))[1])
+    assert _or_refused(lambda: pool_output_size(size, pool)) == actual
+
+
+@given(
+    size=st.integers(1, 500), kernel=st.integers(1, 50), stride=st.integers(1, 50), padding=st.sampled_from(PADDINGS)
+)
+def test_a_transposed_convolution_gives_back_a_size_that_the_convolution_takes_to_where_it_began(
+    size: int, kernel: int, stride: int, padding: str
+) -> None:
+    grown = transposed_conv_output_size(size, kernel, stride, padding)
+    assert conv_output_size(grown, kernel, stride, padding) == size
+
+
+def _measured_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int] | None:
+    """Rows that Keras adds before and after, or None where its outer patches hold no pixel of the image to tell by."""
+    # One filter for each row of the kernel hands over the patches themselves; pixels hold their place, counted from 1.
+    layer = layers.Conv2D(
+        kernel, (kernel, 1), strides=(stride, stride), dilation_rate=(dilation, 1), padding="same", use_bias=False
+    )
+    layer.build((1, size, 1, 1))
+    layer.set_weights([np.eye(kernel).reshape(kernel, 1, 1, kernel)])
+    image = np.arange(1, size + 1, dtype="float32").reshape(1, size, 1, 1)
+    patches = keras.ops.convert_to_numpy(layer(image))[0, :, 0]
+    if not (patches[0].any() and patches[-1].any()):
+        return None
+    first, last = ({int(p) - 1 - row * dilation for row, p in enumerate(patch) if p} for patch in patches[[0, -1]])
+    return max(-first.pop(), 0), max(last.pop() + dilation * (kernel - 1) - (size - 1), 0)
+
+
+def test_same_padding_is_what_keras_adds_at_every_small_size() -> None:
+    measured = 0
+    for size, kernel, (stride, dilation) in product(
+        range(1, 9), range(1, 6), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 3)]
+    ):
+        if (actual := _measured_padding(size, kernel, stride, dilation)) is not None:
+            measured += 1
+            predicted = same_padding(size, kernel, stride, dilation)
+            assert predicted == actual, f"size {size}, kernel {kernel}, stride {stride}, dilation {dilation}"
+    assert measured > 200, "nearly every case must have been measured"
+
+
+@given(size=st.integers(1, 300), kernel=st.integers(1, 40), stride=st.integers(1, 20))
+def test_same_padding_is_what_keras_adds_at_any_size(size: int, kernel: int, stride: int) -> None:
+    assert same_padding(size, kernel, stride) == _measured_padding(size, kernel, stride, 1)
+
+
+@pytest.mark.parametrize(("kernel", "rows"), [(3, (1, 1)), (5, (2, 2)), (2, (0, 1)), (4, (1, 2)), (1, (0, 0))])
+def test_a_3x3_window_needs_one_row_on_each_side_a_5x5_window_two_and_an_odd_row_goes_after(
+    kernel: int, rows: tuple[int, int]
+) -> None:
+    assert same_padding(5, kernel) == rows
+
+
+@given(size=st.integers(1, 5000), kernel=st.integers(1, 200), stride=st.integers(1, 50))
+def test_a_valid_convolution_of_the_padded_image_has_the_size_of_a_same_convolution(
+    size: int, kernel: int, stride: int
+) -> None:
+    padded = size + sum(same_padding(size, kernel, stride))
+    if kernel <= padded:
+        assert conv_output_size(padded, kernel, stride) == conv_output_size(size, kernel, stride, "same")
+
+
+KERNELS = st.integers(1, 7) | st.tuples(st.integers(1, 7), st.integers(1, 7))
+CHANNELS = st.integers(1, 40)
+
+
+@given(kernel=KERNELS, in_channels=CHANNELS, filters=CHANNELS, bias=st.booleans())
+def test_conv2d_parameters_are_those_of_the_keras_layers(
+    kernel: int | tuple[int, int], in_channels: int, filters: int, bias: bool
+) -> None:
+    for kind in (layers.Conv2D, layers.Conv2DTranspose):
+        layer = kind(filters, kernel, use_bias=bias)
+        layer.build((1, 9, 9, in_channels))
+        assert conv2d_parameters(kernel, in_channels, filters, bias) == layer.count_params()
+
+
+@given(kernel=KERNELS, in_channels=CHANNELS, multiplier=st.integers(1, 4), bias=st.booleans())
+def test_depthwise_conv2d_parameters_are_those_of_the_keras_layer(
+    kernel: int | tuple[int, int], in_channels: int, multiplier: int, bias: bool
+) -> None:
+    layer = layers.DepthwiseConv2D(kernel, depth_multiplier=multiplier, use_bias=bias)
+    layer.build((1, 9, 9, in_channels))
+    assert depthwise_conv2d_parameters(kernel, in_channels, multiplier, bias) == layer.count_params()
+
+
+@given(kernel=KERNELS, in_channels=CHANNELS, filters=CHANNELS, multiplier=st.integers(1, 4), bias=st.booleans())
+def test_separable_conv2d_parameters_are_those_of_the_keras_layer(
+    kernel: int | tuple[int, int], in_channels: int, filters: int, multiplier: int, bias: bool
+) -> None:
+    layer = layers.SeparableConv2D(filters, kernel, depth_multiplier=multiplier, use_bias=bias)
+    layer.build((1, 9, 9, in_channels))
+    assert separable_conv2d_parameters(kernel, in_channels, filters, multiplier, bias) == layer.count_params()
+
+
+@given(inputs=st.integers(1, 500), units=st.integers(1, 100), bias=st.booleans())
+def test_dense_parameters_are_those_of_the_keras_layer(inputs: int, units: int, bias: bool) -> None:
+    layer = layers.Dense(units, use_bias=bias)
+    layer.build((1, inputs))
+    assert dense_parameters(inputs, units, bias) == layer.count_params()
+
+
+def test_parameters_are_those_of_keras_at_every_smallest_case() -> None:
+    for bias, channels, filters in product((False, True), (1, 2, 3), (1, 2, 3)):
+        dense, depthwise = layers.Dense(filters, use_bias=bias), layers.DepthwiseConv2D(1, use_bias=bias)
+        conv, separable = (kind(filters, 1, use_bias=bias) for kind in (layers.Conv2D, layers.SeparableConv2D))
+        for layer in (dense, depthwise, conv, separable):
+            layer.build((1, 1, 1, channels))
+        assert dense_parameters(channels, filters, bias) == dense.count_params()
+        assert depthwise_conv2d_parameters(1, channels, bias=bias) == depthwise.count_params()
+        assert conv2d_parameters(1, channels, filters, bias) == conv.count_params()
+        assert separable_conv2d_parameters(1, channels, filters, bias=bias) == separable.count_params()
+
+
+def test_a_bias_is_counted_unless_refused() -> None:
+    assert conv2d_parameters(3, 1, 32) == 320, "listing 5.1's first layer"
+    assert dense_parameters(6272, 512) == 3_211_776, "listing 5.5's first Dense layer"
+    assert depthwise_conv2d_parameters(3, 4) == 40
+    assert separable_conv2d_parameters(3, 4, 8) == 36 + 40
+
+
+@given(channels=st.integers(1, 2000), center=st.booleans(), scale=st.booleans())
+def test_batch_normalization_trains_beta_and_gamma_and_keeps_its_moving_statistics(
+    channels: int, center: bool, scale: bool
+) -> None:
+    layer = layers.BatchNormalization(center=center, scale=scale)
+    layer.build((None, 4, 4, channels))
+    trainable = sum(weight.shape[0] for weight in layer.trainable_weights)
+    assert batch_normalization_parameters(channels, center, scale) == (trainable, layer.count_params())
+
+
+def test_batch_normalization_trains_half_of_its_weights_by_default() -> None:
+    assert batch_normalization_parameters(64) == (128, 256)
+
+
+def _moved(model: keras.Model, size: int) -> np.ndarray:
+    """moved[i, o]: does row o of the output move when the pixel at row i, column i of an empty image does?
+
+    All weights are 1 and biases 0, so that nothing cancels and no relu is shut.
+    """
+    for weight in model.weights:
+        weight.assign(np.full(weight.shape, float(len(weight.shape) > 1)))
+    images = np.zeros((size, size, size, model.input_shape[-1]), "float32")
+    images[range(size), range(size), range(size)] = 1
+    return keras.ops.convert_to_numpy(model(images)).any(axis=(2, 3))
+
+
+def _stack(size: int, windows: Iterable[Window], pooled: bool) -> keras.Model:
+    model = keras.Sequential([keras.Input((size, size, 1))])
+    for kernel, stride, padding, dilation in windows:
+        if pooled and dilation == 1:
+            model.add(layers.MaxPooling2D(kernel, strides=stride, padding=padding))
+        else:
+            model.add(layers.Conv2D(1, kernel, strides=stride, padding=padding, dilation_rate=dilation))
+    return model
+
+
+def _check_field(field: Field, moved: np.ndarray, exact: bool) -> int:
+    """Nothing outside its field moves an output, and both ends of the field do; returns how many ends were seen to."""
+    size, outputs = moved.shape
+    assert field.outputs == outputs
+    checked = 0
+    for output in range(outputs):
+        first = field.start + output * field.jump
+        last = first + field.size - 1
+        rows = np.flatnonzero(moved[:, output])
+        assert all(first <= row <= last for row in rows), f"output {output} sees {rows}, not only {first} to {last}"
+        # Near the border what lies in the padding, or was dropped by a valid layer before it, is not there to be seen.
+        if exact or (first >= 0 and last + field.jump < size):
+            assert (rows[0], rows[-1]) == (first, last), f"output {output} sees {rows}, not {first} to {last}"
+            checked += 1
+    return checked
+
+
+@st.composite
+def _windows(draw: st.DrawFn, paddings: tuple[str, ...]) -> Window:
+    stride = draw(st.integers(1, 3))
+    dilation = draw(st.integers(1, 3)) if stride == 1 else 1
+    return Window(draw(st.integers(1, 4)), stride, draw(st.sampled_from(paddings)), dilation)
+
+
+@given(windows=st.lists(_windows(("valid",)), min_size=1, max_size=3), spare=st.integers(0, 9), pooled=st.booleans())
+def test_every_output_of_a_valid_keras_stack_sees_exactly_its_receptive_field(
+    windows: list[Window], spare: int, pooled: bool
+) -> None:
+    # The smallest image that the stack takes is one receptive field.
+    size = receptive_field((window.dilation * (window.kernel - 1) + 1, window.stride) for window in windows) + spare
+    moved = _moved(_stack(size, windows, pooled), size)
+    assert _check_field(receptive_fields(size, windows)[-1], moved, exact=True)
+
+
+@given(windows=st.lists(_windows(PADDINGS), min_size=1, max_size=3), pooled=st.booleans())
+def test_every_output_of_a_padded_keras_stack_sees_its_receptive_field(windows: list[Window], pooled: bool) -> None:
+    windows = [window._replace(kernel=max(window.kernel, window.stride)) for window in windows]
+    size = 70  # a field of at most 40, and a jump of at most 27: one output at least is clear of the borders
+    moved = _moved(_stack(size, windows, pooled), size)
+    assert _check_field(receptive_fields(size, windows)[-1], moved, exact=False)
+
+
+@given(windows=st.lists(_windows(("valid",)), min_size=1, max_size=6))
+def test_receptive_field_is_the_size_of_the_last_layers_field(windows: list[Window]) -> None:
+    windows = [window._replace(dilation=1) for window in windows]
+    pairs = [(window.kernel, window.stride) for window in windows]
+    assert receptive_field(pairs) == receptive_fields(10_000, windows)[-1].size
+
+
+def test_an_empty_stack_sees_one_pixel_with_each_output() -> None:
+    assert receptive_field([]) == 1
+
+
+def test_receptive_fields_follow_a_stack_layer_by_layer() -> None:
+    stack = [Window(3), Window(2, 2), Window(3, padding="same"), Window(3, dilation=2)]
+    fields = receptive_fields(28, stack)
+    assert fields == [Field(26, 3, 1, 0), Field(13, 4, 2, 0), Field(13, 8, 2, -2), Field(9, 16, 2, -2)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "centre"), [(3, "valid", 1.0), (3, "same", 0.0), (2, "valid", 0.5), (5, "same", 0.0)]
+)
+def test_with_padding_an_odd_window_is_centred_on_its_own_pixel(kernel: int, padding: str, centre: float) -> None:
+    assert receptive_fields(9, [Window(kernel, padding=padding)])[0].centre == centre
+
+
+def test_three_unpooled_3x3_convolutions_see_7x7_windows_of_the_input() -> None:
+    assert receptive_field([(3, 1)] * 3) == 7, "section 5.1.2"
+    field = receptive_fields(28, [Window(3)] * 3)[-1]
+    assert field == Field(outputs=22, size=7, jump=1, start=0)
+    assert _check_field(field, _moved(models.mnist_convnet_without_pooling(), 28), exact=True) == 22
+
+
+def _convolutions(model: keras.Model) -> keras.Model:
+    flatten = next(layer for layer in model.layers if isinstance(layer, layers.Flatten))
+    return keras.Model(model.inputs[0], flatten.input)
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "windows", "field", "seen"),
+    [
+        (models.mnist_convnet, 28, [Window(3), Window(2, 2)] * 2 + [Window(3)], Field(3, 18, 4, 0), 26),
+        (
+            lambda: models.small_convnet(filters=(2, 2, 2, 2)),
+            150,
+            [Window(3), Window(2, 2)] * 4,
+            Field(7, 46, 16, 0),
+            142,
+        ),
+    ],
+    ids=["listing 5.1", "listing 5.5"],
+)
+def test_with_pooling_one_last_feature_sees_part_of_the_image_and_all_together_miss_its_last_rows(
+    build: Callable[[], keras.Model], size: int, windows: list[Window], field: Field, seen: int
+) -> None:
+    """Section 5.1.2 wants "information about the totality of the input" in the last convolution's features."""
+    assert receptive_fields(size, windows)[-1] == field
+    moved = _moved(_convolutions(build()), size)
+    assert _check_field(field, moved, exact=True) == field.outputs
+    assert moved.any(axis=1).tolist() == [True] * seen + [False] * (size - seen), "rows that reach the classifier"
+
+
+MULTIPLYING = {
+    "convolution": lambda kernel, stride: layers.Conv2D(3, kernel, strides=stride, use_bias=False),
+    "transposed": lambda kernel, stride: layers.Conv2DTranspose(3, kernel, strides=stride, use_bias=False),
+    "depthwise": lambda kernel, stride: layers.DepthwiseConv2D(
+        kernel, strides=stride, depth_multiplier=3, use_bias=False
+    ),
+    "grouped": lambda kernel, stride: layers.Conv2D(4, kernel, strides=stride, groups=2, use_bias=False),
+    "dense": lambda kernel, stride: layers.Dense(kernel * stride, use_bias=False),
+}
+
+
+@pytest.mark.parametrize("kind", MULTIPLYING)
+def test_on_ones_a_layers_outputs_add_up_to_its_multiply_adds(kind: str) -> None:
+    """Where every weight and pixel is one, each product is one, so that the sum of all outputs is their number."""
+    for size, kernel, stride in product((4, 5, 7), (1, 2, 3), (1, 2)):
+        layer = MULTIPLYING[kind](kernel, stride)
+        keras.Sequential([keras.Input((size, size + 1, 2)), layer])
+        products = _ones(layer, size, size + 1, 2).sum()
+        assert multiply_adds(layer) == products, f"size {size}, kernel {kernel}, stride {stride}"
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(5, 3, 1), (6, 3, 2), (7, 4, 3)])
+def test_multiply_adds_count_the_zeros_of_padding(size: int, kernel: int, stride: int) -> None:
+    padded = size + sum(same_padding(size, kernel, stride))
+    same, valid = (layers.Conv2D(2, kernel, strides=stride, padding=padding) for padding in ("same", "valid"))
+    keras.Sequential([keras.Input((size, size, 3)), same])
+    keras.Sequential([keras.Input((padded, padded, 3)), valid])
+    assert multiply_adds(same) == multiply_adds(valid)
+
+
+@given(
+    size=st.integers(7, 200),
+    kernel=st.integers(1, 7),
+    channels=st.integers(1, 20),
+    filters=st.integers(1, 20),
+    stride=st.integers(1, 5),
+)
+def test_a_convolution_uses_each_weight_but_the_bias_once_at_every_output(
+    size: int, kernel: int, channels: int, filters: int, stride: int
+) -> None:
+    layer = layers.Conv2D(filters, kernel, strides=stride)
+    keras.Sequential([keras.Input((size, size, channels)), layer])
+    positions = conv_output_size(size, kernel, stride) ** 2
+    assert multiply_adds(layer) == positions * conv2d_parameters(kernel, channels, filters, bias=False)
+
+
+def test_a_separable_convolution_multiplies_like_its_two_halves() -> None:
+    separable = keras.Sequential([keras.Input((9, 8, 3)), layers.SeparableConv2D(5, 3, strides=2, depth_multiplier=2)])
+    depthwise = layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2)
+    halves = keras.Sequential([keras.Input((9, 8, 3)), depthwise, layers.Conv2D(5, 1)])
+    assert multiply_adds(separable) == multiply_adds(halves) == 4 * 3 * (9 * 3 * 2 + 6 * 5)
+
+
+def test_a_model_multiplies_as_often_as_its_layers_together_with_those_of_the_models_inside() -> None:
+    base = models.conv_base("mini", input_shape=(48, 48, 3))
+    model = models.end_to_end(base)
+    head = dense_parameters(3 * 3 * 96, 256, bias=False) + dense_parameters(256, 1, bias=False)
+    assert multiply_adds(model) == multiply_adds(base) + head > head
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        # 26^2 x 9 x 32 + 11^2 x 9 x 32 x 64 + 3^2 x 9 x 64 x 64 + 576 x 64 + 64 x 10
+        (lambda: models.mnist_convnet(), 194_688 + 2_230_272 + 331_776 + 36_864 + 640),
+        (lambda: models.dense_baseline(), 784 * 512 + 512 * 10),
+        # Published for VGG16's convolutions at 224 x 224: 15.3 billion.
+        (lambda: models.conv_base("vgg16", input_shape=(224, 224, 3)), 15_346_630_656),
+    ],
+    ids=["mnist_convnet", "dense_baseline", "vgg16"],
+)
+def test_multiply_adds_of_the_chapters_models(model: Callable[[], keras.Model], count: int) -> None:
+    assert multiply_adds(model()) == count
+
+
+def test_pooling_normalisation_and_activations_multiply_nothing() -> None:
+    pointless = [layers.MaxPooling2D(), layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.5)]
+    assert multiply_adds(keras.Sequential([keras.Input((8, 8, 3)), *pointless, layers.Flatten()])) == 0
+
+
+def test_multiply_adds_refuse_an_unknown_size() -> None:
+    model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3, name="first")])
+    message = "layer must have a known size, got first with shape (None, None, None, 4)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        multiply_adds(model)
+
+
+@pytest.mark.parametrize("layer", [layers.LSTM(3, name="odd"), layers.EinsumDense("abc,cd->abd", (4, 3), name="odd")])
+def test_multiply_adds_refuse_a_layer_whose_weights_they_cannot_count(layer: keras.Layer) -> None:
+    kinds = ("Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D", "Dense")
+    message = f"layer must be one of {kinds}, or without a matrix of weights, got odd ({type(layer).__name__})"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        multiply_adds(keras.Sequential([keras.Input((4, 2)), layer]))
+
+
+BOTH = "got stride 2, dilation 3"
+NO_KERNEL = "kernel must be one number or (height, width), each at least 1, got "
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: conv_output_size(0, 1), "size must be at least 1, got 0"),
+        (lambda: conv_output_size(5, 0), "kernel must be at least 1, got 0"),
+        (lambda: conv_output_size(5, 3, 0), "stride must be at least 1, got 0"),
+        (lambda: conv_output_size(5, 3, 1, "valid", 0), "dilation must be at least 1, got 0"),
+        (lambda: conv_output_size(5, 3, 1, "full"), "padding must be one of ('valid', 'same'), got 'full'"),
+        (
+            lambda: conv_output_size(5, 6),
+            "kernel must fit in a valid input of size 5, got 6 (extent 6 at dilation 1)",
+        ),
+        (
+            lambda: conv_output_size(6, 4, dilation=2),
+            "kernel must fit in a valid input of size 6, got 4 (extent 7 at dilation 2)",
+        ),
+        (
+            lambda: conv_output_size(9, 3, 2, "same", 3),
+            f'padding "same" allows stride or dilation over 1, not both: {BOTH}',
+        ),
+        (
+            lambda: same_padding(9, 3, 2, 3),
+            f'padding "same" allows stride or dilation over 1, not both: {BOTH}',
+        ),
+        (lambda: same_padding(0, 3), "size must be at least 1, got 0"),
+        (lambda: pool_output_size(1, 2), "pool must fit in a valid input of size 1, got 2"),
+        (lambda: pool_output_size(0, 1), "size must be at least 1, got 0"),
+        (lambda: pool_output_size(5, 0), "pool must be at least 1, got 0"),
+        (lambda: pool_output_size(5, 2, 0), "stride must be at least 1, got 0"),
+        (lambda: pool_output_size(5, 2, padding="Same"), "padding must be one of ('valid', 'same'), got 'Same'"),
+        (lambda: transposed_conv_output_size(0, 3), "size must be at least 1, got 0"),
+        (lambda: transposed_conv_output_size(5, -1), "kernel must be at least 1, got -1"),
+        (lambda: transposed_conv_output_size(5, 3, 0), "stride must be at least 1, got 0"),
+        (lambda: transposed_conv_output_size(5, 3, dilation=0), "dilation must be at least 1, got 0"),
+        (lambda: transposed_conv_output_size(5, 3, padding=""), "padding must be one of ('valid', 'same'), got ''"),
+        (
+            lambda: transposed_conv_output_size(5, 3, 2, "valid", 3),
+            f"only one of stride and dilation may be over 1, {BOTH}",
+        ),
+        (lambda: conv2d_parameters(0, 3, 4), f"{NO_KERNEL}0"),
+        (lambda: conv2d_parameters(-3, 3, 4), f"{NO_KERNEL}-3"),
+        (lambda: conv2d_parameters((-3, -3), 3, 4), f"{NO_KERNEL}(-3, -3)"),
+        (lambda: conv2d_parameters((3, 3, 3), 3, 4), f"{NO_KERNEL}(3, 3, 3)"),  # type: ignore[arg-type]
+        (lambda: conv2d_parameters(3, 0, 4), "in_channels must be at least 1, got 0"),
+        (lambda: conv2d_parameters(3, 3, 0), "filters must be at least 1, got 0"),
+        (lambda: depthwise_conv2d_parameters((3, 0), 1), f"{NO_KERNEL}(3, 0)"),
+        (lambda: depthwise_conv2d_parameters(3, 0), "in_channels must be at least 1, got 0"),
+        (lambda: depthwise_conv2d_parameters(3, 1, 0), "multiplier must be at least 1, got 0"),
+        (lambda: separable_conv2d_parameters(3, 1, 0), "filters must be at least 1, got 0"),
+        (lambda: separable_conv2d_parameters(3, 1, 1, 0), "multiplier must be at least 1, got 0"),
+        (lambda: dense_parameters(0, 1), "inputs must be at least 1, got 0"),
+        (lambda: dense_parameters(1, 0), "units must be at least 1, got 0"),
+        (lambda: batch_normalization_parameters(0), "channels must be at least 1, got 0"),
+        (lambda: receptive_field([(3, 1), (0, 1)]), "kernel must be at least 1, got 0"),
+        (lambda: receptive_field([(3, 0)]), "stride must be at least 1, got 0"),
+        (lambda: receptive_fields(0, [Window(1)]), "size must be at least 1, got 0"),
+        (
+            lambda: receptive_fields(4, [Window(3), Window(3)]),
+            "kernel must fit in a valid input of size 2, got 3 (extent 3 at dilation 1)",
+        ),
+    ],
+)
+def test_impossible_input_is_an_error_that_names_the_argument_and_the_value(
+    call: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
