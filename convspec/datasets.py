@@ -12,11 +12,12 @@ import numpy as np
 
 from convspec import BadInput, MissingData, shapes
 from convspec.images import load_images
+from convspec.storage import DAMAGED
 
 NAMES = ("shapes", "mnist", "dogs_vs_cats")
 PARTS = ("train", "validation", "test")
 SPLIT = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
-SHAPES_PER_CLASS = {"train": 200, "validation": 100, "test": 300}
+SHAPES_PER_CLASS = {"train": 300, "validation": 100, "test": 300}
 SHAPES_SEED = 5  # chapter 5
 
 
@@ -109,7 +110,7 @@ def _mnist(file: Path, size: int) -> Dataset:
     try:
         with np.load(file) as archive:
             arrays = {key: archive[key] for key in expected}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except DAMAGED as error:
         raise BadInput(
             f"{str(file)!r} is not MNIST as Keras distributes it ({error}); delete it and get it again"
         ) from error

@@ -1,7 +1,6 @@
 """The base run once: its output for every picture, kept on disk."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import TextIO
 
@@ -11,7 +10,8 @@ import numpy as np
 from convspec import BadInput
 from convspec.images import Batches
 from convspec.progress import bar as progress_bar
-from convspec.training import Clock, write_atomically
+from convspec.storage import DAMAGED, replacing
+from convspec.training import Clock
 
 
 def _key(base: keras.Model, batches: Batches) -> str:
@@ -46,7 +46,7 @@ def extract(
             with np.load(file) as kept:
                 clock.seconds["features"] += float(kept["seconds"])
                 return kept["features"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except DAMAGED as error:
             raise BadInput(
                 f"the features in {str(file)!r} are damaged ({error}); delete it to compute them again"
             ) from error
@@ -57,8 +57,7 @@ def extract(
             parts.append(np.asarray(base.predict_on_batch(batches[number][0]), np.float32))
             bar.update(len(parts[-1]))
         features = np.concatenate(parts)
-    buffer = io.BytesIO()
-    np.savez(buffer, features=features, seconds=own.seconds["features"])
-    write_atomically(file, buffer.getvalue())
+    with replacing(file) as partial:
+        np.savez(partial, features=features, seconds=own.seconds["features"])
     clock.seconds["features"] += own.seconds["features"]
     return features

@@ -3,6 +3,7 @@
 Two classes end in one sigmoid unit, more in a softmax. Images are (height, width, channels).
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,8 +136,10 @@ def conv_base(
         raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
     if weights is not None:
         try:
-            base.load_weights(weights)
-        except (ValueError, OSError, KeyError) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Skipping")  # layers that the file lacks stay random otherwise
+                base.load_weights(weights)
+        except (ValueError, OSError, KeyError, UserWarning) as error:
             reason = " ".join(str(error).split())[:200]
             raise BadInput(
                 f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}"

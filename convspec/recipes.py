@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,8 +12,9 @@ import numpy as np
 from convspec import BadInput, features, gradients, hardware, images, models, training
 from convspec.augmentation import Augmentation
 from convspec.datasets import Dataset
+from convspec.storage import replacing
 
-SCALES = ("mini", "full")
+EVALUATION_BATCH = 100  # outside training the batch size changes the speed, not the result
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        training.write_atomically(path, json.dumps(self.as_dict()).encode())
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(self.as_dict()))
 
     @classmethod
     def load(cls, path: Path) -> "Result":
@@ -246,7 +247,9 @@ def run(
             model, base = _build(recipe, dataset, weights, start)
             prepare = _preparation(recipe, dataset)
         parts = {
-            part: images.Batches(split.images, split.labels, recipe.batch_size, prepare)
+            part: images.Batches(
+                split.images, split.labels, recipe.batch_size if part == "train" else EVALUATION_BATCH, prepare
+            )
             for part, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
             if split is not None
         }
@@ -262,7 +265,7 @@ def run(
                     title=f"{title}: {part} features",
                     progress=progress,
                 )
-                parts[part] = images.Batches(recorded, pictures.labels, recipe.batch_size, images.unchanged)
+                parts[part] = images.Batches(recorded, pictures.labels, pictures.batch_size, images.unchanged)
         training.compile_model(trainee, recipe.learning_rate)
         checkpoint = training.Checkpoint(folder / "checkpoints" / f"{key}.npz", key)
         history = checkpoint.restore(trainee)
@@ -282,8 +285,8 @@ def run(
         )
         with clock("evaluate"):
             probabilities = trainee.predict(parts["test"], verbose=0)
-    with clock("save"):
-        _save_model(model, folder / "models" / f"{key}.keras")
+    with clock("save"), replacing(folder / "models" / f"{key}.keras") as partial:
+        model.save(partial)
     checkpoint.path.unlink(missing_ok=True)
     predicted = training.predicted_classes(probabilities)
     return Result(
@@ -357,13 +360,3 @@ def _weights_name(recipe: Recipe, given: str | Path | None) -> str | None:
         return str(weights)
     with open(weights, "rb") as file:
         return f"{Path(weights).name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _save_model(model: keras.Model, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial{os.getpid()}-{path.name}")
-    try:
-        model.save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """The ladder as a table for the terminal, a picture, and a JSON record."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from convspec import regression
 from convspec.recipes import Result
-from convspec.training import write_atomically
+from convspec.storage import replacing
 
 Runs = Mapping[str, Sequence[Result]]
 
@@ -105,17 +104,13 @@ def picture(runs: Runs, path: Path) -> None:
     axes.tick_params(left=False)
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial{os.getpid()}-{path.name}")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, dpi=110)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def record(runs: Runs, path: Path, **session: Any) -> None:
     """One JSON file: what the session was, the summary of each rung, and the raw runs."""
     rungs = {rung: summary(group) for rung, group in runs.items()}
     raw = [run.as_dict() for group in runs.values() for run in group]
-    write_atomically(path, json.dumps(session | {"rungs": rungs, "runs": raw}).encode())
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(session | {"rungs": rungs, "runs": raw}))

@@ -1,8 +1,6 @@
 """Compile, fit, resume, evaluate."""
 
-import io
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +15,7 @@ from tqdm import tqdm
 from convspec import BadInput
 from convspec.images import Batches
 from convspec.progress import bar as progress_bar
+from convspec.storage import DAMAGED, replacing
 
 CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
 
@@ -38,17 +37,6 @@ class Clock:
             self.seconds[phase] += time.perf_counter() - start
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `path` whole or not at all: no half-written file is left under its final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def compile_model(model: keras.Model, learning_rate: float) -> None:
     """RMSprop, and binary crossentropy for one sigmoid unit, sparse categorical crossentropy for a softmax."""
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
@@ -65,10 +53,9 @@ class Checkpoint:
         self.path, self.key = path, key
 
     def save(self, model: keras.Model, history: History) -> None:
-        buffer = io.BytesIO()
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables(model)]
-        np.savez(buffer, *values, key=self.key, history=json.dumps(history))
-        write_atomically(self.path, buffer.getvalue())
+        with replacing(self.path) as partial:
+            np.savez(partial, *values, key=self.key, history=json.dumps(history))
 
     def restore(self, model: keras.Model) -> History:
         """Set the model and its optimizer to where the run stopped; an empty history if there is nothing to resume."""
@@ -81,7 +68,7 @@ class Checkpoint:
                 for position, variable in enumerate(self._variables(model)):
                     variable.assign(saved[f"arr_{position}"])
                 return json.loads(str(saved["history"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except DAMAGED as error:
             raise BadInput(
                 f"the checkpoint {str(self.path)!r} is damaged ({error}); delete it to start the run again"
             ) from error
@@ -120,9 +107,8 @@ class _Watch(keras.callbacks.Callback):
         self._end("train")
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        self.bar.set_postfix(
-            {"epoch": epoch + 1} | {k: f"{v[-1]:.3f}" for k, v in self.history.items() if k.endswith("accuracy")}
-        )
+        accuracies = {name: f"{values[-1]:.3f}" for name, values in self.history.items() if name.endswith("accuracy")}
+        self.bar.set_postfix({"epoch": epoch + 1} | accuracies, refresh=False)
         if self.checkpoint and time.perf_counter() - self.saved > CHECKPOINT_EVERY:
             self.checkpoint.save(self.model, self.history)
             self.saved = time.perf_counter()

@@ -1,0 +1,23 @@
+"""Files that are whole or absent under their final name."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import BadZipFile
+
+# What NumPy raises for an archive that is cut short, overwritten or something else altogether.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; becomes `path` when the block ends, or vanishes where the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""Fitting, phases, checkpoints and predictions."""
+
+import _thread
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from convspec import BadInput, images, training
+
+
+def model_and_batches(seed: int = 0) -> tuple[keras.Model, images.Batches]:
+    """A small model with dropout, compiled, and 32 labelled points for it."""
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.5)]
+    model = keras.Sequential([*layers, keras.layers.Dense(1, activation="sigmoid")])
+    training.compile_model(model, 1e-2)
+    points = np.random.default_rng(seed).normal(size=(32, 4)).astype(np.float32)
+    return model, images.Batches(points, (points.sum(axis=1) > 0).astype(int), 8, images.unchanged)
+
+
+def fit(model: keras.Model, batches: images.Batches, epochs: int, history: training.History, **options: Any) -> None:
+    start = len(history.get("loss", [])) * 4
+    training.fit(
+        model,
+        images.stream(batches, 0, start=start),
+        epochs,
+        4,
+        batches,
+        clock=training.Clock(),
+        history=history,
+        **options,
+    )
+
+
+def test_history_has_one_value_an_epoch_for_training_and_validation() -> None:
+    model, batches = model_and_batches()
+    history: training.History = {}
+    fit(model, batches, 3, history)
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
+        ("loss", "accuracy", "val_loss", "val_accuracy"), 3
+    )
+
+
+def test_every_second_of_a_fit_belongs_to_one_phase() -> None:
+    model, batches = model_and_batches()
+    clock, total = training.Clock(), training.Clock()
+    with total("fit"):
+        training.fit(model, images.stream(batches, 0), 3, 4, batches, clock=clock, history={})
+    phases = dict(clock.seconds)
+    phases.pop("input")
+    assert set(phases) == {"compile", "train", "validate"}
+    assert all(seconds > 0 for seconds in phases.values())
+    # What Keras does before on_train_begin is outside the phases: setting up the iterator, well under a second.
+    assert 0 <= total.seconds["fit"] - sum(phases.values()) < 2
+
+
+def test_a_run_resumed_from_its_checkpoint_equals_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+    whole, batches = model_and_batches()
+    unbroken: training.History = {}
+    fit(whole, batches, 4, unbroken)
+
+    broken, batches = model_and_batches()
+    history: training.History = {}
+    fit(broken, batches, 2, history)
+    training.Checkpoint(tmp_path / "run.npz", "key").save(broken, history)
+
+    resumed, batches = model_and_batches(seed=99)  # everything that counts must come from the checkpoint
+    _, batches = model_and_batches()
+    history = training.Checkpoint(tmp_path / "run.npz", "key").restore(resumed)
+    fit(resumed, batches, 4, history)
+    assert history == unbroken
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_fit_that_is_interrupted_leaves_a_checkpoint_of_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    model, batches = model_and_batches()
+    checkpoint = training.Checkpoint(tmp_path / "run.npz", "key")
+
+    def until_interrupted() -> Iterator:
+        for number, batch in enumerate(images.stream(batches, 0)):
+            if number == 10:  # in the third epoch of four batches
+                _thread.interrupt_main()  # what Ctrl-C does; batches are made in another thread
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(
+            model, until_interrupted(), 5, 4, None, clock=training.Clock(), history={}, checkpoint=checkpoint
+        )  # fmt: skip
+    again, _ = model_and_batches()
+    assert len(checkpoint.restore(again)["loss"]) in (1, 2), "the batches run at most one epoch ahead"
+
+
+def test_a_checkpoint_of_another_run_is_ignored(tmp_path: Path) -> None:
+    model, _ = model_and_batches()
+    training.Checkpoint(tmp_path / "run.npz", "one").save(model, {"loss": [1.0]})
+    before = model.get_weights()
+    assert training.Checkpoint(tmp_path / "run.npz", "two").restore(model) == {}
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
+    model, _ = model_and_batches()
+    training.Checkpoint(tmp_path / "run.npz", "key").save(model, {})
+    (tmp_path / "run.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:-200])
+    with pytest.raises(BadInput, match=r"run.npz' is damaged .*delete it to start the run again"):
+        training.Checkpoint(tmp_path / "run.npz", "key").restore(model)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "classes", "confidence"),
+    [
+        ([[0.2], [0.5], [0.51], [1.0]], [0, 0, 1, 1], [0.8, 0.5, 0.51, 1.0]),
+        ([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]], [1, 0], [0.7, 0.6]),
+    ],
+    ids=["sigmoid", "softmax"],
+)
+def test_the_predicted_class_is_the_likelier_one(probabilities: list, classes: list, confidence: list) -> None:
+    assert training.predicted_classes(np.array(probabilities)).tolist() == classes
+    np.testing.assert_allclose(training.confidence(np.array(probabilities)), confidence)
+
+
+@pytest.mark.parametrize(("units", "loss"), [(1, "binary_crossentropy"), (3, "sparse_categorical_crossentropy")])
+def test_models_are_compiled_with_rmsprop_at_the_given_rate_and_the_loss_of_their_head(units: int, loss: str) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+    training.compile_model(model, 2e-5)
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop)
+    assert float(model.optimizer.learning_rate) == pytest.approx(2e-5)
+    assert model.loss == loss
