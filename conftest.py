@@ -1,6 +1,13 @@
-"""Settings of this repository's own tests; the options and fixtures come from convspec.plugin."""
+"""Settings and fixtures of this repository's own tests; the options come from convspec.plugin."""
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from convspec import datasets
+from convspec.datasets import Dataset, Split
 
 pytest_plugins = ["pytester"]
 
@@ -10,3 +17,31 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500, derandomize=False)
 settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data, or a skip that says how to name it."""
+    if not (folder := os.environ.get("CONVSPEC_DATA")):
+        pytest.skip("needs the real data: set CONVSPEC_DATA to the folder that holds them")
+    return Path(folder)
+
+
+def _cut(whole: Dataset, *counts: int) -> Dataset:
+    """Every so many pictures of each part, so that all classes stay."""
+    parts = [part for part in (whole.train, whole.validation, whole.test) if part is not None]
+    steps = [len(part) // count | 1 for part, count in zip(parts, counts, strict=True)]
+    cut = [Split(p.images[::s], p.labels[::s], p.names[::s]) for p, s in zip(parts, steps, strict=True)]
+    return Dataset(whole.name, whole.classes, cut[0], cut[1], cut[2])
+
+
+@pytest.fixture(scope="session")
+def few_shapes() -> Dataset:
+    """Some 40, 20 and 20 pictures of `shapes`."""
+    return _cut(datasets.load("shapes", 48, Path()), 40, 20, 20)
+
+
+@pytest.fixture(scope="session")
+def dogs_and_weights(data_folder: Path) -> tuple[Dataset, Path]:
+    """Some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
+    return _cut(datasets.load("dogs_vs_cats", 150, data_folder), 40, 20, 20), data_folder / "vgg16_notop.weights.h5"

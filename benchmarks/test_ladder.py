@@ -9,11 +9,12 @@ from convspec import recipes, regression
 from convspec.plugin import Session, explained, uncaptured
 from convspec.recipes import Recipe, Result
 
-# (lower, higher, whether the step must be significant): section 5.2's and 5.3's claims.
+# Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
+# extraction, by a margin of one point, which is what "<=" can mean between two samples.
 STEPS = [
-    ("from_scratch", "augmented", True),
-    ("augmented", "feature_extraction", True),
-    ("feature_extraction", "fine_tuned", False),
+    ("from_scratch", "augmented", 0.0),
+    ("augmented", "feature_extraction", 0.0),
+    ("feature_extraction", "fine_tuned", -0.01),
 ]
 
 
@@ -44,9 +45,9 @@ def test_rung(recipe: Recipe, convspec_session: Session, request: pytest.Fixture
         )
 
 
-@pytest.mark.parametrize(("lower", "higher", "significant"), STEPS)
-def test_each_rung_wins_over_the_one_below(
-    lower: str, higher: str, significant: bool, convspec_session: Session
+@pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)
+def test_the_ladder_has_the_chapters_order(
+    lower: str, higher: str, least_gain: float, convspec_session: Session
 ) -> None:
     runs = convspec_session.runs
     if lower not in runs or higher not in runs:
@@ -54,14 +55,13 @@ def test_each_rung_wins_over_the_one_below(
     if (name := runs[lower][0].dataset["name"]) != runs[lower][0].recipe.dataset:
         pytest.skip(f"the chapter claims this order for its own pictures, not for {name}")
     below, above = ([run.test_accuracy for run in runs[rung]] for rung in (lower, higher))
-    assert sum(above) >= sum(below), f"{higher} ({above}) should be no less accurate than {lower} ({below})"
-    if significant:
-        if len(below) < 2:
-            pytest.skip("one seed cannot show a significant step: give --seeds 5")
-        p = regression.probability_of_no_gain(below, above)
-        assert p < 0.05, (
-            f"{higher} ({above}) should beat {lower} ({below}), paired by seed, with p < 0.05; p is {p:.3f}"
-        )
+    if len(below) < 2:
+        pytest.skip("one seed cannot show a step of the order: give --seeds 5")
+    p = regression.probability_of_no_gain(below, above, least_gain)
+    assert p < 0.05, (
+        f"{higher} should gain more than {least_gain} over {lower}, paired by seed, with p < 0.05; p is {p:.3f},"
+        f" {lower} reached {below}, {higher} {above}"
+    )
 
 
 @pytest.mark.parametrize(("rung", "low", "high"), [("from_scratch", 0.5, 0.85), ("fine_tuned", 0.93, 1.0)])

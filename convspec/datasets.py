@@ -162,7 +162,11 @@ def _classes(folder: Path, size: int, skipped: list[str], progress: TextIO | Non
         found = f"only the class {classes[0]!r}" if classes else "no subfolders"
         raise BadInput(f"{str(folder)!r} has {found}; give at least two subfolders of pictures, one a class")
     files = [
-        [path for path in sorted((folder / label).rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        [
+            path
+            for path in sorted((folder / label).rglob("*"))
+            if path.is_file() and not any(name.startswith(".") for name in path.relative_to(folder).parts)
+        ]
         for label in classes
     ]
     paths = [path for group in files for path in group]

@@ -51,7 +51,7 @@ def load_images(paths: Sequence[Path], size: int, progress: TextIO | None = None
     with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(len(paths), "reading pictures", "file", progress) as bar:
         for _ in pool.map(decode, range(len(paths))):
             bar.update()
-    return images, failures
+    return images, dict(sorted(failures.items()))
 
 
 def rescale(images: np.ndarray) -> np.ndarray:

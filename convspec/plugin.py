@@ -7,7 +7,6 @@ import argparse
 import io
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +79,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--report", metavar="DIR", type=Path,
         help="folder for the record (ladder.json), the picture (ladder.png), trained models and checkpoints"
-        " (default: .convspec)",
+        " (default: .convspec under the root folder)",
     )  # fmt: skip
 
 
@@ -92,9 +91,9 @@ class Session:
         option = config.option
         self.scale: str = option.scale
         self.seeds = range(option.seeds or DEFAULT_SEEDS[option.scale])
-        self.folder: Path = (config.rootpath / (option.report or ".convspec")).resolve()
+        given, default = option.report, config.rootpath / ".convspec"
+        self.folder: Path = (config.invocation_params.dir / given.expanduser()).resolve() if given else default
         self.runs: dict[str, list[Result]] = {}
-        self.started = time.time()
         self._datasets: dict[tuple[str, int], Dataset] = {}
 
     @property
@@ -176,7 +175,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.stash[SESSION] = Session(config)
     if _in_use(config):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets every import otherwise
         # Keras's own conversion of tensors, which NumPy 2 complains about hundreds of times a run.
         config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
     if config.option.rungs:

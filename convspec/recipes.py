@@ -112,15 +112,15 @@ def _mini() -> dict[str, Recipe]:
             epochs=epochs, learning_rate=learning_rate, **changes,
         )  # fmt: skip
 
-    frozen = mini("frozen_end_to_end", 10, 1e-4, base="mini")
+    frozen = mini("frozen_end_to_end", 6, 2e-4, base="mini")
     return _ladder(
-        mini("dense_baseline", 5, 1e-3),
-        mini("mnist_convnet", 10, 1e-3),
+        mini("dense_baseline", 3, 1e-3),
+        mini("mnist_convnet", 6, 1e-3),
         mini("from_scratch", 20, 1e-3),
-        mini("augmented", 50, 1e-3),
-        mini("feature_extraction", 20, 1e-4, base="mini"),
+        mini("augmented", 60, 1e-3),
+        mini("feature_extraction", 10, 1e-4, base="mini"),
         frozen,
-        mini("fine_tuned", 10, 1e-4, base="mini", thaw="block4_conv1", starts_from=frozen),
+        mini("fine_tuned", 8, 1e-4, base="mini", thaw="block3_conv1", starts_from=frozen),
     )
 
 

@@ -1,6 +1,6 @@
 """The chapter's layers in NumPy, patch by patch as section 5.1 tells them: slow, plain, and the oracle for Keras.
 
-Images and feature maps are (height, width, channels), without a batch axis; everything is computed in float64.
+Images and feature maps are (height, width, channels), without a batch axis; sums are taken in float64.
 Impossible sizes are a ValueError, as in convspec.arithmetic.
 """
 
@@ -32,7 +32,7 @@ def conv2d(
 
     "same" puts zeros around the image (figure 5.6). Raises ValueError for a kernel of another number of channels.
     """
-    pixels, weights = np.asarray(image, float), np.asarray(kernel, float)
+    pixels, weights = np.asarray(image, float), np.asarray(kernel)
     if pixels.shape[-1] != weights.shape[2]:
         raise ValueError(f"kernel must have the image's {pixels.shape[-1]} channels, got {weights.shape[2]}")
     margins, spans = [], []
@@ -43,7 +43,7 @@ def conv2d(
         spans.append([slice(start, start + window) for start in starts])
     padded = np.pad(pixels, [*margins, (0, 0)])
     # The tensor product with the same kernel turns each 3D patch into a vector with one number a filter.
-    return _reassemble(padded, spans, lambda patch: np.tensordot(patch, weights, axes=3)) + np.asarray(bias, float)
+    return _reassemble(padded, spans, lambda patch: np.tensordot(patch, weights, axes=3)) + np.asarray(bias)
 
 
 def _pool2d(image: ArrayLike, pool: Pair, stride: Pair | None, padding: str, reduce: Callable[..., Array]) -> Array:
@@ -71,12 +71,12 @@ def average_pool2d(image: ArrayLike, pool: Pair = 2, stride: Pair | None = None,
 
 def dense(inputs: ArrayLike, weights: ArrayLike, bias: ArrayLike = 0.0) -> Array:
     """The last axis of (..., inputs) times weights of shape (inputs, units), plus bias: (..., units) (listing 5.2)."""
-    return np.tensordot(np.asarray(inputs, float), np.asarray(weights, float), axes=1) + np.asarray(bias, float)
+    return np.tensordot(np.asarray(inputs, float), np.asarray(weights), axes=1) + np.asarray(bias)
 
 
 def relu(values: ArrayLike) -> Array:
     """What is negative becomes 0."""
-    return np.maximum(np.asarray(values, float), 0.0)
+    return np.maximum(values, 0.0)
 
 
 def softmax(logits: ArrayLike) -> Array:

@@ -19,14 +19,16 @@ def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float]) -> float:
-    """One-sided p-value of a paired t-test that the second side is no better; the same seeds in the same order.
+def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float], least_gain: float = 0.0) -> float:
+    """One-sided p-value of a paired t-test that the second side gains at most `least_gain`; same seeds, same order.
+
+    A negative `least_gain` is the margin of a non-inferiority test.
 
     Raises ValueError for fewer than two pairs, or sides of different lengths.
     """
     if len(lower) != len(higher) or len(lower) < 2:
         raise ValueError(f"needs at least two pairs of runs, got {len(lower)} and {len(higher)}")
-    gains = np.subtract(higher, lower)
+    gains = np.subtract(higher, lower) - least_gain
     if np.ptp(gains) == 0:  # the t-test has no variance to work with
         return 0.0 if gains[0] > 0 else 1.0
     return float(stats.ttest_1samp(gains, 0, alternative="greater").pvalue)

@@ -8,7 +8,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 # What NumPy raises for an archive that is cut short, overwritten or something else altogether.
-DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)
+DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error)
 
 
 @contextmanager

@@ -155,6 +155,11 @@ def test_the_sizes_that_the_chapter_prints(
     assert conv_output_size(size, kernel, stride, padding) == outputs, where
 
 
+def test_convolutions_have_stride_1_and_no_padding_unless_told() -> None:
+    assert conv_output_size(6, 3) == layers.Conv2D(1, 3).compute_output_shape((1, 6, 6, 1))[1]
+    assert transposed_conv_output_size(6, 3) == layers.Conv2DTranspose(1, 3).compute_output_shape((1, 6, 6, 1))[1]
+
+
 @given(size=st.integers(1, 500), pool=st.integers(1, 500))
 def test_the_stride_of_pooling_is_its_window_unless_given(size: int, pool: int) -> None:
     actual = _or_refused(lambda: layers.MaxPooling2D(pool).compute_output_shape((1, size, size, 1))[1])
@@ -211,7 +216,7 @@ def test_same_padding_is_what_keras_adds_at_any_size(size: int, kernel: int, str
 def test_a_3x3_window_needs_one_row_on_each_side_a_5x5_window_two_and_an_odd_row_goes_after(
     kernel: int, rows: tuple[int, int]
 ) -> None:
-    assert same_padding(5, kernel) == rows
+    assert same_padding(5, kernel) == same_padding(6, kernel) == rows
 
 
 @given(size=st.integers(1, 5000), kernel=st.integers(1, 200), stride=st.integers(1, 50))
@@ -500,9 +505,10 @@ def test_pooling_normalisation_and_activations_multiply_nothing() -> None:
     assert multiply_adds(keras.Sequential([keras.Input((8, 8, 3)), *pointless, layers.Flatten()])) == 0
 
 
-def test_multiply_adds_refuse_an_unknown_size() -> None:
-    model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3, name="first")])
-    message = "layer must have a known size, got first with shape (None, None, None, 4)"
+@pytest.mark.parametrize(("height", "width", "shape"), [(None, 8, "None, 6"), (8, None, "6, None")])
+def test_multiply_adds_refuse_an_unknown_size(height: int | None, width: int | None, shape: str) -> None:
+    model = keras.Sequential([keras.Input((height, width, 3)), layers.Conv2D(4, 3, name="first")])
+    message = f"layer must have a known size, got first with shape (None, {shape}, 4)"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         multiply_adds(model)
 
@@ -520,7 +526,7 @@ def test_multiply_adds_refuse_a_layer_whose_weights_they_cannot_count(kind: type
         multiply_adds(model)
 
 
-BOTH = "got stride 2, dilation 3"
+BOTH = "got stride 2, dilation 2"
 NO_KERNEL = "kernel must be one number or (height, width), each at least 1, got "
 
 
@@ -541,11 +547,11 @@ NO_KERNEL = "kernel must be one number or (height, width), each at least 1, got 
             "kernel must fit in a valid input of size 6, got 4 (extent 7 at dilation 2)",
         ),
         (
-            lambda: conv_output_size(9, 3, 2, "same", 3),
+            lambda: conv_output_size(9, 3, 2, "same", 2),
             f'padding "same" allows stride or dilation over 1, not both: {BOTH}',
         ),
         (
-            lambda: same_padding(9, 3, 2, 3),
+            lambda: same_padding(9, 3, 2, 2),
             f'padding "same" allows stride or dilation over 1, not both: {BOTH}',
         ),
         (lambda: same_padding(0, 3), "size must be at least 1, got 0"),
@@ -560,7 +566,7 @@ NO_KERNEL = "kernel must be one number or (height, width), each at least 1, got 
         (lambda: transposed_conv_output_size(5, 3, dilation=0), "dilation must be at least 1, got 0"),
         (lambda: transposed_conv_output_size(5, 3, padding=""), "padding must be one of ('valid', 'same'), got ''"),
         (
-            lambda: transposed_conv_output_size(5, 3, 2, "valid", 3),
+            lambda: transposed_conv_output_size(5, 3, 2, "valid", 2),
             f"only one of stride and dilation may be over 1, {BOTH}",
         ),
         (lambda: conv2d_parameters(0, 3, 4), f"{NO_KERNEL}0"),

@@ -147,13 +147,13 @@ def test_one_class_is_refused() -> None:
 
 
 def test_an_unknown_base_is_refused_with_the_list_of_bases() -> None:
-    with pytest.raises(BadInput, match="unknown base 'vgg61'; choose from xception.*mini"):
+    with pytest.raises(BadInput, match=r"unknown base 'vgg61'; choose from xception.*mini"):
         models.conv_base("vgg61")
 
 
 def test_thawing_from_an_unknown_layer_is_refused_with_the_list_of_layers() -> None:
     base = models.conv_base("mini", input_shape=(48, 48, 3))
-    with pytest.raises(BadInput, match="no layer 'block9_conv1'; choose from .*block4_conv2"):
+    with pytest.raises(BadInput, match=r"no layer 'block9_conv1'; choose from .*block4_conv2"):
         models.thaw_from(base, "block9_conv1")
 
 
@@ -163,7 +163,7 @@ def test_a_picture_too_small_for_the_base_is_refused_with_its_size() -> None:
 
 
 def test_weights_of_another_architecture_are_refused_with_file_and_base() -> None:
-    with pytest.raises(BadInput, match="mini_base.weights.h5' does not hold the weights of a vgg19 base"):
+    with pytest.raises(BadInput, match=r"mini_base.weights.h5' does not hold the weights of a vgg19 base"):
         models.conv_base("vgg19", models.MINI_WEIGHTS)
 
 
@@ -178,17 +178,17 @@ def test_weights_of_a_shallower_or_deeper_relative_are_refused(of: str, into: st
 def test_a_file_that_holds_no_weights_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "notes.weights.h5"
     file.write_text("not weights")
-    with pytest.raises(BadInput, match="notes.weights.h5' does not hold the weights of a mini base"):
+    with pytest.raises(BadInput, match=r"notes.weights.h5' does not hold the weights of a mini base"):
         models.conv_base("mini", file, (48, 48, 3))
 
 
 def test_a_missing_weights_file_is_named() -> None:
-    with pytest.raises(MissingData, match="no weights file 'nowhere.weights.h5'"):
+    with pytest.raises(MissingData, match=r"no weights file 'nowhere.weights.h5'"):
         models.conv_base("mini", "nowhere.weights.h5", (48, 48, 3))
 
 
 def test_the_mini_base_says_where_its_own_weights_are_instead_of_looking_for_imagenet() -> None:
-    with pytest.raises(BadInput, match="mini base has no ImageNet weights; its own are in"):
+    with pytest.raises(BadInput, match=r"mini base has no ImageNet weights; its own are in"):
         models.conv_base("mini", "imagenet", (48, 48, 3))
 
 

@@ -348,6 +348,22 @@ def test_softmax_gives_probabilities_that_no_shift_of_the_logits_changes(logits:
     np.testing.assert_allclose(reference.softmax(logits + shift), probabilities, rtol=1e-11, atol=1e-300)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_whatever_numbers_the_reference_is_given_it_adds_up_in_float64(kind: str) -> None:
+    top = {"uint8": 255, "float32": 2**24}[kind]  # add 1 to this, and it is lost
+    row, ones = np.array([top, 1, 1], kind), np.ones((3, 1), kind)
+    assert reference.dense(row, ones).item() == top + 2
+    assert reference.conv2d(row.reshape(1, 3, 1), ones.reshape(1, 3, 1, 1)).item() == top + 2
+    assert reference.average_pool2d(row.reshape(1, 3, 1), (1, 3)).item() == (top + 2) / 3
+    assert reference.softmax(np.array([0, 1], kind)).tolist() == [1 / (1 + np.e), 1 / (1 + 1 / np.e)]
+
+
+def test_pooling_windows_are_2x2_unless_given() -> None:
+    image = np.arange(16.0).reshape(4, 4, 1)
+    assert reference.max_pool2d(image).ravel().tolist() == [5, 7, 13, 15]
+    assert reference.average_pool2d(image).ravel().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -49,6 +49,13 @@ def test_pairing_by_seed_sees_a_steady_gain_that_is_smaller_than_the_spread() ->
     assert stats.ttest_ind(higher, lower, alternative="greater").pvalue > 0.2
 
 
+def test_a_margin_makes_it_a_test_of_non_inferiority() -> None:
+    lower, higher = [0.97, 0.98, 0.975], [0.969, 0.981, 0.973]
+    assert regression.probability_of_no_gain(lower, higher) > 0.05
+    assert regression.probability_of_no_gain(lower, higher, least_gain=-0.01) < 0.05
+    assert regression.probability_of_no_gain(higher, np.subtract(higher, 0.02).tolist(), least_gain=-0.01) > 0.95
+
+
 @pytest.mark.parametrize(("gain", "expected"), [(0.25, 0.0), (0.0, 1.0), (-0.25, 1.0)])
 def test_a_gain_without_any_variance_is_certain(gain: float, expected: float) -> None:
     assert regression.probability_of_no_gain([0.5, 0.25], [0.5 + gain, 0.25 + gain]) == expected

@@ -1,0 +1,99 @@
+"""The table, the picture and the record say what the runs say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convspec import report
+from convspec.recipes import Result, find_recipe
+
+
+def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
+    """A run that got `accuracy` of 1,000 test pictures right."""
+    recipe = find_recipe(rung, scale)
+    right = round(accuracy * 1000)
+    return Result(
+        recipe=recipe,
+        seed=seed,
+        dataset={"name": dataset or recipe.dataset, "fingerprint": "0", "classes": ["a", "b"], "skipped": []},
+        weights=None,
+        history={"accuracy": [0.5, 0.9], "val_accuracy": [0.75, 0.625]},
+        test_accuracy=accuracy,
+        test_names=[str(i) for i in range(1000)],
+        test_labels=[1] * 1000,
+        predicted=[1] * right + [0] * (1000 - right),
+        confidence=[0.9] * 1000,
+        seconds={"features": 2.0, "train": 10.0, "input": 5.0},
+        images_per_second=123.4,
+        peak_memory_mib=900 + seed,
+        machine={"backend": "tensorflow"},
+    )
+
+
+def cells(line: str) -> list[str]:
+    return [cell for cell in line.split("  ") if cell.strip()]
+
+
+def test_the_table_has_a_line_for_each_rung_in_the_order_given() -> None:
+    runs = {rung: [result(rung, "mini", 0.8)] for rung in ("from_scratch", "augmented")}
+    lines = report.table(runs)
+    assert [line.split()[0] for line in lines] == ["rung", "from_scratch", "augmented"]
+
+
+def test_the_table_shows_mean_interval_best_validation_time_speed_and_peak_memory() -> None:
+    runs = {
+        "from_scratch": [result("from_scratch", "mini", accuracy, seed) for seed, accuracy in enumerate((0.7, 0.8))]
+    }
+    line = [cell.strip() for cell in cells(report.table(runs)[1])]
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.05, cut at 0 and 1.
+    assert line == ["from_scratch", "-", "0.750 [0.115, 1.000]", "0.750", "0.900", "2", "12.0", "123", "901"]
+
+
+@pytest.mark.parametrize(
+    ("rung", "expected"),
+    [
+        ("dense_baseline", "test 0.978"),
+        ("mnist_convnet", "test 0.991-0.993"),
+        ("from_scratch", "val 0.7-0.72"),
+        ("augmented", "val 0.82-0.83"),
+        ("feature_extraction", "val 0.9"),
+        ("frozen_end_to_end", "val 0.96"),
+        ("fine_tuned", "val 0.97, test 0.968-0.97"),
+    ],
+)
+def test_published_figures_stand_beside_the_chapters_own_pictures_at_full(rung: str, expected: str) -> None:
+    assert report.published(result(rung, "full", 0.9)) == expected
+
+
+def test_no_published_figure_stands_beside_other_pictures_or_another_scale() -> None:
+    assert report.published(result("fine_tuned", "full", 0.9, dataset="holiday")) == "-"
+    assert report.published(result("fine_tuned", "mini", 0.9)) == "-"
+
+
+def test_the_record_holds_every_raw_run_and_reads_back(tmp_path: Path) -> None:
+    runs = {"augmented": [result("augmented", "mini", 0.8, seed) for seed in (0, 1)]}
+    report.record(runs, tmp_path / "ladder.json", scale="mini", command=["pytest", "benchmarks"])
+    content = json.loads((tmp_path / "ladder.json").read_text())
+    assert content["command"] == ["pytest", "benchmarks"]
+    assert [run["seed"] for run in content["runs"]] == [0, 1]
+    assert content["rungs"]["augmented"]["test_accuracy"] == pytest.approx(0.8)
+    assert [len(run["predicted"]) for run in content["runs"]] == [1000, 1000]
+
+
+def test_a_dot_stands_where_the_accuracy_is(tmp_path: Path) -> None:
+    """The same chart with one run moved differs only in that run's row."""
+    rungs = ("from_scratch", "augmented", "fine_tuned")
+    runs = {rung: [result(rung, "full", 0.6 + 0.1 * place)] for place, rung in enumerate(rungs)}
+    moved = runs | {"augmented": [replace(runs["augmented"][0], test_accuracy=0.65)]}
+    pictures = []
+    for name, content in (("one", runs), ("other", moved)):
+        report.picture(content, tmp_path / f"{name}.png")
+        pictures.append(np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"), float))
+    rows = np.flatnonzero(np.abs(pictures[0] - pictures[1]).sum(axis=1))
+    height = len(pictures[0])
+    assert len(rows), "a run that moved must show"
+    assert rows.max() - rows.min() < height / 3, "only one of three rows may change"
