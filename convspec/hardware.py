@@ -5,6 +5,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import keras
 import psutil
 
@@ -13,7 +14,6 @@ from convspec import gradients
 
 def machine() -> dict[str, object]:
     """The facts that a record needs to be compared with another: processor, memory, accelerator, versions."""
-    backend = keras.backend.backend()
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count(logical=False) or "unknown",
@@ -21,10 +21,16 @@ def machine() -> dict[str, object]:
         "accelerators": gradients.accelerators(),
         "threads": gradients.threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        "backend": backend,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("keras", backend, "numpy", "convspec")},
+        "backend": keras.backend.backend(),
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that takes part in a result: pictures are decoded and warped outside Keras."""
+    packages = ("convspec", "keras", keras.backend.backend(), "numpy", "pillow")
+    found = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return found | {"opencv": cv2.__version__}  # distributed under several names
 
 
 def _processor() -> str:

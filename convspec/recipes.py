@@ -204,14 +204,8 @@ def find_recipe(name: str, scale: str) -> Recipe:
 
 def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
     """A name for one run, such as "augmented-shapes-seed0-1a2b3c4d": equal only where everything that decides the
-    outcome is equal (recipe, pictures, seed, weights, Keras and its backend)."""
-    parts = [
-        asdict(recipe),
-        dataset.fingerprint,
-        _weights_name(recipe, weights),
-        keras.__version__,
-        keras.backend.backend(),
-    ]
+    outcome is equal (recipe, pictures, seed, weights, versions)."""
+    parts = [asdict(recipe), dataset.fingerprint, _weights_name(recipe, weights), hardware.versions()]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
@@ -268,12 +262,11 @@ def run(
                 parts[part] = images.Batches(recorded, pictures.labels, pictures.batch_size, images.unchanged)
         training.compile_model(trainee, recipe.learning_rate)
         checkpoint = training.Checkpoint(folder / "checkpoints" / f"{key}.npz", key)
-        history = checkpoint.restore(trainee)
+        history = checkpoint.restore(trainee, clock)
         steps = recipe.steps or -(-len(dataset.train) // recipe.batch_size)
-        resumed_at = len(history.get("loss", []))
         training.fit(
             trainee,
-            images.stream(parts["train"], seed, recipe.augmentation, start=resumed_at * steps),
+            images.stream(parts["train"], seed, recipe.augmentation, start=len(history.get("loss", [])) * steps),
             recipe.epochs,
             steps,
             parts.get("validation"),
@@ -307,7 +300,7 @@ def run(
         predicted=predicted.tolist(),
         confidence=np.round(training.confidence(probabilities), 4).tolist(),
         seconds={phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
-        images_per_second=round((recipe.epochs - resumed_at) * steps * recipe.batch_size / clock.seconds["train"], 1),
+        images_per_second=round(recipe.epochs * steps * recipe.batch_size / clock.seconds["train"], 1),
         peak_memory_mib=round(memory.mib),
         machine=hardware.machine(),
     )

@@ -166,7 +166,7 @@ def pictures(forms: dict[str, Form], per_class: int, seed: int, size: int = SIZE
     Returns images, uint8 (n, size, size, 3), and labels, int64 (n,): the position of the form in `forms`.
     """
     rng = np.random.RandomState(seed)
-    labels = np.tile(np.arange(len(forms)), per_class)
+    labels = np.tile(np.arange(len(forms), dtype=np.int64), per_class)
     listed = list(forms.values())
     images = np.stack([draw(listed[label], rng, size) for label in labels])
     return images, labels

@@ -44,7 +44,7 @@ def compile_model(model: keras.Model, learning_rate: float) -> None:
 
 
 class Checkpoint:
-    """All variables of model and optimizer, and the history, in one file that is replaced whole.
+    """All variables of model and optimizer, the history and the seconds so far, in one file that is replaced whole.
 
     `key` says which run it belongs to; a checkpoint with another key is ignored.
     """
@@ -52,13 +52,13 @@ class Checkpoint:
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
 
-    def save(self, model: keras.Model, history: History) -> None:
+    def save(self, model: keras.Model, history: History, clock: Clock) -> None:
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables(model)]
         with replacing(self.path) as partial:
-            np.savez(partial, *values, key=self.key, history=json.dumps(history))
+            np.savez(partial, *values, key=self.key, state=json.dumps([history, clock.seconds]))
 
-    def restore(self, model: keras.Model) -> History:
-        """Set the model and its optimizer to where the run stopped; an empty history if there is nothing to resume."""
+    def restore(self, model: keras.Model, clock: Clock) -> History:
+        """Set model, optimizer and clock to where the run stopped; an empty history if there is nothing to resume."""
         if not self.path.is_file():
             return {}
         try:
@@ -67,7 +67,9 @@ class Checkpoint:
                     return {}
                 for position, variable in enumerate(self._variables(model)):
                     variable.assign(saved[f"arr_{position}"])
-                return json.loads(str(saved["history"]))
+                history, seconds = json.loads(str(saved["state"]))
+                clock.seconds.update(seconds)
+                return history
         except DAMAGED as error:
             raise BadInput(
                 f"the checkpoint {str(self.path)!r} is damaged ({error}); delete it to start the run again"
@@ -110,7 +112,7 @@ class _Watch(keras.callbacks.Callback):
         accuracies = {name: f"{values[-1]:.3f}" for name, values in self.history.items() if name.endswith("accuracy")}
         self.bar.set_postfix({"epoch": epoch + 1} | accuracies, refresh=False)
         if self.checkpoint and time.perf_counter() - self.saved > CHECKPOINT_EVERY:
-            self.checkpoint.save(self.model, self.history)
+            self.checkpoint.save(self.model, self.history, self.clock)
             self.saved = time.perf_counter()
             self.began = time.perf_counter()
 

@@ -97,8 +97,10 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
     save, saved = training.Checkpoint.save, []
 
-    def interrupted(self: training.Checkpoint, model: keras.Model, history: training.History) -> None:
-        save(self, model, history)
+    def interrupted(
+        self: training.Checkpoint, model: keras.Model, history: training.History, clock: training.Clock
+    ) -> None:
+        save(self, model, history, clock)
         saved.append(len(history["loss"]))
         if len(saved) == 2:
             raise KeyboardInterrupt

@@ -4,6 +4,7 @@ Points that are whole numbers and factors that are eighths make every sum exact,
 """
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +20,16 @@ CURVES = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=12)
 FACTORS = st.integers(0, 8).map(lambda eighths: eighths / 8)
 
 
+def _smoothed(points: Sequence[float], factor: float) -> list[float]:
+    """Smoothed, and not for want of values: what is empty or nought would have many a property."""
+    smoothed = smooth_curve(points, factor)
+    assert (len(smoothed), smoothed[0]) == (len(points), points[0]), "one value a point, the first the first point"
+    return smoothed
+
+
 @given(points=CURVES, factor=FACTORS)
 def test_each_value_weighs_older_points_less_by_the_factor(points: list[float], factor: float) -> None:
-    for n, value in enumerate(smooth_curve(points, factor)):
+    for n, value in enumerate(_smoothed(points, factor)):
         weights = [factor**n] + [(1 - factor) * factor ** (n - k) for k in range(1, n + 1)]
         assert value == sum(weight * point for weight, point in zip(weights, points, strict=False)), f"value {n}"
 
@@ -31,7 +39,7 @@ def test_it_is_the_first_order_recursive_filter_started_at_the_first_point(point
     filtered, _ = lfilter([1 - factor], [1, -factor], points[1:], zi=[factor * points[0]])
     # A step of either side rounds two products and a sum, each by 2^-53 of no more than the largest point.
     tolerance = 2 * 3 * len(points) * 2.0**-53 * max(map(abs, points))
-    np.testing.assert_allclose(smooth_curve(points, factor), [points[0], *filtered], rtol=0, atol=tolerance + 1e-300)
+    np.testing.assert_allclose(_smoothed(points, factor), [points[0], *filtered], rtol=0, atol=tolerance + 1e-300)
 
 
 @given(points=CURVES)
@@ -52,7 +60,7 @@ def test_there_is_one_value_for_each_point_and_the_first_is_the_first_point(poin
 
 @given(points=CURVES, factor=FACTORS)
 def test_each_value_lies_within_the_points_so_far(points: list[float], factor: float) -> None:
-    for n, value in enumerate(smooth_curve(points, factor), start=1):
+    for n, value in enumerate(_smoothed(points, factor), start=1):
         assert min(points[:n]) <= value <= max(points[:n]), f"after {n} points"
 
 
@@ -61,22 +69,22 @@ def test_a_smoothed_curve_never_goes_up_and_down_more_than_the_curve(points: lis
     def variation(curve: list[float]) -> float:
         return sum(abs(after - before) for before, after in pairwise(curve))
 
-    assert variation(smooth_curve(points, factor)) <= variation(points)
+    assert variation(_smoothed(points, factor)) <= variation(points)
 
 
 @given(value=st.integers(-1000, 1000).map(float), length=st.integers(1, 12), factor=FACTORS)
 def test_a_constant_curve_stays_as_it_is(value: float, length: int, factor: float) -> None:
-    assert smooth_curve([value] * length, factor) == [value] * length
+    assert _smoothed([value] * length, factor) == [value] * length
 
 
 @given(points=CURVES)
 def test_a_factor_of_0_changes_nothing(points: list[float]) -> None:
-    assert smooth_curve(points, 0) == points
+    assert _smoothed(points, 0) == points
 
 
 @given(points=CURVES)
 def test_a_factor_of_1_holds_the_first_point_for_ever(points: list[float]) -> None:
-    assert smooth_curve(points, 1) == [points[0]] * len(points)
+    assert _smoothed(points, 1) == [points[0]] * len(points)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.8, 1.0])
@@ -92,8 +100,8 @@ def test_an_empty_curve_stays_empty(factor: float) -> None:
 )
 def test_smoothing_is_linear(pairs: list[tuple[int, int]], a: int, b: int, factor: float) -> None:
     xs, ys = zip(*pairs, strict=True)
-    together = smooth_curve([a * x + b * y for x, y in pairs], factor)
-    apart = zip(smooth_curve(xs, factor), smooth_curve(ys, factor), strict=True)
+    together = _smoothed([a * x + b * y for x, y in pairs], factor)
+    apart = zip(_smoothed(xs, factor), _smoothed(ys, factor), strict=True)
     assert together == [a * x + b * y for x, y in apart]
 
 
@@ -101,13 +109,13 @@ def test_smoothing_is_linear(pairs: list[tuple[int, int]], a: int, b: int, facto
 def test_smoothing_is_causal_what_comes_later_changes_nothing_before(
     points: list[float], later: list[float], factor: float
 ) -> None:
-    assert smooth_curve(points + later, factor)[: len(points)] == smooth_curve(points, factor)
+    assert _smoothed(points + later, factor)[: len(points)] == _smoothed(points, factor)
 
 
 @given(points=CURVES, factor=FACTORS)
 def test_the_points_are_left_as_they_were(points: list[float], factor: float) -> None:
     before = list(points)
-    smooth_curve(points, factor)
+    _smoothed(points, factor)
     assert points == before
 
 

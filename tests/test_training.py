@@ -66,11 +66,11 @@ def test_a_run_resumed_from_its_checkpoint_equals_an_unbroken_one_bit_for_bit(tm
     broken, batches = model_and_batches()
     history: training.History = {}
     fit(broken, batches, 2, history)
-    training.Checkpoint(tmp_path / "run.npz", "key").save(broken, history)
+    training.Checkpoint(tmp_path / "run.npz", "key").save(broken, history, training.Clock())
 
     resumed, batches = model_and_batches(seed=99)  # everything that counts must come from the checkpoint
     _, batches = model_and_batches()
-    history = training.Checkpoint(tmp_path / "run.npz", "key").restore(resumed)
+    history = training.Checkpoint(tmp_path / "run.npz", "key").restore(resumed, training.Clock())
     fit(resumed, batches, 4, history)
     assert history == unbroken
     for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
@@ -95,24 +95,33 @@ def test_a_fit_that_is_interrupted_leaves_a_checkpoint_of_its_last_epoch(
             model, until_interrupted(), 5, 4, None, clock=training.Clock(), history={}, checkpoint=checkpoint
         )  # fmt: skip
     again, _ = model_and_batches()
-    assert len(checkpoint.restore(again)["loss"]) in (1, 2), "the batches run at most one epoch ahead"
+    assert len(checkpoint.restore(again, training.Clock())["loss"]) in (1, 2), "the batches run at most one epoch ahead"
+
+
+def test_the_seconds_before_the_interruption_count_after_it(tmp_path: Path) -> None:
+    model, _ = model_and_batches()
+    before, after = training.Clock(), training.Clock()
+    before.seconds["train"] = 120.0
+    training.Checkpoint(tmp_path / "run.npz", "key").save(model, {"loss": [1.0]}, before)
+    training.Checkpoint(tmp_path / "run.npz", "key").restore(model, after)
+    assert after.seconds == {"train": 120.0}
 
 
 def test_a_checkpoint_of_another_run_is_ignored(tmp_path: Path) -> None:
     model, _ = model_and_batches()
-    training.Checkpoint(tmp_path / "run.npz", "one").save(model, {"loss": [1.0]})
+    training.Checkpoint(tmp_path / "run.npz", "one").save(model, {"loss": [1.0]}, training.Clock())
     before = model.get_weights()
-    assert training.Checkpoint(tmp_path / "run.npz", "two").restore(model) == {}
+    assert training.Checkpoint(tmp_path / "run.npz", "two").restore(model, training.Clock()) == {}
     for one, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
     model, _ = model_and_batches()
-    training.Checkpoint(tmp_path / "run.npz", "key").save(model, {})
+    training.Checkpoint(tmp_path / "run.npz", "key").save(model, {}, training.Clock())
     (tmp_path / "run.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:-200])
     with pytest.raises(BadInput, match=r"run.npz' is damaged .*delete it to start the run again"):
-        training.Checkpoint(tmp_path / "run.npz", "key").restore(model)
+        training.Checkpoint(tmp_path / "run.npz", "key").restore(model, training.Clock())
 
 
 @pytest.mark.parametrize(

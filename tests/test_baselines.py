@@ -1,0 +1,83 @@
+"""The raw runs under fixtures/baselines, at full scale on the real pictures, against what the chapter claims."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convspec import report
+from convspec.recipes import RUNGS, Result, find_recipe
+
+ROOT = Path(__file__).parents[1]
+RESULTS = [Result.load(path) for path in sorted((ROOT / "fixtures" / "baselines").glob("*.json"))]
+RUNS = {rung: group for rung in RUNGS if (group := [run for run in RESULTS if run.recipe.name == rung])}
+
+
+@pytest.mark.parametrize("rung", ["dense_baseline", "mnist_convnet", "from_scratch", "feature_extraction"])
+def test_there_is_at_least_one_run_with_the_chapters_schedule(rung: str) -> None:
+    assert RUNS[rung]
+    for run in RUNS[rung]:
+        assert run.recipe == find_recipe(rung, "full"), "the recipe changed since: run it again, --update-baselines"
+        assert len(run.history["loss"]) == run.recipe.epochs
+
+
+@pytest.mark.parametrize("rung", RUNS)
+def test_every_runs_accuracy_follows_from_its_predictions(rung: str) -> None:
+    for run in RUNS[rung]:
+        assert run.test_accuracy == pytest.approx(np.mean(np.equal(run.predicted, run.test_labels)))
+        assert len(set(run.test_names)) == len(run.predicted) == {"mnist": 10_000}.get(run.dataset["name"], 1000)
+
+
+def test_the_dense_baseline_reaches_about_978_on_the_test_digits() -> None:
+    for run in RUNS["dense_baseline"]:
+        assert 0.970 <= run.test_accuracy <= 0.985
+
+
+def test_the_convnet_reaches_at_least_988_and_beats_the_dense_baseline() -> None:
+    worst = min(run.test_accuracy for run in RUNS["mnist_convnet"])
+    assert worst >= 0.988
+    assert worst > max(run.test_accuracy for run in RUNS["dense_baseline"])
+
+
+def test_the_relative_reduction_of_error_is_less_than_the_68_percent_in_the_text() -> None:
+    """Section 5.1: "decreased the error rate by 68%" takes 0.993, which its own printed output (0.9908) is not."""
+    dense, convnet = (
+        np.mean([1 - run.test_accuracy for run in RUNS[rung]]) for rung in ("dense_baseline", "mnist_convnet")
+    )
+    assert 0.4 < 1 - convnet / dense < 0.68
+    assert pytest.approx(0.58, abs=0.005) == 1 - (1 - 0.9908) / (1 - 0.978), "the printed output gives 58 %"
+
+
+def test_from_scratch_the_validation_accuracy_stalls_at_about_71_while_training_climbs_far_above_it() -> None:
+    for run in RUNS["from_scratch"]:
+        assert run.validation_accuracy is not None
+        assert 0.68 <= run.validation_accuracy <= 0.77
+        assert run.history["accuracy"][-1] > run.validation_accuracy + 0.15
+
+
+def test_from_scratch_the_validation_loss_turns_up_long_before_the_last_epoch() -> None:
+    """Section 5.2.4 has the minimum "after only five epochs", the design near epoch 5 to 10."""
+    for run in RUNS["from_scratch"]:
+        losses = run.history["val_loss"]
+        lowest = int(np.argmin(losses)) + 1
+        assert 5 <= lowest <= 20, f"seed {run.seed}: lowest at epoch {lowest}"
+        assert losses[-1] > min(losses) * 1.1
+
+
+def test_feature_extraction_reaches_about_90_with_inputs_rescaled_by_1_255() -> None:
+    for run in RUNS["feature_extraction"]:
+        assert run.validation_accuracy is not None
+        assert 0.88 <= run.validation_accuracy <= 0.92
+
+
+def test_feature_extraction_overfits_almost_from_the_start() -> None:
+    """Section 5.3.1: training accuracy is above validation accuracy from the middle of the run on."""
+    for run in RUNS["feature_extraction"]:
+        training, validation = (np.array(run.history[name]) for name in ("accuracy", "val_accuracy"))
+        assert (training[15:] > validation[15:]).all()
+
+
+def test_the_readme_shows_these_runs_and_no_others() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for line in report.table(RUNS):
+        assert line in readme, "the README's table should be the one that these runs give"
