@@ -19,6 +19,16 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.load_profile("quick")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: needs the real pictures and weights; runs with --scale full only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    deselected = [item for item in items if item.get_closest_marker("full") and config.option.scale != "full"]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data, or a skip that says how to name it."""

@@ -5,9 +5,9 @@
 
 import pytest
 
-from convspec import recipes, regression
+from convspec import recipes, regression, report
 from convspec.plugin import Session, explained, uncaptured
-from convspec.recipes import Recipe, Result
+from convspec.recipes import Result
 
 # Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
 # extraction, by a margin of one point, which is what "<=" can mean between two samples.
@@ -18,9 +18,17 @@ STEPS = [
 ]
 
 
-def test_rung(recipe: Recipe, convspec_session: Session, request: pytest.FixtureRequest) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_rung:
+        chosen = metafunc.config.option.rungs or recipes.RUNGS
+        # In the ladder's order, whatever order they were named in: a rung may start from the one before.
+        metafunc.parametrize("rung", [name for name in recipes.RUNGS if name in chosen])
+
+
+def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureRequest) -> None:
     """Train the rung once a seed; a run finished in a session that was cut off is not trained again."""
     session, config = convspec_session, request.config
+    recipe = recipes.find_recipe(rung, session.scale)
     if hasattr(config, "workerinput"):
         pytest.skip("the ladder is timed, one run at a time: leave out -n")
     with explained(config):
@@ -39,6 +47,8 @@ def test_rung(recipe: Recipe, convspec_session: Session, request: pytest.Fixture
             benchmark.group = f"ladder, {dataset.name}, {session.scale}"
             benchmark.pedantic(train, setup=lambda: ((next(pending),), {}), rounds=rounds)
     runs = session.runs.setdefault(recipe.name, [results[seed] for seed in session.seeds])
+    if rounds:
+        benchmark.extra_info.update(report.summary(runs), machine=runs[-1].machine)
     for run in runs:
         assert len(run.history["loss"]) == recipe.epochs, (
             f"{recipe.name}, seed {run.seed}: trained {len(run.history['loss'])} epochs"

@@ -126,7 +126,8 @@ def conv_base(
             if "fetch failure" not in str(error):
                 raise
             raise MissingData(
-                f"{name}'s ImageNet weights are not on this machine and could not be fetched ({error})"
+                f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
+                f" --weights, or put {name}_notop.weights.h5 into the data folder ({error})"
             ) from error
     if weights is not None and not Path(weights).is_file():
         raise MissingData(f"no weights file {str(weights)!r}; give a file, or 'imagenet'")

@@ -170,9 +170,6 @@ def _in_use(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "full: needs the real data and weights; runs with --scale full, deselected otherwise"
-    )
     config.stash[SESSION] = Session(config)
     if _in_use(config):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets every import otherwise
@@ -230,35 +227,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             )
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "recipe" in metafunc.fixturenames:
-        from convspec.recipes import RUNGS
-
-        chosen = metafunc.config.option.rungs or RUNGS
-        # In the ladder's order, whatever order they were named in: a rung may start from the one before.
-        metafunc.parametrize("rung", [name for name in RUNGS if name in chosen])
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.scale != "full":
-        full = [item for item in items if item.get_closest_marker("full")]
-        if full:
-            config.hook.pytest_deselected(items=full)
-            items[:] = [item for item in items if item not in full]
-
-
 @pytest.fixture(scope="session")
 def convspec_session(pytestconfig: pytest.Config) -> Session:
     """What the options of convspec resolved to, and the runs of this session."""
     return pytestconfig.stash[SESSION]
-
-
-@pytest.fixture
-def recipe(rung: str, convspec_session: Session) -> "Recipe":
-    """The rung's recipe at the scale of this session."""
-    from convspec.recipes import find_recipe
-
-    return find_recipe(rung, convspec_session.scale)
 
 
 @contextmanager

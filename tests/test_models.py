@@ -187,6 +187,17 @@ def test_a_missing_weights_file_is_named() -> None:
         models.conv_base("mini", "nowhere.weights.h5", (48, 48, 3))
 
 
+def test_imagenet_weights_that_cannot_be_fetched_are_missing_data_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise Exception("URL fetch failure on https://example.org/vgg16.h5: None -- Name or service not known")
+
+    monkeypatch.setitem(models.BASES, "vgg16", offline)
+    with pytest.raises(MissingData, match=r"give a file with --weights, or put vgg16_notop.weights.h5 into the data"):
+        models.conv_base("vgg16", "imagenet")
+
+
 def test_the_mini_base_says_where_its_own_weights_are_instead_of_looking_for_imagenet() -> None:
     with pytest.raises(BadInput, match=r"mini base has no ImageNet weights; its own are in"):
         models.conv_base("mini", "imagenet", (48, 48, 3))

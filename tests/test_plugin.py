@@ -132,10 +132,23 @@ def test_with_a_gpu_require_gpu_runs(pytester: pytest.Pytester, monkeypatch: pyt
     pytester.runpytest_inprocess("--require-gpu").assert_outcomes(passed=1)
 
 
-def test_tests_marked_full_run_at_full_and_are_deselected_otherwise(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("import pytest\n@pytest.mark.full\ndef test_real(): pass\ndef test_other(): pass")
-    pytester.runpytest().assert_outcomes(passed=1, deselected=1)
-    pytester.runpytest("--scale", "full").assert_outcomes(passed=2)
+def test_a_projects_own_names_are_left_alone(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers = full: theirs")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def recipe():
+            return "pancakes"
+
+        @pytest.mark.full
+        @pytest.mark.parametrize("rung", ["upper", "lower"])
+        def test_theirs(recipe, rung):
+            assert recipe == "pancakes"
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=2)
 
 
 def ladder(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
