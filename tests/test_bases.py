@@ -67,8 +67,8 @@ def _layer(kind: str, config: dict[str, Any], shapes: list[Shape]) -> tuple[Shap
         count = separable_conv2d_parameters(kernel, channels, config["filters"], multiplier, bias)
         return (*sizes, config["filters"]), count
     if kind in ("MaxPooling2D", "AveragePooling2D"):
-        windows = zip(sides, config["pool_size"], config["strides"], strict=True)
-        return (*(pool_output_size(size, pool, step, padding) for size, pool, step in windows), channels), 0
+        pools = zip(sides, config["pool_size"], config["strides"], strict=True)
+        return (*(pool_output_size(size, pool, step, padding) for size, pool, step in pools), channels), 0
     if kind == "ZeroPadding2D":
         return (*(size + sum(rows) for size, rows in zip(sides, padding, strict=True)), channels), 0
     if kind == "BatchNormalization":

@@ -1,4 +1,4 @@
-"""Freezing as behaviour (section 5.3): what is frozen stays bit for bit, what is thawed moves, and when Keras heeds it."""
+"""Freezing as behaviour (section 5.3): the frozen stays bit for bit, the thawed moves, and when Keras heeds it."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ import pytest
 from convspec import BadInput, images, models, training
 
 SIZES = {"mini": 16, "mobilenet": 32}
-THAWED_FROM = {"mini": "block4_conv1", "mobilenet": "conv_pw_12"}
+THAWED_FROM = {"mini": "block4_conv1", "mobilenet": "conv_pw_2"}
 MOVING = ("moving_mean", "moving_variance")
 each_base = pytest.mark.parametrize("name", SIZES)
 # Passes once training.fit refuses a model whose `trainable` changed after it was compiled.
@@ -17,10 +17,12 @@ needs_guard = pytest.mark.xfail(reason="training.fit does not look at `trainable
 
 
 def _model(name: str, weights: bool = False) -> tuple[keras.Model, keras.Model]:
-    """A small base of that name, from a fixed seed, and the same with a head."""
+    """A small base of that name, from a fixed seed, and the same with a head. MobileNet is cut after three blocks."""
     keras.utils.set_random_seed(3)
     size = SIZES[name]
     base = models.conv_base(name, models.MINI_WEIGHTS if weights else None, (size, size, 3))
+    if name == "mobilenet":
+        base = keras.Model(base.input, base.get_layer("conv_pw_3_relu").output, name=name)
     return base, models.end_to_end(base)
 
 
@@ -92,13 +94,13 @@ def test_after_thawing_the_layers_from_there_on_move_and_none_before(name: str) 
 def test_a_frozen_batch_normalisation_keeps_its_moving_statistics_still_and_a_thawed_one_does_not() -> None:
     base, model = _model("mobilenet")
     statistics = {weight.path for weight in base.weights if weight.path.endswith(MOVING)}
-    assert len(statistics) == 2 * 27, "MobileNet has 27 batch normalisations"
+    assert len(statistics) == 2 * 7, "one batch normalisation after the first convolution, two in each block"
     models.freeze(base)
     training.compile_model(model, 1e-3)
     assert not _moved(model, lambda: _train(model)) & statistics
-    models.thaw_from(base, "conv_pw_12")
+    models.thaw_from(base, "conv_pw_2")
     training.compile_model(model, 1e-3)
-    above = {path for path in statistics if path.split("/")[-2] in ("conv_pw_12_bn", "conv_dw_13_bn", "conv_pw_13_bn")}
+    above = {path for path in statistics if path.split("/")[-2] in ("conv_pw_2_bn", "conv_dw_3_bn", "conv_pw_3_bn")}
     assert len(above) == 6
     assert _moved(model, lambda: _train(model)) & statistics == above
 
@@ -116,12 +118,12 @@ def test_a_frozen_base_gives_the_same_features_whether_or_not_training_is_on() -
     """What lets features be recorded once (listing 5.17): frozen, a batch normalisation doesn't look at its batch."""
     base, _ = _model("mobilenet")
     pictures, _ = _pictures(32)
-    outputs = {}
-    for frozen in (False, True):
-        base.trainable = not frozen
-        outputs[frozen] = [np.asarray(base(pictures, training=training)) for training in (False, True)]
-    assert not np.allclose(*outputs[False], rtol=1e-3), "unfrozen, training normalises by the batch"
-    np.testing.assert_array_equal(*outputs[True])
+    outputs = []
+    for trainable in (True, False):
+        base.trainable = trainable
+        outputs += [np.asarray(base(pictures, training=training)) for training in (False, True)]
+    assert not np.allclose(outputs[0], outputs[1], rtol=0.1), "unfrozen, training normalises by the batch"
+    np.testing.assert_array_equal(outputs[2], outputs[3])
 
 
 @each_base
@@ -171,7 +173,7 @@ only_tensorflow = pytest.mark.skipif(
 
 
 @only_tensorflow
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["frozen", "thawed"])
 def test_keras_ignores_a_change_of_trainable_once_it_has_trained_until_the_model_is_compiled_again(change: str) -> None:
     """Section 5.3.1: change trainability after compilation and "these changes will be ignored". True after training."""
     base, model = _compiled_before(change)
@@ -183,7 +185,7 @@ def test_keras_ignores_a_change_of_trainable_once_it_has_trained_until_the_model
 
 
 @only_tensorflow
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["frozen", "thawed"])
 def test_keras_heeds_a_change_of_trainable_between_compiling_and_the_first_step_unlike_the_text(change: str) -> None:
     """Section 5.3.1's "will be ignored" does not hold here: what is trained is fixed by the first step, not before."""
     base, model = _compiled_before(change)
@@ -212,7 +214,7 @@ def test_a_change_of_trainable_that_was_not_compiled_is_refused_with_the_layers_
     assert not _moved(model, refused)
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["frozen", "partly thawed"])
 def test_a_change_of_trainable_that_was_compiled_or_taken_back_is_accepted_and_heeded(change: str) -> None:
     base, model = _compiled_before(change)
     _train(model)
