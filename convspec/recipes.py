@@ -117,7 +117,7 @@ def _mini() -> dict[str, Recipe]:
         mini("dense_baseline", 3, 1e-3),
         mini("mnist_convnet", 6, 1e-3),
         mini("from_scratch", 20, 1e-3),
-        mini("augmented", 60, 1e-3),
+        mini("augmented", 50, 1e-3),
         mini("feature_extraction", 10, 1e-4, base="mini"),
         frozen,
         mini("fine_tuned", 8, 1e-4, base="mini", thaw="block3_conv1", starts_from=frozen),
