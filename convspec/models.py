@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from convspec import BadInput, MissingData
+from convspec.arithmetic import receptive_field
 
 MINI_WEIGHTS = Path(__file__).with_name("mini_base.weights.h5")
 
@@ -26,13 +27,18 @@ def _flattened(input_shape: tuple[int, ...]) -> list[layers.Layer]:
     return [keras.Input(input_shape)] + ([layers.Flatten()] if len(input_shape) > 1 else [])
 
 
-def _convolutions(filters: tuple[int, ...], pooled: int) -> list[layers.Layer]:
+def _convolutions(name: str, input_shape: tuple[int, ...], filters: tuple[int, ...], pooled: int) -> list:
+    """The input and the convolutions, the first `pooled` of them pooled; BadInput where no output would be left."""
     stack: list[layers.Layer] = []
     for position, depth in enumerate(filters):
         stack.append(layers.Conv2D(depth, (3, 3), activation="relu"))
         if position < pooled:
             stack.append(layers.MaxPooling2D((2, 2)))
-    return stack
+    smallest = receptive_field((2, 2) if isinstance(layer, layers.MaxPooling2D) else (3, 1) for layer in stack)
+    if min(input_shape[:2]) < smallest:
+        height, width = input_shape[:2]
+        raise BadInput(f"{name} takes pictures of at least {smallest} x {smallest}, got {height} x {width}")
+    return [keras.Input(input_shape), *stack]
 
 
 def dense_baseline(input_shape: tuple[int, ...] = (784,), classes: int = 10) -> keras.Model:
@@ -41,14 +47,14 @@ def dense_baseline(input_shape: tuple[int, ...] = (784,), classes: int = 10) -> 
 
 
 def mnist_convnet(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) -> keras.Model:
-    """Listings 5.1 and 5.2: 93,322 parameters, 55,744 of them before the head."""
-    stack = [keras.Input(input_shape), *_convolutions((32, 64, 64), pooled=2), layers.Flatten()]
-    return keras.Sequential(stack + _classifier(64, classes), name="mnist_convnet")
+    """Listings 5.1 and 5.2: 93,322 parameters, 55,744 of them before the head; pictures from 18 x 18 up."""
+    stack = _convolutions("mnist_convnet", input_shape, (32, 64, 64), pooled=2)
+    return keras.Sequential([*stack, layers.Flatten(), *_classifier(64, classes)], name="mnist_convnet")
 
 
 def mnist_convnet_without_pooling(input_shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
     """Section 5.1.2's counterexample: three convolutions, no pooling, 22 x 22 x 64 = 30,976 outputs."""
-    return keras.Sequential([keras.Input(input_shape), *_convolutions((32, 64, 64), pooled=0)])
+    return keras.Sequential(_convolutions("mnist_convnet_without_pooling", input_shape, (32, 64, 64), pooled=0))
 
 
 def small_convnet(
@@ -61,7 +67,7 @@ def small_convnet(
 
     The Dense layer has four units for each of the last convolution's filters (512 in the listing).
     """
-    stack = [keras.Input(input_shape), *_convolutions(filters, pooled=len(filters)), layers.Flatten()]
+    stack = [*_convolutions("small_convnet", input_shape, filters, pooled=len(filters)), layers.Flatten()]
     if dropout:
         stack.append(layers.Dropout(dropout))
     return keras.Sequential(stack + _classifier(4 * filters[-1], classes), name="small_convnet")
@@ -83,6 +89,8 @@ def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
 def _mini(input_shape: tuple[int, int, int], weights: str | None, include_top: bool) -> keras.Model:
     """The package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
     del weights, include_top
+    if any(side is not None and side < 16 for side in input_shape[:2]):  # four times halved
+        raise ValueError(f"Input size must be at least 16x16; Received: input_shape={input_shape}")
     x = inputs = keras.Input(input_shape)
     for block, (depth, convolutions) in enumerate(((16, 1), (32, 1), (64, 2), (96, 2)), start=1):
         for convolution in range(1, convolutions + 1):

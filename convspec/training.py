@@ -41,6 +41,18 @@ def compile_model(model: keras.Model, learning_rate: float) -> None:
     """RMSprop, and binary crossentropy for one sigmoid unit, sparse categorical crossentropy for a softmax."""
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
     model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=learning_rate), loss=loss, metrics=["accuracy"])
+    model.optimizer.compiled_for = _trainable(model)  # on the optimizer, which every compilation makes anew
+
+
+def _trainable(model: keras.Model) -> frozenset[str]:
+    return frozenset(variable.path for variable in model.trainable_variables)
+
+
+def _refuse_stale(model: keras.Model) -> None:
+    """BadInput where `trainable` changed since `compile_model`: Keras ignores it, or not, depending on when."""
+    changed = getattr(model.optimizer, "compiled_for", _trainable(model)) ^ _trainable(model)
+    if layers := list(dict.fromkeys(v.path.split("/")[-2] for v in model.variables if v.path in changed)):
+        raise BadInput(f"trainable of {', '.join(layers)} changed after compilation; compile the model again")
 
 
 class Checkpoint:
@@ -138,8 +150,10 @@ def fit(
     """Train to `epochs` epochs of `steps` batches, continuing after those in `history`; returns the whole history.
 
     Phases counted: compile (the first step, where the graph is built), train (all other steps), validate, and
-    input (reading, augmenting and preparing batches, which overlaps the others).
+    input (reading, augmenting and preparing batches, which overlaps the others). Raises BadInput where layers were
+    frozen or thawed since `compile_model`.
     """
+    _refuse_stale(model)
 
     def timed() -> Iterator:
         source = iter(batches)

@@ -35,7 +35,6 @@ KEEPING = {"Activation", "Add", "Dropout", "ReLU"}  # layers that neither reshap
 each_base = pytest.mark.parametrize("name", models.BASES)
 each_convnet = pytest.mark.parametrize("name", CONVNETS)
 # Until the models say so themselves, Keras's own error names the map inside the model and not the picture's size.
-needs_patch = pytest.mark.xfail(reason="models.py does not yet check the size of the picture", strict=False)
 
 
 def _sources(nested: Any) -> Iterator[str]:
@@ -180,7 +179,7 @@ def test_one_pixel_below_the_smallest_size_is_refused_with_the_size_given(name: 
             models.conv_base(name, None, shape)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=needs_patch if n == "mini" else ()) for n in SMALLEST])
+@pytest.mark.parametrize("name", SMALLEST)
 def test_the_refusal_says_how_large_a_picture_must_be(name: str) -> None:
     size = SMALLEST[name]
     with pytest.raises(BadInput, match=f"must be at least {size}x{size}"):
@@ -252,7 +251,6 @@ def test_one_pixel_below_the_smallest_size_a_small_convnet_is_refused(name: str)
             make(input_shape=shape)
 
 
-@needs_patch
 @each_convnet
 def test_the_refusal_of_a_small_convnet_names_the_size_given_and_the_smallest(name: str) -> None:
     make, smallest = CONVNETS[name]

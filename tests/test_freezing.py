@@ -13,7 +13,6 @@ THAWED_FROM = {"mini": "block4_conv1", "mobilenet": "conv_pw_2"}
 MOVING = ("moving_mean", "moving_variance")
 each_base = pytest.mark.parametrize("name", SIZES)
 # Passes once training.fit refuses a model whose `trainable` changed after it was compiled.
-needs_guard = pytest.mark.xfail(reason="training.fit does not look at `trainable` yet", strict=False)
 
 
 def _model(name: str, weights: bool = False) -> tuple[keras.Model, keras.Model]:
@@ -194,7 +193,6 @@ def test_keras_heeds_a_change_of_trainable_between_compiling_and_the_first_step_
     assert _moved(model, lambda: _keras_steps(model)) == {weight.path for weight in model.trainable_weights} != compiled
 
 
-@needs_guard
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_change_of_trainable_that_was_not_compiled_is_refused_with_the_layers_and_the_remedy(

@@ -248,6 +248,14 @@ def test_each_picture_of_a_batch_has_a_transform_of_its_own() -> None:
     assert len({picture.tobytes() for picture in pictures}) == 8
 
 
+def test_batches_for_evaluation_show_each_picture_as_it_is() -> None:
+    batches = noise(8, 5)
+    for number in range(2):
+        np.testing.assert_array_equal(
+            batches[number][0], batches.inputs[5 * number :][:5], "validation is never augmented"
+        )
+
+
 def test_without_augmentation_pictures_are_untouched() -> None:
     batches = noise(8, 5)
     for pictures, labels in taken(stream(batches, 0), 5):

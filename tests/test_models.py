@@ -80,6 +80,10 @@ def test_without_pooling_30976_coefficients_would_need_15860224_parameters_in_a_
     assert dense.count_params() == 15_860_224 == dense_parameters(30_976, 512)
 
 
+def test_without_pooling_each_convolution_takes_two_rows_and_columns_of_any_picture() -> None:
+    assert models.mnist_convnet_without_pooling((20, 30, 3)).output_shape == (None, 14, 24, 64)
+
+
 def test_the_head_on_recorded_features_has_2097665_parameters_and_the_layers_of_listing_5_18() -> None:
     head = models.feature_classifier((8192,))
     assert [type(layer).__name__ for layer in head.layers] == ["Dense", "Dropout", "Dense"]

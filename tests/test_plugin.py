@@ -151,6 +151,30 @@ def test_a_projects_own_names_are_left_alone(pytester: pytest.Pytester) -> None:
     pytester.runpytest().assert_outcomes(passed=2)
 
 
+def test_a_bases_weights_are_its_own_file_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    from convspec.plugin import SESSION
+    from convspec.recipes import find_recipe
+
+    (tmp_path / "vgg16_notop.weights.h5").touch()
+    session = pytester.parseconfigure("--data-root", str(tmp_path)).stash[SESSION]
+    assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
+    assert session.weights(find_recipe("fine_tuned", "mini")) is None
+    assert session.weights(find_recipe("from_scratch", "full")) is None
+
+
+def test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session(
+    pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    from convspec.plugin import SESSION
+    from convspec.recipes import find_recipe
+
+    session = pytester.parseconfigure("--dataset", str(few_pictures)).stash[SESSION]
+    large, small = (find_recipe(name, scale) for name, scale in (("from_scratch", "mini"), ("mnist_convnet", "full")))
+    assert session.dataset(large).train.images.shape[1:] == (48, 48, 3)
+    assert session.dataset(small).train.images.shape[1:] == (28, 28, 3)
+    assert session.dataset(large) is session.dataset(large)
+
+
 def ladder(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """The benchmarks as a user of the installed plugin runs them, from a folder of their own."""
     return pytester.runpytest_subprocess(LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", *arguments)

@@ -178,6 +178,27 @@ def test_frozen_tensors_stay_bit_for_bit_and_thawed_ones_move(few_shapes: Datase
             assert moved == layer.name.startswith(("block3", "block4")), f"{layer.name}: thawed from block3_conv1"
 
 
+def test_fine_tuning_starts_with_the_head_that_the_frozen_rung_trained(few_shapes: Dataset, tmp_path: Path) -> None:
+    recipe = replace(short("fine_tuned"), learning_rate=0.0)
+    assert recipe.starts_from
+    before = run(recipe.starts_from, few_shapes, 0, tmp_path)
+    after = run(recipe, few_shapes, 0, tmp_path)
+    assert after.confidence == before.confidence, (
+        "at a learning rate of 0 it must still have the head of the frozen rung"
+    )
+
+
+def test_validation_is_measured_on_the_validation_pictures_by_the_model_as_it_was_then(
+    few_shapes: Dataset, tmp_path: Path
+) -> None:
+    result = run(short("from_scratch"), few_shapes, 0, tmp_path)
+    model = keras.models.load_model(tmp_path / "models" / f"{run_key(short('from_scratch'), few_shapes, 0)}.keras")
+    assert few_shapes.validation is not None
+    key = model.predict(images.rescale(few_shapes.validation.images.astype(np.float32)), verbose=0)[:, 0]
+    loss = -np.log(np.where(few_shapes.validation.labels == 1, key, 1 - key)).mean()
+    assert result.history["val_loss"][-1] == pytest.approx(loss, rel=1e-4), "val_loss is not that of these pictures"
+
+
 def test_features_are_computed_once_and_shared_by_the_seeds(
     few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +236,21 @@ def test_three_classes_and_grey_pictures_run_as_well(rung: str, tmp_path: Path) 
     assert set(result.predicted) <= {0, 1, 2}
     assert len(result.predicted) == 9
     assert result.validation_accuracy is None
+
+
+def test_grey_pictures_reach_the_base_rescaled_in_three_equal_channels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Split:
+        pictures = rng.integers(0, 256, (count, 48, 48, 1), np.uint8)
+        return Split(pictures, np.arange(count) % 2, tuple(f"{i}" for i in range(count)))
+
+    grey = Dataset("grey", ("a", "b"), split(12), None, split(8))
+    result = run(short("feature_extraction"), grey, 0, tmp_path)
+    model = keras.models.load_model(tmp_path / "models" / f"{run_key(short('feature_extraction'), grey, 0)}.keras")
+    pictures = np.repeat(images.rescale(grey.test.images.astype(np.float32)), 3, axis=-1)
+    found = training.confidence(model.predict(pictures, verbose=0))
+    np.testing.assert_allclose(found, result.confidence, atol=1e-4)
 
 
 @pytest.mark.full

@@ -53,6 +53,11 @@ def test_the_table_shows_mean_interval_best_validation_time_speed_and_peak_memor
     assert line == ["from_scratch", "-", "0.750 [0.115, 1.000]", "0.750", "0.900", "2", "12.0", "123", "901"]
 
 
+def test_each_line_has_the_figures_of_its_own_rung() -> None:
+    runs = {rung: [result(rung, "mini", accuracy)] for rung, accuracy in (("from_scratch", 0.7), ("augmented", 0.8))}
+    assert [line.split()[2] for line in report.table(runs)[1:]] == ["0.700", "0.800"]
+
+
 @pytest.mark.parametrize(
     ("rung", "expected"),
     [
@@ -97,3 +102,15 @@ def test_a_dot_stands_where_the_accuracy_is(tmp_path: Path) -> None:
     height = len(pictures[0])
     assert len(rows), "a run that moved must show"
     assert rows.max() - rows.min() < height / 3, "only one of three rows may change"
+
+
+def test_the_first_rung_is_drawn_at_the_top(tmp_path: Path) -> None:
+    accuracies = {"from_scratch": 0.7, "augmented": 0.6, "fine_tuned": 0.8}  # the first moves within the axis
+    runs = {rung: [result(rung, "full", accuracy)] for rung, accuracy in accuracies.items()}
+    moved = runs | {"from_scratch": [replace(runs["from_scratch"][0], test_accuracy=0.65)]}
+    pictures = []
+    for name, content in (("one", runs), ("other", moved)):
+        report.picture(content, tmp_path / f"{name}.png")
+        pictures.append(np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"), float))
+    rows = np.flatnonzero(np.abs(pictures[0] - pictures[1]).sum(axis=1))
+    assert rows.max() < len(pictures[0]) / 2, "the first rung's dot, interval and mean stand in the upper half"

@@ -44,7 +44,7 @@ def test_it_is_the_first_order_recursive_filter_started_at_the_first_point(point
 
 @given(points=CURVES)
 def test_the_factor_is_eight_tenths_unless_given(points: list[float]) -> None:
-    assert smooth_curve(points) == smooth_curve(points, 0.8)
+    assert smooth_curve(points) == smooth_curve(points, 0.8), "the factor is 0.8 unless given"
 
 
 def test_the_factor_is_what_is_kept_of_the_past_not_what_is_taken_of_the_new() -> None:
