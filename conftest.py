@@ -19,14 +19,28 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.load_profile("quick")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too: all seeded defects")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: needs the real pictures and weights; runs with --scale full only")
+    config.addinivalue_line("markers", "slow: runs with --slow only")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    deselected = [item for item in items if item.get_closest_marker("full") and config.option.scale != "full"]
-    config.hook.pytest_deselected(items=deselected)
-    items[:] = [item for item in items if item not in deselected]
+    wanted = {"full": config.option.scale == "full", "slow": config.option.slow}
+    left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in wanted.items())]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many seeded defects tests/test_defects.py killed; under xdist they ran in other processes."""
+    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
+    recorded = [name for report in reports if report.when == "call" for name, _ in report.user_properties]
+    if seeded := recorded.count("seeded"):
+        terminalreporter.write_line(f"defects: {recorded.count('killed')} killed / {seeded} seeded")
 
 
 @pytest.fixture(scope="session")
