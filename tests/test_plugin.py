@@ -1,5 +1,6 @@
 """The pytest face: what a user types, and what the terminal answers."""
 
+import json
 import re
 import subprocess
 import sys
@@ -216,6 +217,13 @@ def test_the_ladder_runs_on_a_users_own_folder_and_ends_in_table_picture_and_rec
     assert (pytester.path / ".convspec" / "ladder.png").is_file()
     assert len(list((pytester.path / ".convspec" / "models").glob("*.keras"))) == 4
     assert not list((pytester.path / ".convspec" / "unfinished").iterdir())
+
+
+def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pytester, few_pictures: Path) -> None:
+    arguments = ("--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "2", "--benchmark-disable")
+    assert ladder(pytester, *arguments).ret == pytest.ExitCode.OK
+    record = json.loads((pytester.path / ".convspec" / "ladder.json").read_text())
+    assert [run["seed"] for run in record["runs"]] == [0, 1]
 
 
 def test_a_picture_that_is_none_is_skipped_counted_and_named(pytester: pytest.Pytester, few_pictures: Path) -> None:

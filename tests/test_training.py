@@ -1,6 +1,7 @@
 """Fitting, phases, checkpoints and predictions."""
 
 import _thread
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,12 @@ def test_a_fit_that_is_interrupted_leaves_a_checkpoint_of_its_last_epoch(
                 _thread.interrupt_main()  # what Ctrl-C does; batches are made in another thread
             yield batch
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of xdist ignore Ctrl-C
     with pytest.raises(KeyboardInterrupt):
         training.fit(
             model, until_interrupted(), 5, 4, None, clock=training.Clock(), history={}, checkpoint=checkpoint
         )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     again, _ = model_and_batches()
     assert len(checkpoint.restore(again, training.Clock())["loss"]) in (1, 2), "the batches run at most one epoch ahead"
 
