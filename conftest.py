@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """How many seeded defects tests/test_defects.py killed; under xdist they ran in other processes."""
     reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
     recorded = [name for report in reports if report.when == "call" for name, _ in report.user_properties]

@@ -269,7 +269,9 @@ def uncaptured(config: pytest.Config) -> TextIO:
     return cast(TextIO, _Uncaptured(config))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: "pytest.TerminalReporter", exitstatus: int, config: pytest.Config
+) -> None:
     session = config.stash[SESSION]
     if not session.runs:
         return
