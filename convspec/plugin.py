@@ -172,7 +172,7 @@ def _in_use(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSION] = Session(config)
     if _in_use(config):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets every import otherwise
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
         # Keras's own conversion of tensors, which NumPy 2 complains about hundreds of times a run.
         config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
     if config.option.rungs:

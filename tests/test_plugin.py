@@ -178,6 +178,11 @@ def test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session(
 
 def ladder(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """The benchmarks as a user of the installed plugin runs them, from a folder of their own."""
+    return pytester.runpytest_inprocess(LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", *arguments)
+
+
+def fresh_ladder(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """The same in a process of its own."""
     return pytester.runpytest_subprocess(LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", *arguments)
 
 
@@ -206,7 +211,7 @@ def test_missing_pictures_fail_under_require_data(pytester: pytest.Pytester) -> 
 def test_the_ladder_runs_on_a_users_own_folder_and_ends_in_table_picture_and_record(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
-    result = ladder(
+    result = fresh_ladder(
         pytester, "--dataset", str(few_pictures), "--rungs", "feature_extraction,dense_baseline", "--seeds", "2"
     )
     assert result.ret == pytest.ExitCode.OK
@@ -228,7 +233,7 @@ def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pyteste
 
 def test_a_picture_that_is_none_is_skipped_counted_and_named(pytester: pytest.Pytester, few_pictures: Path) -> None:
     (few_pictures / "fish" / "notes.jpg").write_text("not a picture")
-    result = ladder(pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1")
+    result = fresh_ladder(pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1")
     assert result.ret == pytest.ExitCode.OK
     assert re.search(r"skipped: .*notes.jpg' is not a readable picture", lines(result))
 
@@ -282,13 +287,13 @@ def test_a_session_that_was_cut_off_keeps_its_finished_runs_and_the_next_one_goe
         """
     )
     arguments = ("--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "3")
-    broken = ladder(pytester, "-p", "conftest", *arguments)
+    broken = fresh_ladder(pytester, "-p", "conftest", *arguments)
     assert broken.ret == pytest.ExitCode.INTERRUPTED
     kept = sorted((pytester.path / ".convspec" / "unfinished").iterdir())
     assert len(kept) == 2
     texts = [file.read_text() for file in kept]
     (pytester.path / "conftest.py").unlink()
-    resumed = ladder(pytester, *arguments)
+    resumed = fresh_ladder(pytester, *arguments)
     assert resumed.ret == pytest.ExitCode.OK
     record = (pytester.path / ".convspec" / "ladder.json").read_text()
     assert all(text in record for text in texts), "the kept runs stand in the record as they were"
