@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from convspec import datasets
 from convspec.datasets import Dataset, Split
@@ -16,6 +16,8 @@ settings.register_profile(
     "quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500, derandomize=False)
+# For tests of the tests: the search for the smallest example takes a minute where the first found takes a second.
+settings.register_profile("first-example", settings.get_profile("quick"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("quick")
 
 
@@ -28,11 +30,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs with --slow only")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _refuse_stale_skips(config, items)
     wanted = {"full": config.option.scale == "full", "slow": config.option.slow}
     left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in wanted.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _refuse_stale_skips(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """An id under --deselect that matches nothing, and a skip that nothing can end (xfail is strict), are errors."""
+    collected = {item.nodeid.partition("::")[0] for item in items}
+    for prefix in config.option.deselect or ():
+        file = prefix.partition("::")[0]
+        elsewhere = (config.rootpath / file).exists() and file not in collected
+        if not elsewhere and not any(item.nodeid.startswith(prefix) for item in items):
+            raise pytest.UsageError(f"--deselect {prefix}: stale, no such test")
+    for item in items:
+        if item.get_closest_marker("skip"):
+            raise pytest.UsageError(f"{item.nodeid}: skipped for good; mark it xfail, which says when it is stale")
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:

@@ -34,7 +34,6 @@ CONVNETS: dict[str, tuple[Callable[..., keras.Model], int]] = {
 KEEPING = {"Activation", "Add", "Dropout", "ReLU"}  # layers that neither reshape nor hold weights
 each_base = pytest.mark.parametrize("name", models.BASES)
 each_convnet = pytest.mark.parametrize("name", CONVNETS)
-# Until the models say so themselves, Keras's own error names the map inside the model and not the picture's size.
 
 
 def _sources(nested: Any) -> Iterator[str]:
@@ -85,10 +84,14 @@ def _layer(kind: str, config: dict[str, Any], shapes: list[Shape]) -> tuple[Shap
 
 def predicted(model: keras.Model, picture: Shape) -> Built:
     """What arithmetic makes of a picture (height, width, channels) on its way through the model's settings."""
+    return _along(model.get_config()["layers"], picture)
+
+
+def _along(layers: list[dict[str, Any]], picture: Shape) -> Built:
     shapes: dict[str, Shape] = {}
     built: Built = {}
     before = ""
-    for layer in model.get_config()["layers"]:
+    for layer in layers:
         kind, config, name = layer["class_name"], layer["config"], layer["config"]["name"]
         if kind == "InputLayer":
             shapes[name] = picture
@@ -155,13 +158,34 @@ def test_at_any_height_and_width_from_the_smallest_on_every_layer_is_as_predicte
 
 
 @each_base
-def test_every_size_of_32_in_a_row_ends_in_the_predicted_map(name: str) -> None:
-    """All strides of a base multiply to 32 or less, so that 32 sizes in a row leave every remainder."""
-    base, _ = base_of_any_size(name)
-    last = base.layers[-1].name
+def test_32_sizes_in_a_row_from_the_smallest_on_are_as_predicted_layer_by_layer(name: str) -> None:
+    """All strides of a base multiply to 32 or less: 32 sizes in a row leave every remainder at every layer."""
     for size in range(SMALLEST[name], SMALLEST[name] + 32):
-        keras_has = base.compute_output_shape((1, size, size, 3))[1:]
-        assert predicted(base, (size, size, 3))[last][0] == tuple(keras_has), f"{name} at {size}"
+        _compare_at(name, size, size)
+
+
+@each_base
+def test_32_pixels_more_add_32_over_the_jump_at_every_layer_which_carries_the_prediction_to_all_larger_sizes(
+    name: str,
+) -> None:
+    layers = base_of_any_size(name)[0].get_config()["layers"]
+    smallest = SMALLEST[name]
+    heights = {
+        size: {layer: shape[0] for layer, (shape, _) in _along(layers, (size, size, 3)).items()}
+        for size in range(smallest, 289)
+    }
+    gains = {layer: heights[smallest + 32][layer] - height for layer, height in heights[smallest].items()}
+    assert set(gains.values()) <= {1, 2, 4, 8, 16, 32}, f"{name}: 32 over a jump that is no power of two: {gains}"
+    for size in range(smallest, 257):
+        found = {layer: heights[size + 32][layer] - height for layer, height in heights[size].items()}
+        assert found == gains, f"{name} from {size} to {size + 32}"
+
+
+@each_base
+@pytest.mark.slow
+def test_every_size_from_the_smallest_to_300_is_as_predicted_layer_by_layer(name: str) -> None:
+    for size in range(SMALLEST[name], 301):
+        _compare_at(name, size, size)
 
 
 @each_base
@@ -227,6 +251,16 @@ def test_the_convnet_of_section_5_2_is_as_predicted_with_dropout_and_other_filte
     ours = predicted(model, (size, size, 3))
     assert differences(ours, actual(model)) == []
     assert sum(count for _, count in ours.values()) == model.count_params()
+
+
+@each_convnet
+@pytest.mark.parametrize("sizes", [range(17), pytest.param(range(17, 120), marks=pytest.mark.slow)], ids=["", "more"])
+def test_every_size_from_the_smallest_on_is_as_predicted_layer_by_layer(name: str, sizes: range) -> None:
+    """All strides of a small convnet multiply to 16 or less."""
+    make, smallest = CONVNETS[name]
+    for picture in ((smallest + more, smallest + more, 3) for more in sizes):
+        model = make(input_shape=picture)
+        assert differences(predicted(model, picture), actual(model)) == [], f"{name} at {picture}"
 
 
 @each_convnet

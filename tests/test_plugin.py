@@ -61,7 +61,7 @@ def test_a_run_that_does_not_use_convspec_imports_nothing_heavy_and_says_nothing
     )
     # Hypothesis and benchmark plugins import some of these themselves.
     result = pytester.runpytest_subprocess(
-        "-p", "no:benchmark", "-p", "no:hypothesispytest", "-p", "no:xdist", "-p", "no:pytester"
+        "-p", "no:benchmark", "-p", "no:hypothesispytest", "-p", "no:xdist", "-p", "no:pytester", "-p", "no:randomly"
     )
     result.assert_outcomes(passed=1)
     assert "convspec:" not in lines(result)

@@ -17,7 +17,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 240  # seconds; a fault that hangs the specification is no failure that points at it
@@ -28,11 +27,6 @@ class _Failures:
 
     def __init__(self) -> None:
         self.found: list[dict[str, str]] = []
-
-    def pytest_collection(self) -> None:
-        """No search for the smallest example, which takes a minute where the first found takes a second."""
-        settings.register_profile("first example", settings(phases=(Phase.explicit, Phase.generate)))
-        settings.load_profile("first example")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -69,10 +63,17 @@ def _run(folder: Path, module: str | None, source: str, arguments: list[str]) ->
     assert Path(convspec.__file__).is_relative_to(folder), "the copy must be what is tested"
     failures = _Failures()
     basetemp = folder / "basetemp"
-    standard = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-vv"]
-    code = pytest.main(
-        [*standard, "--maxfail=1", "--no-header", f"--basetemp={basetemp}", *arguments], plugins=[failures]
-    )
+    standard = [
+        "--rootdir",
+        str(ROOT),
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        f"--basetemp={basetemp}",
+        "--no-header",
+        "-vv",
+    ]
+    standard += ["-p", "no:cacheprovider", "-p", "no:randomly", "--maxfail=1", "--hypothesis-profile=first-example"]
+    code = pytest.main([*standard, *arguments], plugins=[failures])
     (folder / "answer.json").write_text(json.dumps({"code": int(code), "failures": failures.found}))
 
 
