@@ -10,13 +10,11 @@ from typing import TextIO
 import cv2
 import numpy as np
 
-from convspec import BadInput, MissingData, shapes
-from convspec.images import load_images
+from convspec import BadInput, MissingData, folders, images, shapes
+from convspec.folders import PARTS
 from convspec.storage import DAMAGED
 
 NAMES = ("shapes", "mnist", "dogs_vs_cats")
-PARTS = ("train", "validation", "test")
-SPLIT = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
 SHAPES_PER_CLASS = {"train": 300, "validation": 100, "test": 300}
 SHAPES_SEED = 5  # chapter 5
 
@@ -53,17 +51,28 @@ class Dataset:
             if split is not None:
                 for content in (split.images, split.labels):
                     digest.update(repr((content.shape, content.dtype.str)).encode())
-                    digest.update(np.ascontiguousarray(content).tobytes())
-                digest.update("\n".join(split.names).encode())
+                    digest.update(np.ascontiguousarray(content).data)
+                digest.update("\n".join(split.names).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
-def load(name: str | Path, size: int, root: Path, seed: int = 0, progress: TextIO | None = None) -> Dataset:
+def load(
+    name: str | Path,
+    size: int,
+    root: Path,
+    seed: int = 0,
+    *,
+    interpolation: str = "nearest",
+    most_bad: float = 0.05,
+    progress: TextIO | None = None,
+) -> Dataset:
     """The dataset of that name, or the folder of classes at that path, with pictures of size x size.
 
-    `root` is the data folder that holds `mnist.npz` and `dogs_vs_cats_small/`.
-    `seed` splits a folder that is not split yet. Raises MissingData where files are missing and BadInput
-    where a folder does not hold a classification problem.
+    `root` is the data folder that holds `mnist.npz` and `dogs_vs_cats_small/`. `seed` splits a folder that is not
+    split yet (see `folders`), `interpolation` resizes its pictures (see `images.load_image`). Files that are no
+    pictures are skipped with a warning, and `Dataset.skipped` names each; a greater share of them than `most_bad`,
+    from 0 to 1, is an error, with 0 at the first. Raises MissingData where files are missing and
+    BadInput where a folder does not hold a classification problem.
     """
     if name == "shapes":
         return _shapes(size)
@@ -73,14 +82,15 @@ def load(name: str | Path, size: int, root: Path, seed: int = 0, progress: TextI
         folder = root / "dogs_vs_cats_small"
         if not folder.is_dir():
             raise MissingData(
-                f"Dogs vs. Cats is not in {str(root)!r}: get train.zip from kaggle.com/c/dogs-vs-cats/data and copy"
-                " cats and dogs 0-999, 1000-1499 and 1500-1999 there, to"
-                " dogs_vs_cats_small/{train,validation,test}/{cats,dogs} (listing 5.4)"
+                f"Dogs vs. Cats is not in {str(root)!r}: get it with `python -m convspec fetch dogs_vs_cats`, or with"
+                " train.zip from kaggle.com/c/dogs-vs-cats/data and"
+                f" `python -m convspec split train.zip {folder}` (listing 5.4)"
             )
-        return _folder("dogs_vs_cats", folder, size, seed, progress)
-    check(name)
-    folder = Path(name).expanduser()
-    return _folder(folder.resolve().name, folder, size, seed, progress)
+    else:
+        check(name)
+        folder = Path(name).expanduser()
+    called = name if name == "dogs_vs_cats" else folder.resolve().name
+    return _folder(folder, size, seed, interpolation, most_bad, progress, str(called))
 
 
 def check(name: str | Path) -> None:
@@ -103,8 +113,7 @@ def _shapes(size: int) -> Dataset:
 def _mnist(file: Path, size: int) -> Dataset:
     if not file.is_file():
         raise MissingData(
-            f"MNIST is not at {str(file)!r}: get it with"
-            f" python -c 'import keras; keras.datasets.mnist.load_data(\"{file}\")'"
+            f"MNIST is not at {str(file)!r}: get it with `python -m convspec fetch mnist --data-root {file.parent}`"
         )
     expected = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
     try:
@@ -129,75 +138,44 @@ def _mnist(file: Path, size: int) -> Dataset:
     return Dataset("mnist", tuple("0123456789"), split("train"), None, split("test"))
 
 
-def _folder(name: str, folder: Path, size: int, seed: int, progress: TextIO | None) -> Dataset:
-    """A folder that is split already (train, validation, test, each with one subfolder a class), or one
-    subfolder a class, which is then split by SPLIT, stratified, in an order that only the names and the seed fix."""
-    present = [part for part in PARTS if (folder / part).is_dir()]
-    skipped: list[str] = []
-    if not present:
-        everything, classes = _classes(folder, size, skipped, progress)
-        train, validation, test = _stratified(everything, seed, folder)
-        return Dataset(name, classes, train, validation, test, tuple(skipped))
-    if missing := [part for part in PARTS if part not in present]:
+def _folder(
+    folder: Path, size: int, seed: int, interpolation: str, most_bad: float, progress: TextIO | None, name: str
+) -> Dataset:
+    found = folders.find(folder)
+    bad = list(found.bad)
+    if bad and not most_bad:
+        raise BadInput(bad[0])
+    pictures, failures = images.load_images(found.paths, size, interpolation, strict=not most_bad, progress=progress)
+    bad += failures.values()
+    good = np.array([position not in failures for position in range(len(found.paths))], bool)
+    parts = folders.assign(found, good, seed)
+    if len(bad) > most_bad * (len(found.paths) + len(found.bad)):
         raise BadInput(
-            f"{str(folder)!r} has {', '.join(present)} but no {', '.join(missing)};"
-            " give all three, or one subfolder a class"
+            f"{len(bad)} of {len(found.paths) + len(found.bad)} files in {str(folder)!r} are no pictures, more than"
+            f" {most_bad:.0%}; take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
         )
-    loaded = {part: _classes(folder / part, size, skipped, progress) for part in PARTS}
-    classes = loaded["train"][1]
-    for part in PARTS[1:]:
-        if loaded[part][1] != classes:
-            raise BadInput(
-                f"{str(folder / part)!r} has the classes {', '.join(loaded[part][1])}; train has {', '.join(classes)}"
-            )
-    train, validation, test = (loaded[part][0] for part in PARTS)
-    return Dataset(name, classes, train, validation, test, tuple(skipped))
+    skipped = (*bad, *found.duplicates)
+    if skipped:
+        first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
+        warnings.warn(f"skipped {len(skipped)} files in {str(folder)!r}: {first}", stacklevel=3)
+    _arrange(pictures, np.concatenate(parts))
+    splits, start = [], 0
+    for chosen in parts:
+        end = start + len(chosen)
+        splits.append(Split(pictures[start:end], found.labels[chosen], tuple(found.names[i] for i in chosen)))
+        start = end
+    return Dataset(name, found.classes, splits[0], splits[1], splits[2], skipped)
 
 
-def _classes(folder: Path, size: int, skipped: list[str], progress: TextIO | None) -> tuple[Split, tuple[str, ...]]:
-    classes = tuple(
-        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    )
-    if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no subfolders"
-        raise BadInput(f"{str(folder)!r} has {found}; give at least two subfolders of pictures, one a class")
-    files = [
-        [
-            path
-            for path in sorted((folder / label).rglob("*"))
-            if path.is_file() and not any(name.startswith(".") for name in path.relative_to(folder).parts)
-        ]
-        for label in classes
-    ]
-    paths = [path for group in files for path in group]
-    labels = np.repeat(np.arange(len(classes)), [len(group) for group in files])
-    images, failures = load_images(paths, size, progress)
-    for reason in failures.values():
-        warnings.warn(f"skipped: {reason}", stacklevel=2)
-        skipped.append(reason)
-    good = np.array([position not in failures for position in range(len(paths))], bool)
-    for label, count in zip(classes, np.bincount(labels[good], minlength=len(classes)), strict=True):
-        if not count:
-            raise BadInput(f"the class {label!r} is empty: no readable picture in {str(folder / label)!r}")
-    names = tuple(path.relative_to(folder).as_posix() for path, keep in zip(paths, good, strict=True) if keep)
-    return Split(images[good], labels[good], names), classes
-
-
-def _stratified(everything: Split, seed: int, folder: Path) -> list[Split]:
-    parts: list[list[int]] = [[], [], []]
-    for label in np.unique(everything.labels):
-        members = np.flatnonzero(everything.labels == label)
-        if len(members) < 4:
-            raise BadInput(
-                f"{str(folder)!r}: a class needs at least 4 pictures to be split, but that of"
-                f" {everything.names[members[0]]!r} has {len(members)}"
-            )
-        members = members[np.random.RandomState(seed).permutation(len(members))]
-        held_out = [int(len(members) * share) for share in SPLIT[1:]]
-        validation, test, train = np.split(members, np.cumsum(held_out))
-        for part, chosen in zip(parts, (train, validation, test), strict=True):
-            part.extend(chosen)
-    return [
-        Split(everything.images[chosen], everything.labels[chosen], tuple(everything.names[i] for i in chosen))
-        for chosen in (np.sort(part) for part in parts)
-    ]
+def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:
+    """In place, as they may fill the memory: the pictures at the positions in `order` come first, in that order."""
+    source = np.concatenate([order, np.setdiff1d(np.arange(len(pictures)), order)])
+    for start in range(len(source)):
+        if source[start] == start:
+            continue
+        held, place = pictures[start].copy(), start
+        while source[place] != start:
+            pictures[place] = pictures[source[place]]
+            source[place], place = place, source[place]
+        pictures[place] = held
+        source[place] = place

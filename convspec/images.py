@@ -1,18 +1,38 @@
 """Pictures from files, and batches of them."""
 
+import os
+import struct
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
 import keras
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from convspec import BadInput
 from convspec.augmentation import Augmentation
 from convspec.progress import bar as progress_bar
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # told by their bytes, not by the file's name
+MOST_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "hamming": Image.Resampling.HAMMING,
+    "box": Image.Resampling.BOX,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures; more than that are kept in a file
+# What Pillow raises for damaged pictures.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 
 Prepare = Callable[[np.ndarray], np.ndarray]
 
@@ -21,37 +41,108 @@ class UnreadableImage(BadInput):
     """A file that cannot be decoded as a picture."""
 
 
-def load_image(path: Path | str, size: int | None = None) -> np.ndarray:
-    """Decode `path` as RGB, uint8 (height, width, 3), resized to size x size by the nearest pixel.
+def load_image(path: Path | str, size: int | None = None, interpolation: str = "nearest") -> np.ndarray:
+    """Decode `path` as RGB, uint8 (height, width, 3), resized to size x size.
 
-    Equals `keras.utils.load_img(path, target_size=(size, size))`, which the chapter uses (listings 5.7 and 5.12).
-    Raises UnreadableImage, naming the file, for anything that is not a whole picture.
+    Equals `keras.utils.load_img(path, target_size=(size, size), interpolation=interpolation)`, which the chapter uses
+    (listings 5.7 and 5.12), but for what that shows otherwise than a person sees it: pictures that their EXIF data
+    turn are turned, transparent ones lie on white, 16-bit grey is scaled to 8 bits. One more interpolation, "area", is
+    the fast way: a JPEG decoder skips resolution that is not needed, and each pixel is the mean of those it covers.
+    Raises UnreadableImage, naming the file and the reason, for anything that is not one whole picture: also for
+    animations, more than MOST_PIXELS (before they are decoded), and a side of one pixel.
     """
+    if interpolation not in INTERPOLATIONS:
+        raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
     try:
-        with Image.open(path) as picture:
-            rgb = picture.convert("RGB")
-            return np.asarray(rgb if size is None else rgb.resize((size, size), Image.Resampling.NEAREST))
+        with Image.open(path, formats=FORMATS) as picture:
+            _refuse(picture)
+            if interpolation == "area" and size:
+                picture.draft(None, (size, size))
+            rgb = _as_seen(picture)
+            return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]) if size else rgb)
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
 
 
-def load_images(paths: Sequence[Path], size: int, progress: TextIO | None = None) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode many files on all cores: uint8 (n, size, size, 3), and for each position left black, the reason."""
-    images = np.zeros((len(paths), size, size, 3), np.uint8)
+def _refuse(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} is more than {MOST_PIXELS:,} pixels")
+    if min(width, height) < 2:
+        raise ValueError(f"{width} x {height} is no picture of anything")
+    # A telephone's MPO holds one picture and its preview.
+    if picture.format != "MPO" and getattr(picture, "is_animated", False):
+        raise ValueError("it is animated, or has several pages")
+    if picture.mode == "F":
+        raise ValueError("what its floating-point pixels mean is not known")
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    """In RGB, as a person would see it."""
+    with suppress(*_DAMAGED):  # EXIF data that cannot be read: viewers show the picture as it lies
+        ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion cuts off at 255
+        grey = np.asarray(picture).astype(np.int64).clip(0, 65535)
+        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def load_images(
+    paths: Sequence[Path],
+    size: int,
+    interpolation: str = "nearest",
+    *,
+    strict: bool = False,
+    budget: int = MEMORY_BUDGET,
+    progress: TextIO | None = None,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode many files on all cores: uint8 (n, size, size, 3), and for each position left black, the reason.
+
+    Under `strict` the first that cannot be read raises UnreadableImage. More than `budget` bytes are kept in a
+    temporary file, mapped into memory, which needs room where $TMPDIR says: OSError where there is none.
+    """
+    images = _room((len(paths), size, size, 3), budget)
     failures: dict[int, str] = {}
 
     def decode(position: int) -> None:
         try:
-            images[position] = load_image(paths[position], size)
+            images[position] = load_image(paths[position], size, interpolation)
         except UnreadableImage as error:
             failures[position] = str(error)
+        except FileNotFoundError:
+            failures[position] = f"{str(paths[position])!r} is gone since the folder was listed"
 
-    with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(len(paths), "reading pictures", "file", progress) as bar:
-        for _ in pool.map(decode, range(len(paths))):
-            bar.update()
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress_bar(len(paths), "reading pictures", "file", progress) as bar,
+    ):
+        try:
+            for _ in pool.map(decode, range(len(paths))):
+                bar.update()
+                if strict and failures:
+                    raise UnreadableImage(failures[min(failures)])
+        finally:
+            pool.shutdown(cancel_futures=True)
     return images, dict(sorted(failures.items()))
+
+
+def _room(shape: tuple[int, ...], budget: int) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= budget:
+        return np.zeros(shape, np.uint8)
+    with tempfile.TemporaryFile(prefix="convspec-") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # a full disk shows here, not as a crash where a page is written
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            reason = f"no room for {size / 2**30:.1f} GiB of decoded pictures in {tempfile.gettempdir()!r}"
+            raise OSError(error.errno, f"{reason} ({error.strerror}); set TMPDIR to a folder with room") from error
+        return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def rescale(images: np.ndarray) -> np.ndarray:
@@ -80,25 +171,44 @@ class Batches(keras.utils.PyDataset):
 
 
 def stream(
-    batches: Batches, seed: int, augmentation: Augmentation | None = None, start: int = 0
+    batches: Batches,
+    seed: int,
+    augmentation: Augmentation | None = None,
+    start: int = 0,
+    threads: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Training batches of `batches`' inputs without end, from batch `start` on (listings 5.7 and 5.14).
 
     Each pass over the inputs has its own order, and each picture in each pass its own transform; both depend
-    on the seed and the position alone, so a stream that starts later continues the same sequence.
+    on the seed and the position alone, so a stream that starts later continues the same sequence, and any number of
+    `threads` (None: one a core), which prepare batches ahead, gives the same batches.
     """
-    count, position = len(batches.inputs), start * batches.batch_size
-    current, order = -1, np.arange(count)
-    while True:
-        batch, chosen = [], []
-        for number, within in (divmod(position + slot, count) for slot in range(batches.batch_size)):
-            if number != current:
-                current, order = number, np.random.default_rng([seed, number]).permutation(count)
-            index = order[within]
+    count, size = len(batches.inputs), batches.batch_size
+
+    @lru_cache(maxsize=4)
+    def order(number: int) -> np.ndarray:
+        return np.random.default_rng([seed, number]).permutation(count)
+
+    def prepared(batch: int) -> tuple[np.ndarray, np.ndarray]:
+        views, chosen = [], []
+        for number, within in (divmod(batch * size + slot, count) for slot in range(size)):
+            index = order(number)[within]
             image = batches.inputs[index]
             if augmentation is not None:
                 image = augmentation(image, np.random.default_rng([seed, number, index]))
-            batch.append(image)
+            views.append(image)
             chosen.append(index)
-        yield batches.prepare(np.stack(batch).astype(np.float32)), batches.labels[chosen]
-        position += batches.batch_size
+        return batches.prepare(np.stack(views).astype(np.float32)), batches.labels[chosen]
+
+    threads = threads or os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future] = deque()
+        try:
+            while True:
+                while len(ahead) <= threads:
+                    ahead.append(pool.submit(prepared, start))
+                    start += 1
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keras import Sequential, layers
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
@@ -266,3 +267,140 @@ def test_a_zoom_of_one_or_more_which_could_vanish_or_mirror_is_refused(zoom: flo
 def test_an_unknown_fill_mode_is_refused_with_the_list_of_modes() -> None:
     with pytest.raises(ValueError, match=r"^fill_mode must be one of nearest, reflect, wrap, constant, got 'mirror'$"):
         Augmentation(fill_mode="mirror")
+
+
+def keras_layers(fill_mode: str = "nearest") -> list[layers.Layer]:
+    """Listing 5.11 in preprocessing layers, as the table in convspec.augmentation has it."""
+    return [
+        layers.RandomRotation(40 / 360, fill_mode=fill_mode, seed=1),
+        layers.RandomTranslation(0.2, 0.2, fill_mode=fill_mode, seed=2),
+        layers.RandomShear(y_factor=0.0035, fill_mode=fill_mode, seed=3),
+        layers.RandomZoom(0.2, 0.2, fill_mode=fill_mode, seed=4),
+        layers.RandomFlip("horizontal", seed=5),
+    ]
+
+
+def drawn_by(layer: layers.Layer, images: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
+    """What the layer draws for each of the images, in its own terms and as parameters of the same `warp`."""
+    own = layer.get_random_transformation(images, training=True)
+    drawn = {name: np.asarray(values, np.float64) for name, values in own.items() if name != "input_shape"}
+    if isinstance(layer, layers.RandomRotation):
+        return own, {"theta": -drawn["angle"]}
+    if isinstance(layer, layers.RandomTranslation):
+        return own, {"tx": -drawn["translations"][:, 1], "ty": -drawn["translations"][:, 0]}
+    if isinstance(layer, layers.RandomShear):
+        tangent = drawn["shear_factor"][:, 1]
+        from_corner = tangent * (images.shape[2] - 1) / 2
+        narrowed = 1 / np.cos(np.arctan(tangent))
+        return own, {"shear": -np.rad2deg(np.arctan(tangent)), "zy": narrowed, "tx": from_corner}
+    if isinstance(layer, layers.RandomZoom):
+        return own, {"zx": drawn["height_zoom"][:, 0], "zy": drawn["width_zoom"][:, 0]}
+    return own, {"flip_horizontal": drawn["flips"].ravel()}
+
+
+def warped_one_by_one(images: np.ndarray, parameters: dict[str, np.ndarray], fill_mode: str = "nearest") -> np.ndarray:
+    each = [{name: float(values[place]) for name, values in parameters.items()} for place in range(len(images))]
+    return np.stack([warp(image, STILL | own, fill_mode) for image, own in zip(images, each, strict=True)])
+
+
+@pytest.mark.parametrize("fill_mode", ["nearest", "reflect", "constant"])
+@pytest.mark.parametrize("place", range(5), ids=[type(layer).__name__ for layer in keras_layers()])
+def test_each_keras_layer_is_one_warp_of_its_parameters(place: int, fill_mode: str) -> None:
+    layer, images = keras_layers(fill_mode)[place], np.stack([picture(20, 31, seed=seed) for seed in range(20)])
+    own, parameters = drawn_by(layer, images)
+    by_layer = np.asarray(layer.transform_images(images, own))
+    ours = warped_one_by_one(images, parameters, fill_mode)
+    np.testing.assert_allclose(
+        by_layer, ours, rtol=0, atol=2 * tolerance(31), err_msg="both in float32, or ours in 1/32"
+    )
+    assert np.abs(by_layer - images).max() > 20, "something must have been done"
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_the_keras_layers_of_the_table_draw_what_the_chapters_augmentation_draws(
+    draws: dict[str, np.ndarray], name: str
+) -> None:
+    place = ["theta", "tx ty", "shear", "zx zy", "flip_horizontal"]
+    layer = next(layer for layer, names in zip(keras_layers(), place, strict=True) if name in names.split())
+    drawn = drawn_by(layer, np.zeros((4000, 100, 50, 1), np.uint8))[1][name]
+    p = stats.ks_2samp(drawn, draws[name]).pvalue
+    assert p > 0.001, f"{name} from {type(layer).__name__} is not drawn as here: p = {p:.2g} (fixed seeds)"
+
+
+def test_the_keras_layers_in_the_tables_order_make_the_map_of_one_warp_and_blur_it() -> None:
+    def in_a_row(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        total = {name: np.full(len(images), value) for name, value in STILL.items()}
+        for layer in keras_layers():
+            own, parameters = drawn_by(layer, images)
+            images = np.asarray(layer.transform_images(images, own))
+            for name, values in parameters.items():
+                total[name] = total[name] * values if name in ("zx", "zy") else total[name] + values
+        return images, total
+
+    side, count = 101, 20
+    ramps = np.repeat(np.moveaxis(np.indices((side, side), np.float32), 0, -1)[None], count, axis=0)
+    chained, parameters = in_a_row(ramps)
+    once = warped_one_by_one(ramps, parameters)
+    middle = slice(40, 61)  # no border comes here: rows and columns move by at most 0.2 x 101 + 1.2 x 15
+    np.testing.assert_allclose(chained[:, middle, middle], once[:, middle, middle], atol=8 * tolerance(side) / 255)
+    noise = np.stack([picture(side, side, 1, seed=seed) for seed in range(count)])
+    (chained, parameters), before = in_a_row(noise), noise.std()
+    once = warped_one_by_one(noise, parameters)
+    left, kept = (views[:, middle, middle].std() / before for views in (chained, once))
+    assert left < 0.8 * kept, (
+        f"of the contrast between pixels the layers leave {left:.2f} where one warp leaves {kept:.2f}"
+    )
+
+
+def test_what_the_chapter_counts_in_degrees_is_none_for_the_keras_layers() -> None:
+    with pytest.raises(ValueError, match=r"\[-1, 1\].*factor=40"):
+        layers.RandomRotation(CHAPTER.rotation_range)
+    layer = layers.RandomShear(y_factor=CHAPTER.shear_range, seed=1)
+    steepest = np.abs(drawn_by(layer, np.zeros((1000, 2, 2, 1)))[1]["shear"]).max()
+    assert 11 < steepest < 11.4, "degrees, for 0.2 given as it stands"
+
+
+def test_random_zoom_takes_one_number_for_one_factor_on_both_axes() -> None:
+    one, two = (drawn_by(layers.RandomZoom(*f, seed=1), np.zeros((9, 2, 2, 1)))[1] for f in ([0.2], [0.2, 0.2]))
+    np.testing.assert_array_equal(one["zx"], one["zy"])
+    assert (two["zx"] != two["zy"]).all()
+
+
+def test_a_positive_number_zooms_out_and_moves_down_and_right_in_the_keras_layers() -> None:
+    image = np.zeros((1, 9, 9, 1), np.float32)
+    image[:, 3:6, 3:6] = 1
+    assert np.sum(layers.RandomZoom((0.5, 0.5))(image)) < 9 < np.sum(layers.RandomZoom((-0.5, -0.5))(image))
+    moved = np.asarray(layers.RandomTranslation((1 / 9, 1 / 9), (2 / 9, 2 / 9))(image))
+    np.testing.assert_allclose(moved, np.roll(image, (1, 2), axis=(1, 2)), atol=1e-5)
+
+
+def test_random_flip_by_default_turns_half_of_the_pictures_by_half_a_turn() -> None:
+    images = np.stack([picture(4, 5, seed=seed) for seed in range(40)])
+    flipped = np.asarray(layers.RandomFlip(seed=1)(images))
+    turned = np.array([np.array_equal(view, image[::-1, ::-1]) for view, image in zip(flipped, images, strict=True)])
+    np.testing.assert_array_equal(flipped[~turned], images[~turned], "else left as they are: never along one axis")
+    assert 8 < turned.sum() < 32
+
+
+def test_the_keras_layers_mirror_at_the_border_by_default_and_lose_pixels_in_wrap() -> None:
+    row = np.arange(1.0, 7.0).reshape(1, 1, 6, 1)
+    by_two = {"height_factor": 0, "width_factor": (1 / 3, 1 / 3)}
+    assert np.ravel(layers.RandomTranslation(**by_two)(row)).round(5).tolist() == [2, 1, 1, 2, 3, 4]
+    nearest = warp(row[0], STILL | {"ty": -2.0}, Augmentation().fill_mode)
+    assert nearest.ravel().tolist() == [1, 1, 1, 2, 3, 4]
+    for layer in (layers.RandomRotation(0.1), layers.RandomShear(0.1), layers.RandomZoom(0.1)):
+        assert layer.fill_mode == "reflect"
+    whole_width = layers.RandomTranslation(0, (-1, -1), fill_mode="wrap")(row)
+    assert np.ravel(whole_width).tolist() == [1, 2, 3, 4, 1, 1], "1 2 3 4 5 6 again, if wrap were sound"
+
+
+def test_the_keras_layers_act_whenever_called_except_under_training_false_and_return_floats() -> None:
+    images = np.stack([picture(8, 8, dtype=np.uint8, seed=seed) for seed in range(9)])
+    model = Sequential(keras_layers())
+    changed = {"called": model(images), "still": model(images, training=False), "predict": model.predict(images)}
+    assert {how: not np.array_equal(views, images) for how, views in changed.items()} == {
+        "called": True,
+        "still": False,
+        "predict": False,
+    }
+    assert np.asarray(changed["called"]).dtype == np.float32

@@ -1,0 +1,247 @@
+"""What a folder of pictures holds: its classes, its files, and the part that each belongs to."""
+
+import hashlib
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convspec import BadInput
+
+PARTS = ("train", "validation", "test")
+SHARES = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
+LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
+NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.jpg
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a folder of classes, in the order of their classes and names.
+
+    `labels`: int64 (n,), positions in `classes`; `names`: one for each file, CLASS/FILE; `parts`: for each file one of
+    PARTS, or None where the folder does not say. `bad` names what cannot be a picture, `duplicates` what has the same
+    content as another file; neither is among the files.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    names: tuple[str, ...]
+    parts: tuple[str, ...] | None
+    bad: tuple[str, ...]
+    duplicates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    label: str
+    name: str
+    part: str | None = None
+
+
+def find(folder: Path) -> Found:
+    """The pictures of `folder`, in any of these layouts; hidden files and folders are left out.
+
+    One subfolder a class; `train`, `validation` and `test` that each have one; Kaggle's `train/cat.0.jpg`; the public
+    download's `PetImages/Cat/0.jpg`. Cats and dogs in the latter two, complete to number 1999, are split as in listing
+    5.4. The same content under two names is taken once: in the test part rather than in validation or training, else
+    under the first name. Raises BadInput where there are not two classes, or a part lacks one.
+    """
+    bad: list[str] = []
+    present = [part for part in PARTS if (folder / part).is_dir()]
+    if (folder / "PetImages").is_dir():
+        files = _as_in_listing_5_4(_classes(folder / "PetImages", bad))
+    elif numbered := _numbered(folder / "train" if present == ["train"] else folder, bad):
+        files = _as_in_listing_5_4(numbered)
+    elif not present:
+        files = _classes(folder, bad)
+    elif missing := [part for part in PARTS if part not in present]:
+        raise BadInput(
+            f"{str(folder)!r} has {', '.join(present)} but no {', '.join(missing)};"
+            " give all three, or one subfolder a class"
+        )
+    else:
+        files = _parts(folder, bad)
+    classes = tuple(sorted({file.label for file in files}))
+    unique, duplicates = _without_duplicates(files)
+    unique.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
+    known = [file.part for file in unique if file.part]
+    return Found(
+        folder=folder,
+        classes=classes,
+        paths=tuple(file.path for file in unique),
+        labels=np.array([classes.index(file.label) for file in unique], np.int64),
+        names=tuple(file.name for file in unique),
+        parts=tuple(known) if known else None,
+        bad=tuple(bad),
+        duplicates=tuple(duplicates),
+    )
+
+
+def assign(found: Found, good: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The positions of the train, validation and test pictures among `found`'s files, of those that are `good`.
+
+    A folder that is not split yet is split 50 / 25 / 25, stratified, in an order that only the names and the seed
+    fix. Raises BadInput, naming the class, where one is too small for that or has no good picture in a part.
+    """
+    parts = np.array(found.parts) if found.parts else None
+    chosen: list[list[int]] = [[], [], []]
+    for label, name in enumerate(found.classes):
+        members = np.flatnonzero(good & (found.labels == label))
+        if parts is not None:
+            groups = [members[parts[members] == part] for part in PARTS]
+            if empty := [part for part, group in zip(PARTS, groups, strict=True) if not len(group)]:
+                raise _empty(found.folder / empty[0] / name)
+        elif not len(members):
+            raise _empty(found.folder / name)
+        elif len(members) < 4:
+            raise BadInput(
+                f"{str(found.folder)!r}: a class needs at least 4 readable pictures to be split, but {name!r} has"
+                f" {len(members)}"
+            )
+        else:
+            members = members[np.random.RandomState(seed).permutation(len(members))]
+            held_out = [int(len(members) * share) for share in SHARES[1:]]
+            validation, test, train = np.split(members, np.cumsum(held_out))
+            groups = [train, validation, test]
+        for part, group in zip(chosen, groups, strict=True):
+            part.extend(group)
+    return [np.sort(np.array(part, np.int64)) for part in chosen]
+
+
+def _empty(folder: Path) -> BadInput:
+    return BadInput(f"the class {folder.name!r} is empty: no readable picture in {str(folder)!r}")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _classes(folder: Path, bad: list[str], part: str | None = None) -> list[_File]:
+    """The files of each subfolder, which is a class."""
+    classes = _subfolders(folder)
+    if len(classes) < 2:
+        found = f"only the class {classes[0].name!r}" if classes else "no subfolders"
+        raise BadInput(f"{str(folder)!r} has {found}; give at least two subfolders of pictures, one a class")
+    files = []
+    for label in classes:
+        paths = sorted(_regular(label, bad, ()))
+        if not paths:
+            raise _empty(label)
+        files += [_File(path, label.name, path.relative_to(folder).as_posix(), part) for path in paths]
+    return files
+
+
+def _parts(folder: Path, bad: list[str]) -> list[_File]:
+    files, expected = [], None
+    for part in PARTS:
+        of_part = _classes(folder / part, bad, part)
+        classes = sorted({file.label for file in of_part})
+        expected = expected or classes
+        if classes != expected:
+            raise BadInput(
+                f"{str(folder / part)!r} has the classes {', '.join(classes)}; train has {', '.join(expected)}"
+            )
+        files += of_part
+    return files
+
+
+def _numbered(folder: Path, bad: list[str]) -> list[_File]:
+    """Files of a folder without subfolders whose names begin with their class: Kaggle's layout."""
+    if _subfolders(folder):
+        return []
+    odd: list[str] = []
+    files = []
+    for path in _regular(folder, odd, ()):
+        if match := NUMBERED.fullmatch(path.name):
+            files.append(_File(path, match["label"], f"{match['label']}/{path.name}"))
+        else:
+            odd.append(f"{str(path)!r} is not named CLASS.NUMBER, as the others are")
+    if len({file.label for file in files}) < 2:
+        return []
+    bad += odd
+    return files
+
+
+def _as_in_listing_5_4(files: list[_File]) -> list[_File]:
+    """Cats and dogs 0 to 1999, named and split as listing 5.4 does; other files, or too few, as they are."""
+    named = {}
+    for file in files:
+        number = re.search(r"(\d+)\.\w+$", file.path.name)
+        if number and file.label.lower() in ("cat", "dog"):
+            named[file.label.lower(), int(number[1])] = file.path
+    if any((label, number) not in named for label in ("cat", "dog") for number in range(2000)):
+        return files
+    return [
+        _File(path, f"{label}s", f"{label}s/{label}.{number}{path.suffix}", part)
+        for (label, number), path in named.items()
+        for part, numbers in LISTING_5_4.items()
+        if number in numbers
+    ]
+
+
+def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """Regular files at any depth, through links; what else is there goes to `bad` with its reason."""
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        bad.append(f"{str(folder)!r} cannot be listed: {error.strerror}")
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        bad.append(f"{str(folder)!r} is a link to a folder that it is in")
+        return
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        path = Path(entry)
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:
+            bad.append(f"{str(path)!r} is a link that leads nowhere: {error.strerror}")
+            continue
+        if stat.S_ISDIR(mode):
+            yield from _regular(path, bad, (*above, here))
+        elif stat.S_ISREG(mode):
+            yield path
+        else:
+            bad.append(f"{str(path)!r} is not a file but a pipe, socket or device")
+
+
+def _without_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:
+    """One file of each content, and what was left out; only files of equal size are read."""
+    sizes = defaultdict(list)
+    order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
+    for file in order:
+        try:
+            sizes[file.path.stat().st_size].append(file)
+        except OSError:
+            sizes[-1].append(file)  # gone since it was listed: whoever reads it says so
+    unique, duplicates = [], []
+    for size, group in sizes.items():
+        first: dict[bytes, _File] = {}
+        for file in group:
+            if len(group) == 1 or size < 1 or not (content := _digest(file.path)):
+                unique.append(file)
+            elif kept := first.get(content):
+                duplicates.append(f"{str(file.path)!r} is the same picture as {str(kept.path)!r}")
+            else:
+                first[content] = file
+                unique.append(file)
+    return unique, sorted(duplicates)
+
+
+def _digest(path: Path) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None  # whoever reads it as a picture says so
