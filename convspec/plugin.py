@@ -72,6 +72,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-data", action="store_true", help="fail, instead of skipping, where pictures or weights are missing"
     )
     group.addoption(
+        "--strict-images", action="store_true",
+        help="fail at the first file that is no picture (default: leave such files out, count and name them, and fail"
+        " where they are more than 5 %%)",
+    )  # fmt: skip
+    group.addoption(
         "--update-baselines",
         action="store_true",
         help="keep this run's raw results as fixtures/baselines/RUN.json under the root folder",
@@ -118,7 +123,10 @@ class Session:
 
         key = (self.config.option.dataset or recipe.dataset, recipe.size)
         if key not in self._datasets:
-            self._datasets[key] = datasets.load(*key, self.data_root, progress=uncaptured(self.config))
+            most_bad = 0.0 if self.config.option.strict_images else 0.05
+            self._datasets[key] = datasets.load(
+                *key, self.data_root, most_bad=most_bad, progress=uncaptured(self.config)
+            )
         return self._datasets[key]
 
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:
@@ -139,6 +147,11 @@ class Session:
         )
         report.picture(self.runs, self.folder / "ladder.png")
         for group in self.runs.values():
+            recipe, dataset = group[0].recipe, self.dataset(group[0].recipe)
+            report.samples(dataset, self.folder / f"samples-{dataset.name}.png")
+            if recipe.augmentation:
+                report.views(dataset, recipe.augmentation, self.folder / f"views-{dataset.name}.png")
+        for group in self.runs.values():
             for result in group:
                 if self.config.option.update_baselines:
                     result.save(self.config.rootpath / "fixtures" / "baselines" / result.file_name)
@@ -158,6 +171,7 @@ def _in_use(config: pytest.Config) -> bool:
         "seeds",
         "require_gpu",
         "require_data",
+        "strict_images",
         "update_baselines",
         "report",
     )
@@ -281,6 +295,8 @@ def pytest_terminal_summary(
     for line in report.table(session.runs):
         terminalreporter.write_line(line)
     terminalreporter.write_line(report.FOOTNOTE)
+    for line in report.skipped(session.runs):
+        terminalreporter.write_line(line, yellow=True)
     if exitstatus == pytest.ExitCode.INTERRUPTED:
         terminalreporter.write_line(
             "interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True

@@ -1,15 +1,21 @@
-"""The ladder as a table for the terminal, a picture, and a JSON record."""
+"""The ladder as a table for the terminal, a picture, and a JSON record; the pictures it was climbed with."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convspec import regression
+from convspec.augmentation import Augmentation
+from convspec.datasets import Dataset
+from convspec.images import generator
 from convspec.recipes import Result
 from convspec.storage import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Runs = Mapping[str, Sequence[Result]]
 
@@ -21,6 +27,8 @@ COLUMNS = {
     "rung": "<18", "published": "<22", "test": "<21", "val": ">5", "train": ">5", "seeds": ">5",
     "s/run": ">7", "img/s": ">7", "peak MiB": ">8",
 }  # fmt: skip
+COLUMNS_OF_PICTURES = 8
+MOST_ROWS = 10
 
 
 def published(result: Result) -> str:
@@ -104,6 +112,60 @@ def picture(runs: Runs, path: Path) -> None:
     axes.tick_params(left=False)
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def skipped(runs: Runs) -> list[str]:
+    """How many files of each dataset were left out, and why each was."""
+    found = {run.dataset["name"]: run.dataset["skipped"] for group in runs.values() for run in group}
+    lines = []
+    for name, reasons in found.items():
+        if reasons:
+            lines += [f"{name}: {len(reasons)} files left out", *(f"  {reason}" for reason in reasons)]
+    return lines
+
+
+def samples(dataset: Dataset, path: Path) -> None:
+    """The first training pictures of each of up to ten classes, with its name and counts (figure 5.8)."""
+    rows, titles = [], []
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    for label, name in enumerate(dataset.classes[:MOST_ROWS]):
+        rows.append(list(dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:COLUMNS_OF_PICTURES]]))
+        counts = [f"{np.sum(split.labels == label):,} {part}" for part, split in parts.items() if split is not None]
+        titles.append(f"{name}: {', '.join(counts)}")
+    _save_grid(rows, titles, path)
+
+
+def views(dataset: Dataset, augmentation: Augmentation, path: Path, seed: int = 0) -> None:
+    """The first training picture of each of up to ten classes, and how training with `seed` shows it in its first
+    passes (figure 5.11)."""
+    rows, titles = [], []
+    for label, name in enumerate(dataset.classes[:MOST_ROWS]):
+        index = np.flatnonzero(dataset.train.labels == label)[0]
+        picture = dataset.train.images[index]
+        shown = [augmentation(picture, generator(seed, number, index)) for number in range(COLUMNS_OF_PICTURES - 1)]
+        rows.append([picture, *shown])
+        titles.append(f"{name}: {dataset.train.names[index]}, then as augmented")
+    _save_grid(rows, titles, path)
+
+
+def _save_grid(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    height = 1.45 * len(rows)
+    figure = Figure(figsize=(1.2 * COLUMNS_OF_PICTURES, height))
+    figure.subplots_adjust(0.005, 0.05 / height, 0.995, 1 - 0.25 / height, wspace=0.04, hspace=0.25)
+    grid = figure.subplots(len(rows), COLUMNS_OF_PICTURES, squeeze=False)
+    for row, pictures, title in zip(grid, rows, titles, strict=True):
+        row[0].set_title(ascii(title)[1:-1], loc="left", fontsize=9, parse_math=False)
+        for axes in row:
+            axes.axis("off")
+        for axes, picture in zip(row, pictures, strict=False):
+            axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as partial:
         figure.savefig(partial, dpi=110)
 

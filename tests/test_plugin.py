@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from test_report import result as result_of
 
 from convspec import shapes
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LADDER = str(ROOT / "benchmarks" / "test_ladder.py")
 OPTIONS = (
     "--scale", "--dataset", "--data-root", "--weights", "--rungs", "--seeds", "--require-gpu", "--require-data",
-    "--update-baselines", "--report",
+    "--strict-images", "--update-baselines", "--report",
 )  # fmt: skip
 
 
@@ -176,6 +177,18 @@ def test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session(
     assert session.dataset(large) is session.dataset(large)
 
 
+def test_a_session_with_an_augmented_rung_shows_the_views_and_one_without_does_not(
+    pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    from convspec.plugin import SESSION
+
+    session = pytester.parseconfigure("--dataset", str(few_pictures), "--report", str(pytester.path)).stash[SESSION]
+    for rung, shown in (("from_scratch", False), ("augmented", True)):
+        session.runs[rung] = [result_of(rung, "mini", 0.8)]
+        session.finish()
+        assert (pytester.path / "views-holiday.png").is_file() == shown, rung
+
+
 def ladder(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """The benchmarks as a user of the installed plugin runs them, from a folder of their own."""
     return pytester.runpytest_inprocess(LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", *arguments)
@@ -219,7 +232,8 @@ def test_the_ladder_runs_on_a_users_own_folder_and_ends_in_table_picture_and_rec
     assert re.search(r"dense_baseline +- +0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\].* 2 +[\d.]+ +\d+ +\d+\n", text)
     assert text.index("dense_baseline  ") < text.index("feature_extraction  "), "in the ladder's order"
     assert (pytester.path / ".convspec" / "ladder.json").is_file()
-    assert (pytester.path / ".convspec" / "ladder.png").is_file()
+    for name in ("ladder", "samples-holiday"):
+        assert (pytester.path / ".convspec" / f"{name}.png").is_file(), name
     assert len(list((pytester.path / ".convspec" / "models").glob("*.keras"))) == 4
     assert not list((pytester.path / ".convspec" / "unfinished").iterdir())
 
@@ -235,7 +249,19 @@ def test_a_picture_that_is_none_is_skipped_counted_and_named(pytester: pytest.Py
     (few_pictures / "fish" / "notes.jpg").write_text("not a picture")
     result = fresh_ladder(pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1")
     assert result.ret == pytest.ExitCode.OK
-    assert re.search(r"skipped: .*notes.jpg' is not a readable picture", lines(result))
+    assert re.search(r"holiday: 1 files left out\n +'.*notes.jpg' is not a readable picture", lines(result))
+
+
+def test_under_strict_images_the_first_file_that_is_no_picture_fails_in_one_line(
+    pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    (few_pictures / "fish" / "notes.jpg").write_text("not a picture")
+    result = ladder(
+        pytester, "--dataset", str(few_pictures), "--strict-images", "--rungs", "dense_baseline", "-k", "test_rung"
+    )
+    result.assert_outcomes(failed=1)
+    assert "notes.jpg' is not a readable picture" in lines(result)
+    assert "Traceback" not in lines(result)
 
 
 @pytest.mark.parametrize(

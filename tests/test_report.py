@@ -1,6 +1,7 @@
 """The table, the picture and the record say what the runs say."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convspec import report
-from convspec.recipes import Result, find_recipe
+from convspec import images, report
+from convspec.datasets import Dataset, Split
+from convspec.recipes import CHAPTER_AUGMENTATION, Result, find_recipe
 
 
 def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -114,3 +116,46 @@ def test_the_first_rung_is_drawn_at_the_top(tmp_path: Path) -> None:
         pictures.append(np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"), float))
     rows = np.flatnonzero(np.abs(pictures[0] - pictures[1]).sum(axis=1))
     assert rows.max() < len(pictures[0]) / 2, "the first rung's dot, interval and mean stand in the upper half"
+
+
+RED, BLUE = (220, 0, 0), (0, 0, 220)
+
+
+@pytest.fixture
+def flags() -> Dataset:
+    """Red pictures, then blue ones, each with a white corner."""
+    pictures = np.array([[[colour] * 12] * 12 for colour in (RED, BLUE) for _ in range(3)], np.uint8)
+    pictures[:, :6, :6] = 255
+    split = Split(pictures, np.repeat([0, 1], 3), tuple("abcdef"))
+    return Dataset("flags", ("caf\udce9 $x$", "other\nname"), split, None, split)
+
+
+@pytest.mark.parametrize("draw", [report.samples, lambda *a: report.views(a[0], CHAPTER_AUGMENTATION, a[1])])
+def test_each_class_has_a_row_of_its_own_pictures(draw: Callable, flags: Dataset, tmp_path: Path) -> None:
+    draw(flags, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
+    half = len(grid) // 2
+    for rows, colour, other in ((grid[:half], RED, BLUE), (grid[half:], BLUE, RED)):
+        assert (np.abs(rows - colour).sum(axis=-1) < 9).mean() > 0.1, f"a row should show {colour}"
+        assert not (np.abs(rows - other).sum(axis=-1) < 9).any(), f"a row should not show {other}"
+
+
+def test_the_views_are_those_that_training_sees(
+    flags: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[np.ndarray]] = []
+    monkeypatch.setattr(report, "_save_grid", lambda rows, titles, path: drawn.extend(rows))
+    report.views(flags, CHAPTER_AUGMENTATION, tmp_path, seed=3)
+    batches = images.Batches(flags.train.images, np.arange(6), 6, images.unchanged)
+    stream = images.stream(batches, 3, CHAPTER_AUGMENTATION)
+    for place, (inputs, indices) in zip(range(1, 8), stream, strict=False):
+        for row, index in zip(drawn, (0, 3), strict=True):
+            np.testing.assert_array_equal(row[place], inputs[list(indices).index(index)])
+    np.testing.assert_array_equal(drawn[1][0], flags.train.images[3], "the first is the picture itself")
+
+
+def test_what_was_left_out_is_counted_and_named_once_for_each_dataset() -> None:
+    some = result("augmented", "mini", 0.8)
+    runs = {"augmented": [some, some], "fine_tuned": [result("fine_tuned", "mini", 0.8, dataset="whole")]}
+    some.dataset["skipped"] += ["'a.jpg' is empty", "'b.jpg' is a copy"]
+    assert report.skipped(runs) == ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]
