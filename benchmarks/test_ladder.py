@@ -20,9 +20,9 @@ STEPS = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function is test_rung:
-        chosen = metafunc.config.option.rungs or recipes.RUNGS
-        # In the ladder's order, whatever order they were named in: a rung may start from the one before.
-        metafunc.parametrize("rung", [name for name in recipes.RUNGS if name in chosen])
+        option = metafunc.config.option
+        climbed = recipes.climb(option.scale, option.mode, option.rungs or recipes.RUNGS)
+        metafunc.parametrize("rung", [recipe.name for recipe in climbed])
 
 
 def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureRequest) -> None:

@@ -8,8 +8,8 @@ Keras 3 replaces `ImageDataGenerator` by preprocessing layers (tests/test_augmen
 module):
 
     listing 5.11              layer today                          what differs
-    rotation_range=40         RandomRotation(40 / 360)             fraction of a full turn, 40 is refused; positive turns
-                                                                   counterclockwise, theta clockwise
+    rotation_range=40         RandomRotation(40 / 360)             fraction of a full turn, 40 is refused; a positive
+                                                                   number turns counterclockwise, theta clockwise
     width_shift_range=0.2,    RandomTranslation(0.2, 0.2)          height first; positive moves the picture down and
     height_shift_range=0.2                                         right, here tx and ty move it up and left
     shear_range=0.2           RandomShear(y_factor=0.0035)         tangent of the angle: 0.2 would be 11 degrees; about

@@ -1,8 +1,13 @@
-"""The base run once: its output for every picture, kept on disk."""
+"""The base run once: its output for every picture, written as it is computed, kept on disk, never mixed up."""
 
+import errno
 import hashlib
+import io
+import json
+import os
+import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import keras
 import numpy as np
@@ -14,50 +19,130 @@ from convspec.storage import DAMAGED, replacing
 from convspec.training import Clock
 
 
-def _key(base: keras.Model, batches: Batches) -> str:
-    """What the features depend on: the base and its weights, the pictures, and how they are prepared."""
-    digest = hashlib.sha256(repr((keras.backend.backend(), keras.__version__, base.name, base.input_shape)).encode())
-    for weight in base.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    digest.update(np.ascontiguousarray(batches.inputs).tobytes())
-    # The probe stands for the preprocessing, whatever function that is.
-    probe = batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))
-    digest.update(np.ascontiguousarray(probe).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def extract(
     base: keras.Model,
     batches: Batches,
     folder: Path,
     *,
+    dtype: str = "float32",
     clock: Clock,
     title: str = "",
     progress: TextIO | None = None,
 ) -> np.ndarray:
-    """The base's output for every picture of `batches`, in order: float32 (n, *base.output_shape[1:]) (listing 5.17).
+    """The base's output for every picture of `batches`, in order: (n, *base.output_shape[1:]) of `dtype`, mapped into
+    memory (listing 5.17).
 
-    Computed once and kept in `folder`, beside the seconds that it took, which count under the phase "features"
-    whether or not it was computed in this run.
+    Computed once and kept in `folder`, a store for each base, cut, weights, pictures, preprocessing, augmented view,
+    batch size, dtype and version. A store grows picture by picture under the name of a partial one, so that an
+    interrupted run goes on where it was killed, and gets its own name when it is whole. The seconds that it took count
+    under the phase "features" whether or not it was computed in this run. Raises BadInput for a store that is damaged
+    or was made for something else, and where there is no room for it.
     """
-    file = folder / f"{base.name}-{_key(base, batches)}.npz"
-    if file.is_file():
+    identity = _identity(base, batches, dtype)
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    store = folder / f"{base.name}-{key}"
+    if not store.is_dir():
         try:
-            with np.load(file) as kept:
-                clock.seconds["features"] += float(kept["seconds"])
-                return kept["features"]
-        except DAMAGED as error:
+            _compute(base, batches, store, identity, title, progress)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
             raise BadInput(
-                f"the features in {str(file)!r} are damaged ({error}); delete it to compute them again"
+                f"no room for the features of {len(batches.inputs)} pictures in {str(folder)!r}: free some, or name"
+                " another folder with --report; what is computed is kept"
             ) from error
-    own = Clock()
-    with own("features"), progress_bar(len(batches.inputs), title, "picture", progress) as bar:
-        parts = []
-        for number in range(len(batches)):
-            parts.append(np.asarray(base.predict_on_batch(batches[number][0]), np.float32))
-            bar.update(len(parts[-1]))
-        features = np.concatenate(parts)
-    with replacing(file) as partial:
-        np.savez(partial, features=features, seconds=own.seconds["features"])
-    clock.seconds["features"] += own.seconds["features"]
-    return features
+    try:
+        return _open(store, identity, batches, clock)
+    except DAMAGED as error:
+        raise BadInput(
+            f"the features in {str(store)!r} cannot be used: {error}; delete that folder to compute them again"
+        ) from error
+
+
+def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]:
+    """What the features depend on."""
+    weights = hashlib.sha256()
+    for weight in base.get_weights():
+        weights.update(np.ascontiguousarray(weight).data)
+    # The probe stands for the preprocessing, whatever function that is.
+    probe = batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))
+    return {
+        "base": base.name,
+        "cut": [base.layers[-1].name, list(base.output_shape[1:])],
+        "weights": weights.hexdigest(),
+        "pictures": _digest(batches.inputs),
+        "labels": _digest(batches.labels),
+        "preprocessing": _digest(probe),
+        "view": repr(batches.view),
+        "batch": batches.batch_size,
+        "dtype": [dtype, base.compute_dtype],
+        "backend": [keras.backend.backend(), keras.__version__],
+    }
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _compute(
+    base: keras.Model, batches: Batches, store: Path, identity: dict[str, Any], title: str, progress: TextIO | None
+) -> None:
+    """Append what is missing to the partial store, and give it its name."""
+    partial = store.with_name(f"{store.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    shape, dtype = (len(batches.inputs), *base.output_shape[1:]), np.dtype(identity["dtype"][0])
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_2_0(
+        buffer, {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
+    )
+    header = buffer.getvalue()
+    row = int(np.prod(shape[1:])) * dtype.itemsize
+    spent = partial / "seconds.json"
+    seconds = json.loads(spent.read_text()) if spent.is_file() else 0.0
+    with open(partial / "features.npy", "ab+") as file:
+        # Whole batches are kept: the same batches give the same bytes, however often the run was killed.
+        done = max(file.tell() - len(header), 0) // (row * batches.batch_size)
+        done = min(done, len(batches))
+        file.truncate(len(header) + done * row * batches.batch_size if done else 0)
+        if not done:
+            file.write(header)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
+        first = min(done * batches.batch_size, shape[0])
+        with progress_bar(shape[0], title, "picture", progress, first) as bar:
+            began = saved = time.perf_counter()
+            for number in range(done, len(batches)):
+                with np.errstate(over="ignore"):
+                    output = np.asarray(keras.ops.convert_to_numpy(base.predict_on_batch(batches[number][0])), dtype)
+                if not np.isfinite(output).all():
+                    raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
+                file.write(output.data)
+                digest.update(output.data)
+                bar.update(len(output))
+                now = time.perf_counter()
+                if now - saved > 1:
+                    file.flush()
+                    with replacing(spent) as new:
+                        new.write_text(json.dumps(seconds + now - began))
+                    saved = now
+            seconds += time.perf_counter() - began
+    np.save(partial / "labels.npy", batches.labels)
+    record = {"identity": identity, "seconds": round(seconds, 3), "sha256": digest.hexdigest()}
+    (partial / "store.json").write_text(json.dumps(record, indent=1))
+    spent.unlink(missing_ok=True)
+    os.replace(partial, store)
+
+
+def _open(store: Path, identity: dict[str, Any], batches: Batches, clock: Clock) -> np.ndarray:
+    record = json.loads((store / "store.json").read_text())
+    if differing := [name for name in identity if record["identity"][name] != identity[name]]:
+        raise ValueError(f"they were made for another {', '.join(differing)}")
+    with open(store / "features.npy", "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
+            raise ValueError("their checksum is not that of the record")
+    if not np.array_equal(np.load(store / "labels.npy"), batches.labels):
+        raise ValueError("they stand beside other labels")
+    clock.seconds["features"] += float(record["seconds"])
+    return np.load(store / "features.npy", mmap_mode="r")

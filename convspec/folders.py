@@ -58,7 +58,7 @@ def find(folder: Path) -> Found:
     present = [part for part in PARTS if (folder / part).is_dir()]
     if (folder / "PetImages").is_dir():
         files = _as_in_listing_5_4(_classes(folder / "PetImages", bad))
-    elif numbered := _numbered(folder / "train" if present == ["train"] else folder, bad):
+    elif numbered := _numbered(folder / "train" if "train" in present else folder, bad):
         files = _as_in_listing_5_4(numbered)
     elif not present:
         files = _classes(folder, bad)
@@ -122,18 +122,25 @@ def _empty(folder: Path) -> BadInput:
 
 def _subfolders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        paths = sorted(Path(entry) for entry in entries if not entry.name.startswith("."))
+    return [path for path in paths if path.is_dir()]  # unlike an entry's, not an error for a link to itself
 
 
 def _classes(folder: Path, bad: list[str], part: str | None = None) -> list[_File]:
     """The files of each subfolder, which is a class."""
-    classes = _subfolders(folder)
+    above = tuple(_identity(parent.stat()) for parent in [folder, *folder.absolute().parents])
+    classes = []
+    for label in _subfolders(folder):
+        if _identity(label.stat()) in above:
+            bad.append(_loop(label))
+        else:
+            classes.append(label)
     if len(classes) < 2:
         found = f"only the class {classes[0].name!r}" if classes else "no subfolders"
         raise BadInput(f"{str(folder)!r} has {found}; give at least two subfolders of pictures, one a class")
     files = []
     for label in classes:
-        paths = sorted(_regular(label, bad, ()))
+        paths = sorted(_regular(label, bad, above))
         if not paths:
             raise _empty(label)
         files += [_File(path, label.name, path.relative_to(folder).as_posix(), part) for path in paths]
@@ -173,11 +180,11 @@ def _numbered(folder: Path, bad: list[str]) -> list[_File]:
 
 def _as_in_listing_5_4(files: list[_File]) -> list[_File]:
     """Cats and dogs 0 to 1999, named and split as listing 5.4 does; other files, or too few, as they are."""
-    named = {}
+    named: dict[tuple[str, int], Path] = {}
     for file in files:
         number = re.search(r"(\d+)\.\w+$", file.path.name)
         if number and file.label.lower() in ("cat", "dog"):
-            named[file.label.lower(), int(number[1])] = file.path
+            named.setdefault((file.label.lower(), int(number[1])), file.path)
     if any((label, number) not in named for label in ("cat", "dog") for number in range(2000)):
         return files
     return [
@@ -197,9 +204,9 @@ def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -
     except OSError as error:
         bad.append(f"{str(folder)!r} cannot be listed: {error.strerror}")
         return
-    here = (status.st_dev, status.st_ino)
+    here = _identity(status)
     if here in above:
-        bad.append(f"{str(folder)!r} is a link to a folder that it is in")
+        bad.append(_loop(folder))
         return
     for entry in sorted(entries, key=lambda entry: entry.name):
         path = Path(entry)
@@ -214,6 +221,14 @@ def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -
             yield path
         else:
             bad.append(f"{str(path)!r} is not a file but a pipe, socket or device")
+
+
+def _loop(folder: Path) -> str:
+    return f"{str(folder)!r} is a link to a folder that it is in"
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _without_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:

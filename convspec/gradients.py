@@ -1,6 +1,7 @@
 """The only room that knows which Keras backend is running."""
 
 import os
+from collections.abc import Callable
 
 import keras
 
@@ -33,15 +34,66 @@ def accelerators() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads() -> int:
     """Threads that one operation may use; where the backend does not say, the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.config.threading.get_intra_op_parallelism_threads() or cores
+        return tf.config.threading.get_intra_op_parallelism_threads() or cores()
     if keras.backend.backend() == "torch":
         import torch
 
         return torch.get_num_threads()
-    return cores
+    return cores()
+
+
+def synchronise(value: object) -> None:
+    """Return when `value`, arrays that the backend was asked for, is there: accelerators work on behind a call that
+    has returned, so a clock is read after this only."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.test.experimental.sync_devices()
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        jax.block_until_ready(value)
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+def device_memory() -> Callable[[], int | None]:
+    """Begin to watch the first accelerator's memory: what is returned tells the peak since, in bytes.
+
+    It tells None where that is not known: on a CPU, and in JAX, whose peak is that of the whole process, unless it
+    has risen since.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            return lambda: None
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def peak() -> int:
+            return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)  # no statistics on a CPU
+
+        before = peak()
+        return lambda: now if (now := peak()) > before else None
+    import torch
+
+    if not torch.cuda.is_available():
+        return lambda: None
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.max_memory_allocated

@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
+import cv2
 import keras
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,9 +29,15 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
     "box": Image.Resampling.BOX,
     "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
+}
+REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
 }
 MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures; more than that are kept in a file
+AT_ONCE = 256  # pictures that wait to be decoded: each takes as much memory as a small one
 # What Pillow raises for damaged pictures.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 
@@ -47,17 +54,18 @@ def load_image(path: Path | str, size: int | None = None, interpolation: str = "
     Equals `keras.utils.load_img(path, target_size=(size, size), interpolation=interpolation)`, which the chapter uses
     (listings 5.7 and 5.12), but for what that shows otherwise than a person sees it: pictures that their EXIF data
     turn are turned, transparent ones lie on white, 16-bit grey is scaled to 8 bits. One more interpolation, "area", is
-    the fast way: a JPEG decoder skips resolution that is not needed, and each pixel is the mean of those it covers.
-    Raises UnreadableImage, naming the file and the reason, for anything that is not one whole picture: also for
-    animations, more than MOST_PIXELS (before they are decoded), and a side of one pixel.
+    the fast way: the JPEG decoder leaves out resolution that is not needed, and each pixel is the mean of those that it
+    covers where it covers two in a row or more, else bilinear. Raises UnreadableImage, naming the file and the
+    reason, for anything that is not one whole picture: also for animations, more than MOST_PIXELS (before they are
+    decoded), and a side of one pixel.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    if interpolation not in INTERPOLATIONS and interpolation != "area":
+        raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
             _refuse(picture)
             if interpolation == "area" and size:
-                picture.draft(None, (size, size))
+                return _by_area(picture, file, size)
             rgb = _as_seen(picture)
             return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]) if size else rgb)
     except FileNotFoundError:
@@ -81,6 +89,7 @@ def _refuse(picture: Image.Image) -> None:
 
 def _as_seen(picture: Image.Image) -> Image.Image:
     """In RGB, as a person would see it."""
+    picture.load()
     with suppress(*_DAMAGED):  # EXIF data that cannot be read: viewers show the picture as it lies
         ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion cuts off at 255
@@ -89,7 +98,24 @@ def _as_seen(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _by_area(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray:
+    pixels = None
+    if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
+        least = min(picture.size)
+        file.seek(0)
+        data = file.read()
+        if data.rstrip(b"\0").endswith(b"\xff\xd9"):  # else it may be cut off, which OpenCV fills up with grey
+            # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
+            reduced = next(flag for step, flag in REDUCED.items() if step == 1 or least >= 0.75 * step * size)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced)
+    if pixels is None:
+        pixels = cv2.cvtColor(np.asarray(_as_seen(picture)), cv2.COLOR_RGB2BGR)
+    covered = max(pixels.shape[:2]) / size
+    pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR if covered < 2 else cv2.INTER_AREA)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def load_images(
@@ -122,10 +148,12 @@ def load_images(
         progress_bar(len(paths), "reading pictures", "file", progress) as bar,
     ):
         try:
-            for _ in pool.map(decode, range(len(paths))):
-                bar.update()
-                if strict and failures:
-                    raise UnreadableImage(failures[min(failures)])
+            for start in range(0, len(paths), AT_ONCE):
+                positions = range(start, min(start + AT_ONCE, len(paths)))
+                for position, _ in zip(positions, pool.map(decode, positions), strict=True):
+                    bar.update()
+                    if strict and position in failures:
+                        raise UnreadableImage(failures[position])
         finally:
             pool.shutdown(cancel_futures=True)
     return images, dict(sorted(failures.items()))
@@ -158,6 +186,8 @@ def unchanged(inputs: np.ndarray) -> np.ndarray:
 class Batches(keras.utils.PyDataset):
     """All inputs once, in order, never augmented: for evaluation and for the base's features."""
 
+    view: object = None
+
     def __init__(self, inputs: np.ndarray, labels: np.ndarray, batch_size: int, prepare: Prepare) -> None:
         super().__init__()
         self.inputs, self.labels, self.batch_size, self.prepare = inputs, labels, batch_size, prepare
@@ -170,8 +200,27 @@ class Batches(keras.utils.PyDataset):
         return self.prepare(self.inputs[chosen].astype(np.float32)), self.labels[chosen]
 
 
+def generator(seed: int, number: int, index: int) -> np.random.Generator:
+    """What decides how picture `index` is augmented in pass `number` of training with `seed`."""
+    return np.random.default_rng([seed, number, index])
+
+
+class View(Batches):
+    """The same pictures in the same order, each as training with `seed` shows it in pass `number`."""
+
+    def __init__(self, batches: Batches, augmentation: Augmentation, seed: int, number: int) -> None:
+        super().__init__(batches.inputs, batches.labels, batches.batch_size, batches.prepare)
+        self.view = (augmentation, seed, number)
+        self.shown = lambda index: augmentation(self.inputs[index], generator(seed, number, index))
+
+    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = range(len(self.inputs))[batch * self.batch_size : (batch + 1) * self.batch_size]
+        views = np.stack([self.shown(index) for index in chosen])
+        return self.prepare(views.astype(np.float32)), self.labels[chosen.start : chosen.stop]
+
+
 def stream(
-    batches: Batches,
+    batches: Batches | Sequence[Batches],
     seed: int,
     augmentation: Augmentation | None = None,
     start: int = 0,
@@ -181,9 +230,12 @@ def stream(
 
     Each pass over the inputs has its own order, and each picture in each pass its own transform; both depend
     on the seed and the position alone, so a stream that starts later continues the same sequence, and any number of
-    `threads` (None: one a core), which prepare batches ahead, gives the same batches.
+    `threads` (None: one a core), which prepare batches ahead, gives the same batches. Of several `batches`, views of
+    the same pictures, each pass shows the next.
     """
-    count, size = len(batches.inputs), batches.batch_size
+    sources: list[Batches] = [batches] if isinstance(batches, Batches) else list(batches)
+    labels, size, prepare = sources[0].labels, sources[0].batch_size, sources[0].prepare
+    count = len(labels)
 
     @lru_cache(maxsize=4)
     def order(number: int) -> np.ndarray:
@@ -193,12 +245,12 @@ def stream(
         views, chosen = [], []
         for number, within in (divmod(batch * size + slot, count) for slot in range(size)):
             index = order(number)[within]
-            image = batches.inputs[index]
+            image = sources[number % len(sources)].inputs[index]
             if augmentation is not None:
-                image = augmentation(image, np.random.default_rng([seed, number, index]))
+                image = augmentation(image, generator(seed, number, index))
             views.append(image)
             chosen.append(index)
-        return batches.prepare(np.stack(views).astype(np.float32)), batches.labels[chosen]
+        return prepare(np.stack(views).astype(np.float32)), labels[chosen]
 
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:

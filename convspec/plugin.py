@@ -60,6 +60,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rungs", metavar="A,B", type=_names, help="run only these rungs of the ladder (default: all seven)"
     )
     group.addoption(
+        "--mode", choices=("literal", "fast", "both"), default="literal",
+        help="literal (default): every rung as its listings have it; fast: the frozen part of a base sees each picture"
+        " once, and feature extraction ends in a linear probe; both: one beside the other",
+    )  # fmt: skip
+    group.addoption(
         "--seeds",
         metavar="N",
         type=_positive,
@@ -99,7 +104,7 @@ class Session:
         given, default = option.report, config.rootpath / ".convspec"
         self.folder: Path = (config.invocation_params.dir / given.expanduser()).resolve() if given else default
         self.runs: dict[str, list[Result]] = {}
-        self._datasets: dict[tuple[str, int], Dataset] = {}
+        self._datasets: dict[tuple[str, int, str], Dataset] = {}
 
     @property
     def data_root(self) -> Path:
@@ -121,11 +126,19 @@ class Session:
         """The recipe's dataset or the one of --dataset, loaded once a session."""
         from convspec import datasets
 
-        key = (self.config.option.dataset or recipe.dataset, recipe.size)
+        name, size, interpolation = key = (
+            self.config.option.dataset or recipe.dataset,
+            recipe.size,
+            recipe.interpolation,
+        )
         if key not in self._datasets:
-            most_bad = 0.0 if self.config.option.strict_images else 0.05
             self._datasets[key] = datasets.load(
-                *key, self.data_root, most_bad=most_bad, progress=uncaptured(self.config)
+                name,
+                size,
+                self.data_root,
+                interpolation=interpolation,
+                most_bad=0.0 if self.config.option.strict_images else 0.05,
+                progress=uncaptured(self.config),
             )
         return self._datasets[key]
 
@@ -178,6 +191,7 @@ def _in_use(config: pytest.Config) -> bool:
     return (
         any(config.getoption(name) for name in group)
         or config.option.scale != "mini"
+        or config.option.mode != "literal"
         or (config.rootpath / "convspec" / "plugin.py").is_file()
         or any(argument.partition(".")[0] == "convspec" for argument in config.args)
     )

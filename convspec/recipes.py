@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,8 +23,11 @@ class Recipe:
     """One rung: dataset, model, optimizer (RMSprop at `learning_rate`), schedule and augmentation as plain data.
 
     `steps` None means one pass over the training pictures an epoch. `thaw` names the first trainable layer of the
-    base; None freezes it all. `starts_from` is the rung whose trained model this one goes on with. `published`
-    holds the chapter's accuracies by part, (lowest, highest) where it names more than one.
+    base; None freezes it all. `starts_from` is the rung whose trained model this one goes on with. `interpolation`
+    resizes the pictures, `preprocessing` is "rescale" or "base", which is what the base's weights were trained with.
+    With `views` the frozen part of the base sees that many augmented views of each picture once, in `precision`,
+    and training takes them in turn; with 0 it runs in every step, as in the listings. `published` holds the chapter's
+    accuracies by part, (lowest, highest) where it names more than one.
     """
 
     name: str
@@ -42,6 +46,10 @@ class Recipe:
     thaw: str | None = None
     starts_from: "Recipe | None" = None
     augmentation: Augmentation | None = None
+    interpolation: str = "nearest"
+    preprocessing: str = "rescale"
+    views: int = 0
+    precision: str = "float32"
     published: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -57,6 +65,21 @@ CHAPTER_AUGMENTATION = Augmentation(
 
 def _ladder(*rungs: Recipe) -> dict[str, Recipe]:
     return {rung.name: rung for rung in rungs}
+
+
+def _fast(rungs: dict[str, Recipe], views: int, **probe: Any) -> dict[str, Recipe]:
+    """The rungs with a base as an expert climbs them: the frozen part of the base sees each view once. Schedules are
+    the listings', but for feature extraction, which becomes a linear probe."""
+    cached: dict[str, Any] = {"views": views, "precision": "fast", "published": {}}
+    frozen = replace(rungs["frozen_end_to_end"], name="frozen_end_to_end_fast", **cached)
+    return _ladder(
+        replace(
+            rungs["feature_extraction"], name="feature_extraction_fast", model="linear_probe", dropout=0.0, epochs=1,
+            interpolation="area", preprocessing="base", precision="fast", published={}, **probe,
+        ),
+        frozen,
+        replace(rungs["fine_tuned"], name="fine_tuned_fast", starts_from=frozen, **cached),
+    )  # fmt: skip
 
 
 def _full() -> dict[str, Recipe]:
@@ -124,8 +147,22 @@ def _mini() -> dict[str, Recipe]:
     )
 
 
-RECIPES: dict[str, dict[str, Recipe]] = {"mini": _mini(), "full": _full()}
-RUNGS = tuple(RECIPES["full"])
+RUNGS = tuple(_full())
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "mini": _mini() | _fast(_mini(), views=2),
+    "full": _full() | _fast(_full(), views=5, size=224),
+}
+
+
+def climb(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
+    """The recipes of those rungs in the ladder's order, which a rung that starts from another needs: as in the
+    listings ("literal"), as an expert climbs them ("fast"; a rung without a base is the same), or "both"."""
+    recipes = RECIPES[scale]
+    forms = {"literal": ("{}",), "fast": ("{}_fast",), "both": ("{}", "{}_fast")}[mode]
+    names = [form.format(rung) for rung in RUNGS if rung in rungs for form in forms]
+    return list(
+        {name: recipes[name] for name in (n if n in recipes else n.removesuffix("_fast") for n in names)}.values()
+    )
 
 
 @dataclass(frozen=True)
@@ -134,7 +171,8 @@ class Result:
 
     `history` holds one value an epoch for each metric; `predicted` and `confidence` the class given to each test
     picture and the probability given to it; `seconds` the time by phase; `dataset`, `weights` and `machine` what it
-    was run with and on.
+    was run with and on; `base_pictures` how many pictures went through the base, None where none did or it was not
+    counted.
     """
 
     recipe: Recipe
@@ -151,6 +189,7 @@ class Result:
     images_per_second: float
     peak_memory_mib: int
     machine: dict[str, Any]
+    base_pictures: int | None = None
 
     @property
     def validation_accuracy(self) -> float | None:
@@ -196,8 +235,8 @@ def _recipe_from(content: dict[str, Any]) -> Recipe:
 
 
 def find_recipe(name: str, scale: str) -> Recipe:
-    """The rung of that name; BadInput, listing the rungs, for any other."""
-    if name not in RUNGS:
+    """The rung of that name, or its fast form; BadInput, listing the rungs, for any other."""
+    if name not in RECIPES[scale]:
         raise BadInput(f"unknown rung {name!r}; choose from {', '.join(RUNGS)}")
     return RECIPES[scale][name]
 
@@ -205,7 +244,8 @@ def find_recipe(name: str, scale: str) -> Recipe:
 def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
     """A name for one run, such as "augmented-shapes-seed0-1a2b3c4d": equal only where everything that decides the
     outcome is equal (recipe, pictures, seed, weights, versions)."""
-    parts = [asdict(recipe), dataset.fingerprint, _weights_name(recipe, weights), hardware.versions()]
+    weights_name = _weights_name(recipe, weights)
+    parts = [asdict(recipe), dataset.fingerprint, weights_name, hardware.versions(), _precision(recipe)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
@@ -247,35 +287,57 @@ def run(
             for part, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
             if split is not None
         }
-        trainee = model
-        if recipe.model == "feature_classifier" and base is not None:
-            trainee = model.layers[-1]
-            for part, pictures in parts.items():
-                recorded = features.extract(
-                    base,
-                    pictures,
+        pictures = {part: len(batches.labels) for part, batches in parts.items()}
+        steps = recipe.steps or -(-pictures["train"] // recipe.batch_size)
+        passes, augmentation = [parts["train"]], recipe.augmentation
+        trunk, trainee = _cut(recipe, model, base)
+        if trunk is None:
+            through_base = (
+                recipe.epochs * (steps * recipe.batch_size + pictures.get("validation", 0)) + pictures["test"]
+            )
+        else:
+            augmentation = None
+            through_base = max(recipe.views, 1) * pictures["train"] + pictures.get("validation", 0) + pictures["test"]
+
+            def recorded(batches: images.Batches, name: str) -> images.Batches:
+                found = features.extract(
+                    trunk,
+                    batches,
                     folder / "features",
+                    dtype="float16" if recipe.views else "float32",
                     clock=clock,
-                    title=f"{title}: {part} features",
+                    title=f"{title}: {name} features",
                     progress=progress,
                 )
-                parts[part] = images.Batches(recorded, pictures.labels, pictures.batch_size, images.unchanged)
-        training.compile_model(trainee, recipe.learning_rate)
+                return images.Batches(found, batches.labels, batches.batch_size, images.unchanged)
+
+            if recipe.views and recipe.augmentation:
+                passes = [
+                    recorded(images.View(parts["train"], recipe.augmentation, seed, number), f"view {number + 1}")
+                    for number in range(recipe.views)
+                ]
+            else:
+                passes = [recorded(parts["train"], "train")]
+            parts |= {part: recorded(batches, part) for part, batches in parts.items() if part != "train"}
         checkpoint = training.Checkpoint(folder / "checkpoints" / f"{key}.npz", key)
-        history = checkpoint.restore(trainee, clock)
-        steps = recipe.steps or -(-len(dataset.train) // recipe.batch_size)
-        training.fit(
-            trainee,
-            images.stream(parts["train"], seed, recipe.augmentation, start=len(history.get("loss", [])) * steps),
-            recipe.epochs,
-            steps,
-            parts.get("validation"),
-            clock=clock,
-            history=history,
-            checkpoint=checkpoint,
-            title=title,
-            progress=progress,
-        )
+        if recipe.model == "linear_probe":
+            with clock("train"):
+                history = training.fit_linear(trainee.layers[-1], passes[0], parts.get("validation", passes[0]))
+        else:
+            training.compile_model(trainee, recipe.learning_rate)
+            history = checkpoint.restore(trainee, clock)
+            training.fit(
+                trainee,
+                images.stream(passes, seed, augmentation, start=len(history.get("loss", [])) * steps),
+                recipe.epochs,
+                steps,
+                parts.get("validation"),
+                clock=clock,
+                history=history,
+                checkpoint=checkpoint,
+                title=title,
+                progress=progress,
+            )
         with clock("evaluate"):
             probabilities = trainee.predict(parts["test"], verbose=0)
     with clock("save"), replacing(folder / "models" / f"{key}.keras") as partial:
@@ -289,7 +351,7 @@ def run(
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
             "classes": list(dataset.classes),
-            "pictures": {part: len(batches.labels) for part, batches in parts.items()},
+            "pictures": pictures,
             "skipped": list(dataset.skipped),
         },
         weights=_weights_name(recipe, weights),
@@ -302,7 +364,8 @@ def run(
         seconds={phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
         images_per_second=round(recipe.epochs * steps * recipe.batch_size / clock.seconds["train"], 1),
         peak_memory_mib=round(memory.mib),
-        machine=hardware.machine(),
+        machine=hardware.machine() | {"precision": _precision(recipe)},
+        base_pictures=through_base if base else None,
     )
 
 
@@ -321,8 +384,10 @@ def _build(
         model = keras.models.load_model(start)
         base = model.get_layer(recipe.base)
     else:
-        base = models.conv_base(recipe.base, _weights(recipe, weights), (*shape[:2], 3))
-        if recipe.model == "feature_classifier":
+        base = models.conv_base(recipe.base, _weights(recipe, weights), (*shape[:2], 3), _precision(recipe))
+        if recipe.model == "linear_probe":
+            model = models.linear_probe(base, classes)
+        elif recipe.model == "feature_classifier":
             head = models.feature_classifier(base.output_shape[1:], recipe.dropout, classes)
             model = keras.Sequential([keras.Input(base.input_shape[1:]), base, head], name=recipe.name)
         else:
@@ -334,10 +399,31 @@ def _build(
     return model, base
 
 
+def _cut(recipe: Recipe, model: keras.Model, base: keras.Model | None) -> tuple[keras.Model | None, keras.Model]:
+    """The part of the model that need see each picture once only, if it is to be used so, and what is trained."""
+    if base is None or not (recipe.views or recipe.model in ("feature_classifier", "linear_probe")):
+        return None, model
+    if recipe.model == "linear_probe":
+        pooled = model.get_layer("pooled").output
+        return keras.Model(model.input, pooled, name=f"{base.name}_pooled"), keras.Model(pooled, model.output)
+    if recipe.model == "feature_classifier":
+        return base, model.layers[-1]
+    trunk, top = models.cut_before(base, recipe.thaw) if recipe.thaw else (base, None)
+    head = model.layers[model.layers.index(base) + 1 :]
+    return trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *head])
+
+
 def _preparation(recipe: Recipe, dataset: Dataset) -> images.Prepare:
+    prepare: images.Prepare = images.rescale
+    if recipe.base and recipe.preprocessing == "base":
+        prepare = models.PREPROCESSING[recipe.base]
     if recipe.base and dataset.train.images.shape[-1] == 1:
-        return lambda grey: np.repeat(images.rescale(grey), 3, axis=-1)
-    return images.rescale
+        return lambda grey: prepare(np.repeat(grey, 3, axis=-1))
+    return prepare
+
+
+def _precision(recipe: Recipe) -> str:
+    return hardware.fast_precision() if recipe.precision == "fast" else recipe.precision
 
 
 def _weights(recipe: Recipe, given: str | Path | None) -> str | Path:

@@ -22,10 +22,11 @@ Runs = Mapping[str, Sequence[Result]]
 FOOTNOTE = (
     "test: mean and its 95 % interval (Student's t over seeds; for one seed Wilson over pictures). val: best epoch."
     "\ntrain: last epoch. s/run: median wall time, the base's features included. img/s: training steps alone."
+    "\nbase img: pictures that went through the base, forward, in one run."
 )
 COLUMNS = {
-    "rung": "<18", "published": "<22", "test": "<21", "val": ">5", "train": ">5", "seeds": ">5",
-    "s/run": ">7", "img/s": ">7", "peak MiB": ">8",
+    "rung": "<22", "published": "<22", "test": "<21", "val": ">5", "train": ">5", "seeds": ">5",
+    "s/run": ">7", "img/s": ">7", "base img": ">8", "peak MiB": ">8",
 }  # fmt: skip
 COLUMNS_OF_PICTURES = 8
 MOST_ROWS = 10
@@ -75,6 +76,7 @@ def table(runs: Runs) -> list[str]:
             str(len(group)),
             f"{figures['seconds']:.1f}",
             f"{figures['images_per_second']:.0f}",
+            "-" if group[0].base_pictures is None else str(group[0].base_pictures),
             str(figures["peak_memory_mib"]),
         )
         rows.append(dict(zip(COLUMNS, cells, strict=True)))

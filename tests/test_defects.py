@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from defects.seeds import DEFECTS, Defect
+from defects.seed import Defect
+from defects.seeds import DEFECTS
 from defects.stubs import public, speaking_of
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,9 @@
 """What is asked of the Keras backend, and what it says of the machine."""
 
 import os
+import sys
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import pytest
@@ -10,6 +12,17 @@ from convspec import gradients
 
 tensorflow = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs Keras on TensorFlow")
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes this process believe that Keras runs on another backend, which it gives."""
+
+    def pretend(name: str, **inside: object) -> None:
+        monkeypatch.setattr(keras.backend, "backend", lambda: name)
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**inside))
+
+    return pretend
 
 
 def test_determinism_is_asked_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +47,73 @@ def test_threads_are_those_the_backend_says_else_the_cores_of_this_process(
     monkeypatch.setattr(tensorflow.config.threading, "get_intra_op_parallelism_threads", lambda: said)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert gradients.threads() == (said or cores)
+
+
+@pytest.mark.parametrize(("affinity", "expected"), [({4, 7, 9}, 3), (None, 16)])
+def test_cores_are_those_that_the_process_may_use_else_all(
+    affinity: set[int] | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if affinity:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert gradients.cores() == expected
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_before_a_clock_is_read_every_backend_is_waited_for(
+    backend: str, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[object] = []
+    if backend == "tensorflow":
+        monkeypatch.setattr(tensorflow.test.experimental, "sync_devices", lambda: waited.append("value"))
+    elif backend == "jax":
+        other("jax", block_until_ready=waited.append)
+    else:
+        other("torch", cuda=SimpleNamespace(is_available=lambda: True, synchronize=lambda: waited.append("value")))
+    gradients.synchronise("value")
+    assert waited == ["value"], "else the clock says how fast work is handed over, not how fast it is done"
+
+
+def test_torch_without_a_gpu_has_nothing_to_wait_for(other: Any) -> None:
+    other("torch", cuda=SimpleNamespace(is_available=lambda: False))
+    gradients.synchronise("value")
+    assert gradients.device_memory()() is None
+
+
+def test_the_peak_of_a_gpus_memory_is_that_since_the_watch_began(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = {"GPU:0": 900}
+    experimental = tensorflow.config.experimental
+    monkeypatch.setattr(tensorflow.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else [])
+    monkeypatch.setattr(experimental, "reset_memory_stats", lambda device: peak.update({device: 100}))
+    monkeypatch.setattr(experimental, "get_memory_info", lambda device: {"current": 50, "peak": peak[device]})
+    watched = gradients.device_memory()
+    assert watched() == 100, "900 bytes were in use before"
+    peak["GPU:0"] = 300
+    assert watched() == 300
+    other(
+        "torch",
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            reset_peak_memory_stats=lambda: peak.update({"GPU:0": 7}),
+            max_memory_allocated=lambda: peak["GPU:0"],
+        ),
+    )
+    assert gradients.device_memory()() == 7
+
+
+def test_jax_never_forgets_a_peak_so_that_only_a_higher_one_is_this_watchs_own(other: Any) -> None:
+    statistics = {"peak_bytes_in_use": 900}
+    other("jax", devices=lambda: [SimpleNamespace(memory_stats=lambda: statistics)])
+    watched = gradients.device_memory()
+    assert watched() is None, "900 bytes were in use before, and since then some number up to that"
+    statistics["peak_bytes_in_use"] = 1000
+    assert watched() == 1000
+
+
+def test_the_memory_of_a_cpu_is_no_devices_memory(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorflow.config, "list_physical_devices", lambda kind: [])
+    assert gradients.device_memory()() is None
+    other("jax", devices=lambda: [SimpleNamespace(memory_stats=lambda: None)])
+    assert gradients.device_memory()() is None

@@ -43,7 +43,7 @@ def test_the_full_schedule_is_the_listings(
 
 def test_only_the_rungs_of_listings_5_14_5_21_and_5_23_augment_and_all_alike() -> None:
     chapter = Augmentation(40, 0.2, 0.2, 0.2, 0.2, horizontal_flip=True, fill_mode="nearest")
-    augmentations = {name: recipe.augmentation for name, recipe in RECIPES["full"].items()}
+    augmentations = {name: find_recipe(name, "full").augmentation for name in RUNGS}
     augmented = ("augmented", "frozen_end_to_end", "fine_tuned")
     assert augmentations == {name: chapter if name in augmented else None for name in RUNGS}
 
@@ -55,7 +55,8 @@ def test_fine_tuning_goes_on_from_the_frozen_rung_and_thaws_block5() -> None:
 
 
 def test_both_scales_have_the_same_seven_rungs_in_the_chapters_order() -> None:
-    assert list(RECIPES["mini"]) == list(RECIPES["full"]) == list(RUNGS)
+    assert [name for name in RECIPES["mini"] if not name.endswith("_fast")] == list(RUNGS)
+    assert list(RECIPES["mini"]) == list(RECIPES["full"])
     assert len(RUNGS) == 7
 
 
@@ -64,7 +65,7 @@ def test_an_unknown_rung_is_refused_with_the_list_of_rungs() -> None:
         find_recipe("fine_tune", "mini")
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", RECIPES["mini"])
 def test_the_same_seed_gives_the_same_result_to_the_last_digit(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     first, again = (run(short(rung), few_shapes, 3, tmp_path / folder) for folder in ("first", "again"))
     assert first.history == again.history

@@ -52,7 +52,12 @@ def test_the_table_shows_mean_interval_best_validation_time_speed_and_peak_memor
     }
     line = [cell.strip() for cell in cells(report.table(runs)[1])]
     # Student's t with one degree of freedom: 12.706 standard errors of 0.05, cut at 0 and 1.
-    assert line == ["from_scratch", "-", "0.750 [0.115, 1.000]", "0.750", "0.900", "2", "12.0", "123", "901"]
+    assert line == ["from_scratch", "-", "0.750 [0.115, 1.000]", "0.750", "0.900", "2", "12.0", "123", "-", "901"]
+
+
+def test_the_table_counts_the_pictures_that_went_through_the_base() -> None:
+    run = replace(result("fine_tuned", "mini", 0.8), base_pictures=7_000)
+    assert cells(report.table({"fine_tuned": [run]})[1])[-2].strip() == "7000"
 
 
 def test_each_line_has_the_figures_of_its_own_rung() -> None:

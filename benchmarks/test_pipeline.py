@@ -1,0 +1,276 @@
+"""Pictures in, batches out: how fast, beside what else does the same to the same pictures.
+
+Both sides of a comparison run in turn, in one process and, but for the last test, on one core, whatever threads they
+start; what is claimed is the median over rounds of the ratio between them. One round before the first warms both up
+and is not counted. The pictures are those of Dogs vs. Cats where the data folder has them, else drawn ones of the same
+size in pixels and, about, in bytes: 400 of them, or 2,000 at `--scale full`.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.legacy.preprocessing.image import ImageDataGenerator
+from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from convspec import datasets, gradients, images, models, recipes, shapes, training
+from convspec.plugin import Session, uncaptured
+from convspec.recipes import CHAPTER_AUGMENTATION
+
+SIZE, BATCH = 150, 20  # listing 5.7
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*scipy.ndimage.interpolation.*:DeprecationWarning")
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Every thread of this process on one core, where the system can; OpenCV's own threads off."""
+    threads, cores = cv2.getNumThreads(), os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
+    cv2.setNumThreads(1)
+    _pin({min(cores)} if cores else cores)
+    yield
+    _pin(cores)
+    cv2.setNumThreads(threads)
+
+
+def _pin(cores: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task") if cores else ():
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread), cores)
+
+
+@pytest.fixture(scope="module")
+def folder(convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/{cats,dogs} with 400 or 2,000 pictures in all, and the least that validation and test can have."""
+    source, copies = convspec_session.data_root / "dogs_vs_cats_small", tmp_path_factory.mktemp("pictures")
+    each = {"mini": 200, "full": 1000}[convspec_session.scale]
+    for label, form in zip(("cats", "dogs"), shapes.TARGETS.values(), strict=True):
+        files = sorted(source.rglob(f"{label}/*.jpg"))[: each + 2] or _drawn(form, copies / "drawn" / label, each + 2)
+        for part, chosen in (("train", files[:-2]), ("validation", files[-2:-1]), ("test", files[-1:])):
+            (copies / part / label).mkdir(parents=True)
+            for file in chosen:
+                shutil.copy(file, copies / part / label)
+    return copies
+
+
+def _drawn(form: shapes.Form, folder: Path, count: int) -> list[Path]:
+    """500 x 375, five drawn, which takes a quarter of a second each, and the others no different but for a comment."""
+    folder.mkdir(parents=True)
+    rng, files = np.random.RandomState(0), [folder / f"{number}.jpg" for number in range(count)]
+    drawn = [Image.fromarray(shapes.draw(form, rng, 500)[:375]) for _ in range(5)]
+    for number, file in enumerate(files):
+        drawn[number % 5].save(file, comment=str(number))
+    return files
+
+
+@pytest.fixture(scope="module")
+def paths(folder: Path) -> list[Path]:
+    return sorted((folder / "train").rglob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def forty(paths: list[Path]) -> list[Path]:
+    """What is timed picture by picture."""
+    return paths[:: len(paths) // 40]
+
+
+@pytest.fixture
+def compare(benchmark: BenchmarkFixture, convspec_session: Session) -> Callable[..., None]:
+    """Times both sides and fails where the first is not `at_least` so many times as fast.
+
+    It runs that many times in each round, so that what else the machine does meets both sides alike.
+    """
+
+    def compared(
+        group: str,
+        ours: tuple[str, Callable[[], object]],
+        rival: tuple[str, Callable[[], object]],
+        pictures: int,
+        at_least: float,
+        rounds: int = 15,
+    ) -> None:
+        repeats = max(int(at_least), 1)
+        a_picture: dict[str, list[float]] = {ours[0]: [], rival[0]: []}
+
+        def timed(name: str, run: Callable[[], object], times: int) -> None:
+            start = time.perf_counter()
+            for _ in range(times):
+                run()
+            a_picture[name].append((time.perf_counter() - start) * 1000 / times / pictures)
+
+        benchmark.group = group
+        benchmark.pedantic(timed, (*ours, repeats), setup=lambda: timed(*rival, 1), rounds=rounds, warmup_rounds=1)
+        if benchmark.disabled:  # then both have run once, and nothing is known of their speed
+            return
+        mine, other = (np.array(times[1:]) for times in a_picture.values())
+        ratio = float(np.median(other / mine))
+        medians = {f"{name}, ms a picture": round(float(np.median(times[1:])), 4) for name, times in a_picture.items()}
+        benchmark.extra_info.update(medians, ratio=round(ratio, 2), at_least=at_least, pictures=pictures * repeats)
+        outcome = f"{ours[0]} should be at least {at_least} times as fast as {rival[0]}, got {ratio:.2f}; {medians}"
+        uncaptured(convspec_session.config).write(f"\n{group}: {outcome}\n")
+        assert ratio >= at_least, outcome
+
+    return compared
+
+
+def albumentations() -> Callable[[np.ndarray], object]:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version otherwise
+    a = pytest.importorskip("albumentations", reason="needs Albumentations: pip install -e '.[compare]'")
+    ranges = CHAPTER_AUGMENTATION
+    shift, zoom = (
+        dict.fromkeys("xy", (middle - limit, middle + limit))
+        for middle, limit in ((0.0, ranges.width_shift_range), (1.0, ranges.zoom_range))
+    )
+    affine = a.Affine(
+        rotate=(-ranges.rotation_range, ranges.rotation_range),
+        translate_percent=shift,
+        shear={"x": (0.0, 0.0), "y": (-ranges.shear_range, ranges.shear_range)},
+        scale=zoom,
+        interpolation=cv2.INTER_LINEAR,
+        border_mode=cv2.BORDER_REPLICATE,
+        p=1,
+    )
+    both = a.Compose([affine, a.HorizontalFlip(p=0.5)])
+    return lambda image: both(image=image)
+
+
+def keras_layers(as_a_graph: bool) -> Callable[[np.ndarray], object]:
+    """The table of convspec.augmentation, called as it stands or compiled, as in `tf.data` and `fit`."""
+    layers = [
+        keras.layers.RandomRotation(40 / 360, fill_mode="nearest"),
+        keras.layers.RandomTranslation(0.2, 0.2, fill_mode="nearest"),
+        keras.layers.RandomShear(y_factor=0.0035, fill_mode="nearest"),
+        keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
+        keras.layers.RandomFlip("horizontal"),
+    ]
+    augment = partial(keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers]), training=True)
+    return tf.function(augment) if as_a_graph else augment
+
+
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize(
+    ("rival", "at_least"),
+    [("ImageDataGenerator", 10), ("Albumentations", 1.3), ("Keras layers", 20), ("Keras layers as a graph", 10)],
+)
+def test_a_picture_is_augmented_in_a_fraction_of_the_time(
+    rival: str, at_least: float, compare: Callable[..., None], forty: list[Path]
+) -> None:
+    pictures, rng = np.stack([images.load_image(path, SIZE) for path in forty]), np.random.default_rng(0)
+
+    def ours() -> None:
+        for image in pictures:
+            CHAPTER_AUGMENTATION(image, rng)
+
+    def theirs() -> None:
+        for image in pictures:
+            augment(image)
+
+    def by_layers() -> None:
+        for batch in np.split(pictures, len(pictures) // BATCH):
+            np.asarray(layers(batch))
+
+    by_keras = rival.startswith("Keras layers")
+    if by_keras:
+        layers = keras_layers(as_a_graph=rival.endswith("graph"))
+    else:
+        generator = ImageDataGenerator(**asdict(CHAPTER_AUGMENTATION))
+        augment = albumentations() if rival == "Albumentations" else generator.random_transform
+    group = f"augment one {SIZE} x {SIZE} picture"
+    compare(group, ("convspec", ours), (rival, by_layers if by_keras else theirs), len(pictures), at_least)
+
+
+# Where the picture is hardly larger than what is asked for, the decoder's own downscaling gains nothing.
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize(
+    ("interpolation", "enlarged", "at_least"), [("nearest", 1, 0.9), ("area", 1, 0.6), ("area", 4, 1.5)]
+)
+def test_a_picture_is_read_as_fast_as_by_keras_and_a_large_one_faster_where_it_need_not_be_the_same(
+    interpolation: str, enlarged: int, at_least: float, compare: Callable[..., None], forty: list[Path], tmp_path: Path
+) -> None:
+    files = forty
+    if enlarged > 1:
+        files = [tmp_path / f"{path.parent.name}-{path.name}" for path in forty[::5]]
+        for path, file in zip(forty[::5], files, strict=True):
+            with Image.open(path) as picture:
+                picture.resize((picture.width * enlarged, picture.height * enlarged)).save(file)
+
+    def ours() -> np.ndarray:
+        return np.stack([images.load_image(file, SIZE, interpolation) for file in files])
+
+    def by_keras() -> np.ndarray:
+        loaded = [keras.utils.load_img(file, target_size=(SIZE, SIZE)) for file in files]
+        return np.stack([keras.utils.img_to_array(image, dtype=np.uint8) for image in loaded])
+
+    assert interpolation == "area" or np.array_equal(ours(), by_keras()), "not the same work"
+    group = f"decode and resize, {'500 x 375' if enlarged == 1 else '2000 x 1500'} at most"
+    compare(group, (f"convspec, {interpolation}", ours), ("Keras", by_keras), len(files), at_least)
+
+
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize(("epoch", "at_least"), [("first", 2), ("later", 8)])
+def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
+    epoch: str, at_least: float, compare: Callable[..., None], folder: Path, paths: list[Path]
+) -> None:
+    def ours() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        train = datasets.load(folder, SIZE, folder).train
+        return images.stream(images.Batches(train.images, train.labels, BATCH, images.rescale), 0, CHAPTER_AUGMENTATION)
+
+    def theirs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        generator = ImageDataGenerator(rescale=1 / 255, **asdict(CHAPTER_AUGMENTATION))
+        return generator.flow_from_directory(
+            folder / "train", target_size=(SIZE, SIZE), batch_size=BATCH, class_mode="binary", seed=0
+        )
+
+    def through(batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+        for inputs, _ in islice(batches, len(paths) // BATCH):
+            assert (inputs.shape, inputs.dtype) == ((BATCH, SIZE, SIZE, 3), np.float32)
+
+    sides = [
+        partial(through, side()) if epoch == "later" else lambda side=side: through(side()) for side in (ours, theirs)
+    ]
+    group = f"an epoch of {len(paths):,} augmented pictures from the folder, {epoch}"
+    compare(group, ("convspec", sides[0]), ("ImageDataGenerator", sides[1]), len(paths), at_least, rounds=3)
+
+
+@pytest.mark.parametrize("rung", ["from_scratch", "augmented"])
+def test_a_training_step_waits_for_its_pictures_for_less_than_a_twentieth_of_the_time(
+    rung: str, benchmark: BenchmarkFixture, convspec_session: Session, folder: Path
+) -> None:
+    recipe, train = recipes.find_recipe(rung, "full"), datasets.load(folder, SIZE, folder).train
+    model = models.small_convnet((SIZE, SIZE, 3), recipe.dropout)
+    training.compile_model(model, recipe.learning_rate)
+    batches = images.Batches(train.images, train.labels, recipe.batch_size, images.rescale)
+    source, clock = images.stream(batches, 0, recipe.augmentation), training.Clock()
+
+    def wait() -> tuple[tuple, dict]:
+        with clock("input"):
+            return next(source), {}
+
+    def step(inputs: np.ndarray, labels: np.ndarray) -> None:
+        with clock("step"):
+            model.train_on_batch(inputs, labels)
+
+    step(*wait()[0])  # builds the graph
+    clock.seconds.clear()
+    benchmark.group = "a training step of 150 x 150 pictures"
+    benchmark.pedantic(step, setup=wait, rounds=10)
+    share = clock.seconds["input"] / (clock.seconds["input"] + clock.seconds["step"])
+    benchmark.extra_info.update(share_of_input=round(share, 4), batch_size=recipe.batch_size)
+    outcome = (
+        f"{rung}: waiting for pictures should take less than 5 % of the time, got {share:.1%}; {dict(clock.seconds)}"
+    )
+    uncaptured(convspec_session.config).write(f"\n{outcome}\n")
+    # A GPU's steps are so short that two cores cannot feed them.
+    assert share < 0.05 or gradients.accelerators(), outcome

@@ -1,0 +1,244 @@
+"""Transfer, timed: the base run once against the base alone, against the machine, and against the base in every step.
+
+Two sides of a comparison run in turn in one process, and what is claimed is the median over rounds of the ratio
+between them; the first round warms both up and is not counted, so that graphs are built outside the clock. Every
+record says what else the run took and what this machine reaches at such work. Pictures and base are those of the rung
+`fine_tuned`: drawn ones of 48 x 48 and the package's own base, or at `--scale full` Dogs vs. Cats and VGG16.
+
+An epoch is one of STEPS steps, at full a tenth of the chapter's 100.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from convspec import MissingData, datasets, features, gradients, hardware, images, models, recipes, training
+from convspec.arithmetic import multiply_adds
+from convspec.plugin import Session, explained, uncaptured
+from convspec.recipes import CHAPTER_AUGMENTATION, Recipe
+
+PICTURES = {"mini": 400, "full": 40}
+ROUNDS = {"mini": 5, "full": 5}
+STEPS = {"mini": 20, "full": 10}
+SIX = [name for name in models.BASES if name != "mini"]  # of section 5.3.1
+
+
+class Side(NamedTuple):
+    """What is timed, and how much work one call of it is: pictures, or FLOP."""
+
+    name: str
+    run: Callable[[], object]
+    work: float
+
+
+@pytest.fixture(scope="module")
+def recipe(convspec_session: Session) -> Recipe:
+    return recipes.find_recipe("fine_tuned", convspec_session.scale)
+
+
+@pytest.fixture(scope="module")
+def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files to decode, as many as an epoch needs."""
+    count = STEPS[recipe.scale] * recipe.batch_size
+    if recipe.scale == "full":
+        folder = convspec_session.data_root / "dogs_vs_cats_small" / "train"
+        with explained(convspec_session.config):
+            if len(files := sorted(folder.rglob("*.jpg"))) < count:
+                raise MissingData(f"Dogs vs. Cats is not in {str(folder)!r}: `python -m convspec fetch dogs_vs_cats`")
+        return files[:: len(files) // count][:count]
+    folder = tmp_path_factory.mktemp("shapes")
+    files = [folder / f"{number:04d}.png" for number in range(count)]
+    for picture, file in zip(datasets.load("shapes", recipe.size, folder).train.images, files, strict=False):
+        Image.fromarray(picture).save(file)
+    return files
+
+
+@pytest.fixture
+def base(recipe: Recipe, convspec_session: Session) -> keras.Model:
+    """The rung's base with its weights, thawed as it says."""
+    with explained(convspec_session.config):
+        weights = convspec_session.weights(recipe) or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
+        return models.conv_base(str(recipe.base), weights, (recipe.size, recipe.size, 3))
+
+
+def read(paths: list[Path], recipe: Recipe) -> images.Batches:
+    """Decoded anew, as `datasets.load` does, in batches of the rung's size."""
+    decoded, failures = images.load_images(paths, recipe.size, recipe.interpolation)
+    assert not failures
+    return images.Batches(decoded, np.arange(len(decoded)) % 2, recipe.batch_size, images.rescale)
+
+
+def extract(base: keras.Model, batches: images.Batches, folder: Path) -> np.ndarray:
+    """Into a new folder each time, as what is recorded already is not computed again."""
+    return features.extract(base, batches, Path(tempfile.mkdtemp(dir=folder)), clock=training.Clock())
+
+
+@pytest.fixture(scope="session")
+def reached() -> dict[str, float]:
+    return hardware.probe()
+
+
+@pytest.fixture
+def record(benchmark: BenchmarkFixture, convspec_session: Session, reached: dict[str, float]) -> Callable[..., None]:
+    """Times a side, in turn with another if there is one, and leaves the record.
+
+    `pictures` is how many one call goes through, `flop` the arithmetic that each takes. The first side may take
+    `most` of the other's time, work for work; not on a GPU, where other things limit small steps.
+    """
+
+    def recorded(
+        group: str,
+        ours: Side,
+        rival: Side | None = None,
+        pictures: int = 0,
+        flop: float = 0,
+        most: float | None = None,
+    ) -> None:
+        seconds: dict[str, list[float]] = {side.name: [] for side in (ours, rival) if side}
+        memory, energy = hardware.PeakMemory(), hardware.Energy()
+        peaks: list[tuple[float, float | str, float | str]] = []
+
+        def timed(side: Side) -> None:
+            start = time.perf_counter()
+            gradients.synchronise(side.run())
+            seconds[side.name].append((time.perf_counter() - start) / side.work)
+
+        def other() -> None:
+            if rival:
+                timed(rival)
+
+        def metered() -> None:
+            with memory, energy:
+                timed(ours)
+            peaks.append((memory.mib, memory.device_mib, energy.joules))
+
+        benchmark.group = f"{group}, {convspec_session.scale}"
+        rounds = ROUNDS[convspec_session.scale]
+        benchmark.pedantic(metered, setup=other, rounds=rounds, warmup_rounds=1)
+        if benchmark.disabled:  # then each has run once, and nothing is known of their speed
+            return
+        mine, *others = (np.array(times[1:]) for times in seconds.values())
+        a_second = pictures / (float(np.median(mine)) * ours.work)
+        ratio = float(np.median(mine / others[0])) if others else None
+        mib, device_mib, joules = zip(*peaks[1:], strict=True)
+        benchmark.extra_info.update(
+            images_per_second=round(a_second, 1) if pictures else "unknown",
+            flops_per_second=a_second * flop if flop else "unknown",
+            share_of_probe=round(a_second * flop / reached["matrix_product_float32"], 3) if flop else "unknown",
+            peak_memory_mib=round(max(mib)),
+            device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
+            energy_joules="unknown" if "unknown" in joules else float(np.median(joules)),
+            machine=hardware.machine(),
+            probe=reached,
+        )
+        if rival and ratio:
+            benchmark.extra_info.update(ratio=round(ratio, 4), rival=rival.name)
+            told = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
+            outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {told}"
+            uncaptured(convspec_session.config).write(f"\n{outcome}\n")
+            assert not most or ratio <= most or gradients.accelerators(), f"{outcome}, but should take {most} at most"
+
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("source", "most"), [("memory", {"mini": 1.25, "full": 1.1}), ("files", {})], ids=["memory", "files"]
+)
+def test_recording_costs_little_beside_the_base_alone(
+    source: str,
+    most: dict[str, float],
+    record: Callable[..., None],
+    recipe: Recipe,
+    base: keras.Model,
+    paths: list[Path],
+    tmp_path: Path,
+) -> None:
+    """Of pictures in files, decoding them counts as well, which at mini takes as long as so small a base does."""
+    files = paths[: PICTURES[recipe.scale]]
+    decoded = read(files, recipe)
+    prepared = [decoded[number][0] for number in range(len(decoded))]
+    batches = {"memory": lambda: decoded, "files": lambda: read(files, recipe)}[source]
+    record(
+        f"features of pictures in {source}",
+        Side("recorded", lambda: extract(base, batches(), tmp_path), len(files)),
+        Side("the base alone", lambda: [base.predict_on_batch(batch) for batch in prepared], len(files)),
+        pictures=len(files),
+        flop=2 * multiply_adds(base),
+        most=most.get(recipe.scale),
+    )
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_a_base_does_nearly_the_arithmetic_that_the_machine_can(
+    name: str, record: Callable[..., None], recipe: Recipe, tmp_path: Path
+) -> None:
+    """Recording included. Claimed of VGG16 alone: depthwise convolutions wait for memory more than they multiply."""
+    size, count, products = {"mini": (96, 10, 1), "full": (150, 40, 5)}[recipe.scale]
+    base = models.conv_base(name, None, (size, size, 3))
+    drawn = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    batches = images.Batches(drawn, np.arange(count) % 2, recipe.batch_size, images.rescale)
+    product, flop_of_product = hardware.probes("float32")["matrix_product"]
+    flop = 2 * multiply_adds(base)
+    record(
+        f"features by each base at {size} x {size}",
+        Side(name, lambda: extract(base, batches, tmp_path), count * flop),
+        Side("matrix products", lambda: [product() for _ in range(products)], products * flop_of_product),
+        pictures=count,
+        flop=flop,
+        most=1 / 0.85 if (recipe.scale, name) == ("full", "vgg16") else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rung", "most"),
+    [("frozen_end_to_end", {"mini": 0.6, "full": 0.05}), ("fine_tuned", {"full": 0.3})],
+    ids=["frozen_end_to_end", "fine_tuned"],
+)
+def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
+    rung: str,
+    most: dict[str, float],
+    record: Callable[..., None],
+    recipe: Recipe,
+    base: keras.Model,
+    paths: list[Path],
+    tmp_path: Path,
+) -> None:
+    """Not so for the mini base when it is fine-tuned: nine tenths of that step's arithmetic are after the cut."""
+    model = models.end_to_end(base)
+    models.freeze(base)
+    trunk, trained = base, model.layers[model.layers.index(base) + 1 :]
+    if rung == "fine_tuned":
+        models.thaw_from(base, str(recipe.thaw))
+        trunk, top = models.cut_before(base, str(recipe.thaw))
+        trained = [top, *trained]
+    trainee = keras.Sequential([keras.Input(trunk.output_shape[1:]), *trained])
+    for compiled in (model, trainee):
+        training.compile_model(compiled, recipe.learning_rate)
+    decoded, steps = read(paths, recipe), STEPS[recipe.scale]
+    views = extract(trunk, images.View(decoded, CHAPTER_AUGMENTATION, seed=0, number=0), tmp_path)
+    recorded = images.Batches(views, decoded.labels, recipe.batch_size, images.unchanged)
+
+    def epoch(model: keras.Model, source: Iterator[tuple[np.ndarray, np.ndarray]]) -> Callable[[], object]:
+        return lambda: [model.train_on_batch(*next(source)) for _ in range(steps)]
+
+    record(
+        f"an epoch of {steps} steps, {rung}",
+        Side("recorded views", epoch(trainee, images.stream(recorded, 0)), steps),
+        Side("literal", epoch(model, images.stream(decoded, 0, CHAPTER_AUGMENTATION)), steps),
+        pictures=steps * recipe.batch_size,
+        flop=3 * 2 * multiply_adds(trainee),  # forward, and for two gradients
+        most=most.get(recipe.scale),
+    )
+
+
+def test_the_harness_itself_costs_next_to_nothing(record: Callable[..., None]) -> None:
+    """What the record of no work at all holds is in every other, too."""
+    record("the harness", Side("no work", lambda: None, 1))

@@ -1,0 +1,259 @@
+"""What is frozen need see each picture once: training on its recorded output is the same computation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from convspec import BadInput, features, images, models, training
+from convspec.datasets import Dataset
+from convspec.recipes import CHAPTER_AUGMENTATION, RUNGS, climb, find_recipe, run
+from convspec.training import Clock
+
+FAST = [recipe.name for recipe in climb("mini", "fast") if recipe.name.endswith("_fast")]
+
+
+@pytest.fixture
+def pictures(few_shapes: Dataset) -> images.Batches:
+    return images.Batches(few_shapes.train.images, few_shapes.train.labels, 8, images.rescale)
+
+
+def end_to_end(thaw: str | None) -> tuple[keras.Model, keras.Model]:
+    """The mini base with a fresh head, the same every time, and the base in it."""
+    keras.utils.set_random_seed(0)
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
+    model = models.end_to_end(base)
+    if thaw:
+        models.thaw_from(base, thaw)
+    else:
+        models.freeze(base)
+    return model, base
+
+
+def cached(
+    thaw: str | None, pictures: images.Batches, views: int, folder: Path
+) -> tuple[keras.Model, keras.Model, list[images.Batches]]:
+    """The same model, what is trained of it, and what that is trained on."""
+    model, base = end_to_end(thaw)
+    trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
+    trained = keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *model.layers[1:]])
+    passes = []
+    for number in range(views):
+        view = images.View(pictures, CHAPTER_AUGMENTATION, 0, number)
+        found = features.extract(trunk, view, folder, clock=Clock())
+        passes.append(images.Batches(found, pictures.labels, pictures.batch_size, images.unchanged))
+    return model, trained, passes
+
+
+def test_a_view_shows_each_picture_as_training_sees_it_in_that_pass(pictures: images.Batches) -> None:
+    count = len(pictures.labels)
+    numbered = images.Batches(pictures.inputs, np.arange(count), count, images.rescale)
+    stream = images.stream(numbered, 5, CHAPTER_AUGMENTATION)
+    for number in range(3):
+        inputs, order = next(stream)
+        view = images.View(numbered, CHAPTER_AUGMENTATION, 5, number)
+        shown, labels = view[0]
+        np.testing.assert_array_equal(shown[order], inputs)
+        np.testing.assert_array_equal(labels, np.arange(count))
+
+
+def test_the_batches_of_a_view_are_its_pictures_in_order(pictures: images.Batches) -> None:
+    view = images.View(pictures, CHAPTER_AUGMENTATION, 0, 0)
+    whole = images.View(
+        images.Batches(pictures.inputs, pictures.labels, len(pictures.labels), images.rescale),
+        CHAPTER_AUGMENTATION, 0, 0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.concatenate([view[batch][0] for batch in range(len(view))]), whole[0][0])
+    np.testing.assert_array_equal(np.concatenate([view[batch][1] for batch in range(len(view))]), pictures.labels)
+
+
+def test_views_are_shown_in_turn_one_a_pass() -> None:
+    views = [images.Batches(np.full((4, 1), number), np.zeros(4), 4, images.unchanged) for number in range(3)]
+    stream = images.stream(views, 0)
+    assert [int(next(stream)[0][0, 0]) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("layer", [layer.name for layer in models.conv_base("mini", None, (48, 48, 3)).layers[1:]])
+def test_before_the_cut_and_from_it_on_are_together_the_base(layer: str) -> None:
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
+    trunk, top = models.cut_before(base, layer)
+    batch = np.random.default_rng(0).random((4, 48, 48, 3), np.float32)
+    np.testing.assert_array_equal(top(trunk(batch)), base(batch))
+    assert top.layers[1].name == layer
+    assert trunk.count_params() + top.count_params() == base.count_params()
+
+
+def test_a_cut_that_another_path_goes_around_is_refused() -> None:
+    base = models.conv_base("resnet50", None, (32, 32, 3))
+    with pytest.raises(BadInput, match="resnet50 cannot be cut before 'conv5_block1_2_conv', which is not on every"):
+        models.cut_before(base, "conv5_block1_2_conv")
+
+
+def test_a_cut_before_an_unknown_layer_is_refused_with_the_list_of_layers() -> None:
+    with pytest.raises(BadInput, match=r"mini has no layer 'block9'; choose from .*block1_conv1"):
+        models.cut_before(models.conv_base("mini", None, (48, 48, 3)), "block9")
+
+
+@pytest.mark.parametrize("thaw", [None, "block4_conv1", "block3_conv1"])
+def test_loss_and_gradients_are_those_of_the_literal_model(
+    thaw: str | None, pictures: images.Batches, tmp_path: Path
+) -> None:
+    """A step of plain gradient descent at rate 1 moves each weight by its gradient, on every backend."""
+    found = []
+    for literal in (True, False):
+        model, trained, passes = cached(thaw, pictures, 1, tmp_path)
+        source = images.View(pictures, CHAPTER_AUGMENTATION, 0, 0) if literal else passes[0]
+        trainee = model if literal else trained
+        trainee.compile(optimizer=keras.optimizers.SGD(1.0), loss="binary_crossentropy")
+        before = [variable.numpy() for variable in model.trainable_variables]
+        loss = float(trainee.train_on_batch(*source[0]))
+        gradients = [old - new.numpy() for old, new in zip(before, model.trainable_variables, strict=True)]
+        found.append((loss, gradients))
+    (loss, gradients), (cached_loss, cached_gradients) = found
+    assert cached_loss == pytest.approx(loss, rel=1e-5)
+    for ours, theirs in zip(cached_gradients, gradients, strict=True):
+        scale = np.abs(theirs).max()
+        assert scale > 0
+        # The weights themselves, of up to 1, are rounded to 6e-8 before they are subtracted.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale + 2e-7)
+
+
+@pytest.mark.parametrize("thaw", [None, "block4_conv1", "block3_conv1"])
+def test_after_20_steps_the_weights_are_those_of_the_literal_model(
+    thaw: str | None, pictures: images.Batches, tmp_path: Path
+) -> None:
+    found = []
+    for literal in (True, False):
+        model, trained, passes = cached(thaw, pictures, 4, tmp_path)  # 20 batches of 8 are four passes of 40
+        trainee = model if literal else trained
+        stream = images.stream(pictures, 0, CHAPTER_AUGMENTATION) if literal else images.stream(passes, 0)
+        training.compile_model(trainee, 1e-4)
+        training.fit(trainee, stream, 1, 20, None, clock=Clock(), history={})
+        found.append([keras.ops.convert_to_numpy(variable) for variable in model.variables])
+    for literal_weights, cached_weights in zip(*found, strict=True):
+        np.testing.assert_allclose(cached_weights, literal_weights, rtol=0, atol=1e-4)
+
+
+def test_a_linear_probe_reads_mean_and_maximum_of_each_feature_map() -> None:
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
+    probe = models.linear_probe(base)
+    batch = np.random.default_rng(0).random((2, 48, 48, 3), np.float32)
+    maps = np.asarray(base(batch))
+    pooled = keras.Model(probe.input, probe.get_layer("pooled").output)(batch)
+    np.testing.assert_allclose(pooled, np.concatenate([maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))], axis=1), 1e-5)
+
+
+def probe_data(classes: int) -> tuple[images.Batches, images.Batches]:
+    """Overlapping clouds of points, one a class."""
+    generator = np.random.default_rng(classes)
+    centres = generator.normal(size=(classes, 6))
+    parts = []
+    for count in (90, 60):
+        labels = np.arange(count) % classes
+        points = (centres[labels] + generator.normal(size=(count, 6))).astype(np.float32)
+        parts.append(images.Batches(points, labels, 10, images.unchanged))
+    return parts[0], parts[1]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fitted_layer_computes_what_its_history_says(classes: int) -> None:
+    train, validation = probe_data(classes)
+    units = 1 if classes == 2 else classes
+    head = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(units, activation="sigmoid" if units == 1 else "softmax")]
+    )
+    history = training.fit_linear(head.layers[-1], train, validation)
+    training.compile_model(head, 1e-3)
+    for prefix, batches in (("", train), ("val_", validation)):
+        loss, accuracy = head.evaluate(batches, verbose=0)
+        assert history[f"{prefix}loss"] == [pytest.approx(loss, rel=1e-4)]
+        assert history[f"{prefix}accuracy"] == [pytest.approx(accuracy)]
+
+
+def test_the_penalty_is_the_one_that_does_best_on_the_validation_pictures() -> None:
+    train, validation = probe_data(2)
+    losses = {}
+    for penalties in [training.PENALTIES, *((penalty,) for penalty in training.PENALTIES)]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "PENALTIES", penalties)
+            head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid")])
+            losses[penalties] = training.fit_linear(head.layers[-1], train, validation)["val_loss"]
+    best = losses.pop(training.PENALTIES)
+    assert best == min(losses.values())
+    assert len(set(map(tuple, losses.values()))) == len(losses), "each penalty should give another fit"
+
+
+@pytest.mark.parametrize("mode", ["literal", "fast", "both"])
+def test_a_mode_climbs_the_ladder_in_its_order(mode: str) -> None:
+    names = [recipe.name for recipe in climb("mini", mode)]
+    assert list(dict.fromkeys(name.removesuffix("_fast") for name in names)) == list(RUNGS)
+    with_base = [rung for rung in RUNGS if find_recipe(rung, "mini").base]
+    assert [name for name in names if name.endswith("_fast")] == (
+        [] if mode == "literal" else [f"{rung}_fast" for rung in with_base]
+    )
+    assert len(names) == len(RUNGS) + (len(with_base) if mode == "both" else 0)
+
+
+def test_a_chosen_rung_is_climbed_in_the_form_of_the_mode() -> None:
+    assert [recipe.name for recipe in climb("full", "both", ["fine_tuned"])] == ["fine_tuned", "fine_tuned_fast"]
+    assert [recipe.name for recipe in climb("full", "fast", ["fine_tuned", "augmented"])] == [
+        "augmented",
+        "fine_tuned_fast",
+    ]
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+@pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
+def test_the_fast_form_of_a_rung_has_the_listings_own_schedule(rung: str, scale: str) -> None:
+    literal, fast = find_recipe(rung, scale), find_recipe(f"{rung}_fast", scale)
+    same = (
+        "dataset",
+        "model",
+        "size",
+        "learning_rate",
+        "epochs",
+        "batch_size",
+        "steps",
+        "augmentation",
+        "thaw",
+        "base",
+    )
+    assert [getattr(fast, name) for name in same] == [getattr(literal, name) for name in same]
+    assert fast.preprocessing == literal.preprocessing == "rescale"
+    assert 0 < fast.views < literal.epochs
+
+
+@pytest.mark.parametrize("rung", FAST)
+def test_a_fast_rung_saves_a_whole_model_that_predicts_what_the_result_says(
+    rung: str, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(find_recipe(rung, "mini"), epochs=2)
+    if recipe.starts_from:
+        recipe = replace(recipe, starts_from=replace(recipe.starts_from, epochs=1))
+    result = run(recipe, few_shapes, 0, tmp_path)
+    files = list((tmp_path / "models").glob(f"{rung}-*.keras"))
+    model = keras.models.load_model(files[0])
+    prepared = models.PREPROCESSING["mini"](few_shapes.test.images.astype(np.float32))
+    probabilities = model.predict(prepared, verbose=0)
+    # bfloat16 has 8 binary digits, and the features were kept in float16.
+    np.testing.assert_allclose(training.confidence(probabilities), result.confidence, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rung", "expected"),
+    [
+        # 40 pictures for training, 19 for validation after each of 2 epochs, 20 for the test; 2 views
+        ("frozen_end_to_end", 2 * (40 + 19) + 20),
+        ("frozen_end_to_end_fast", 2 * 40 + 19 + 20),
+        ("feature_extraction", 40 + 19 + 20),
+        ("feature_extraction_fast", 40 + 19 + 20),
+        ("from_scratch", None),
+    ],
+)
+def test_the_result_counts_the_pictures_that_went_through_the_base(
+    rung: str, expected: int | None, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(find_recipe(rung, "mini"), epochs=2, batch_size=8)
+    assert run(recipe, few_shapes, 0, tmp_path).base_pictures == expected
