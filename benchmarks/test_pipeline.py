@@ -191,12 +191,12 @@ def test_a_picture_is_augmented_in_a_fraction_of_the_time(
     compare(group, ("convspec", ours), (rival, by_layers if by_keras else theirs), len(pictures), at_least)
 
 
-# Where the picture is hardly larger than what is asked for, the decoder's own downscaling gains nothing.
+# Where pictures are hardly larger than what is asked for, the claim of 1.3 is met too closely to gate on a busy machine.
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize(
-    ("interpolation", "enlarged", "at_least"), [("nearest", 1, 0.9), ("area", 1, 0.6), ("area", 4, 1.5)]
+    ("interpolation", "enlarged", "at_least"), [("nearest", 1, 0.9), ("area", 1, 1.1), ("area", 4, 1.5)]
 )
-def test_a_picture_is_read_as_fast_as_by_keras_and_a_large_one_faster_where_it_need_not_be_the_same(
+def test_a_picture_is_read_as_fast_as_by_keras_and_faster_where_it_need_not_be_the_same(
     interpolation: str, enlarged: int, at_least: float, compare: Callable[..., None], forty: list[Path], tmp_path: Path
 ) -> None:
     files = forty

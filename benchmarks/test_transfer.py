@@ -150,7 +150,7 @@ def record(benchmark: BenchmarkFixture, convspec_session: Session, reached: dict
 
 
 @pytest.mark.parametrize(
-    ("source", "most"), [("memory", {"mini": 1.25, "full": 1.1}), ("files", {})], ids=["memory", "files"]
+    ("source", "most"), [("memory", {"mini": 1.5, "full": 1.2}), ("files", {})], ids=["memory", "files"]
 )
 def test_recording_costs_little_beside_the_base_alone(
     source: str,
@@ -193,13 +193,13 @@ def test_a_base_does_nearly_the_arithmetic_that_the_machine_can(
         Side("matrix products", lambda: [product() for _ in range(products)], products * flop_of_product),
         pictures=count,
         flop=flop,
-        most=1 / 0.85 if (recipe.scale, name) == ("full", "vgg16") else None,
+        most=1 / 0.7 if (recipe.scale, name) == ("full", "vgg16") else None,
     )
 
 
 @pytest.mark.parametrize(
     ("rung", "most"),
-    [("frozen_end_to_end", {"mini": 0.6, "full": 0.05}), ("fine_tuned", {"full": 0.3})],
+    [("frozen_end_to_end", {"mini": 0.7, "full": 0.05}), ("fine_tuned", {"full": 0.35})],
     ids=["frozen_end_to_end", "fine_tuned"],
 )
 def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
