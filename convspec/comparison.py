@@ -288,11 +288,14 @@ def _share(timing: Timing | None) -> str:
 def plot(records: Sequence[Record], path: Path) -> None:
     """The same as a chart: each record's speed, and beside it the share of its machine's own limit.
 
-    Where no record knows images per second, speed is runs of the benchmark per second.
+    Where no record knows images per second, speed is runs of the benchmark per second. Raises BadInput where the
+    ending of `path` is not that of a picture.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    if path.suffix not in (endings := (".png", ".svg", ".pdf")):
+        raise BadInput(f"{str(path)!r} is no name of a picture; end it in {', '.join(endings)}")
     figure = Figure(layout="constrained")
     speeds, shares = figure.subplots(1, 2, sharey=True)
     names, groups = _named(records)
@@ -351,7 +354,8 @@ def _dot(axes: "Axes", place: int, lane: float, value: float | None, unit: str, 
         text, where = "missing" if missing else "unknown", ("axes fraction", "data")
         axes.annotate(text, (0, lane), (4, 0), xycoords=where, color="#777777", **style)
     else:
-        axes.plot(value, lane, MARKERS[place % len(MARKERS)], color=COLOURS[place % len(COLOURS)])
+        marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
+        axes.plot(value, lane, marker, color=colour, clip_on=False)
         axes.annotate(f"{_figure(value)} {unit}", (value, lane), (7, 0), **style)
 
 

@@ -9,8 +9,9 @@ CONFIDENCE = 0.95
 
 
 def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
-    """95 % interval of the mean accuracy: Student's t over seeds, or for a single seed Wilson's over test pictures."""
-    if len(accuracies) == 1:
+    """95 % interval of the mean accuracy: Student's t over seeds; for a single seed, or where all agree to the last
+    picture (a fit without chance), Wilson's over test pictures."""
+    if len(set(accuracies)) == 1:
         right = round(accuracies[0] * pictures)
         ci = stats.binomtest(right, pictures).proportion_ci(CONFIDENCE, method="wilson")
         return float(ci.low), float(ci.high)

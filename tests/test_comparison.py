@@ -391,6 +391,15 @@ def test_the_chart_names_records_benchmarks_units_and_what_is_not_known_and_no_t
             assert not box.shrunk(0.98, 0.98).overlaps(other.shrunk(0.98, 0.98)), f"{text} lies over {over}"
 
 
+@pytest.mark.parametrize("name", ["chart", "chart.txt"])
+def test_a_chart_that_is_no_picture_by_its_name_is_refused(
+    name: str, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["compare", str(write("a.json", entry())), "--plot", str(tmp_path / name)]) == 1
+    error = f"convspec: error: '{tmp_path / name}' is no name of a picture; end it in .png, .svg, .pdf\n"
+    assert capsys.readouterr() == ("", error)
+
+
 # Slower, or noise?
 
 
