@@ -2,8 +2,8 @@
 
 Two sides of a comparison run in turn in one process, and what is claimed is the median over rounds of the ratio
 between them; the first round warms both up and is not counted, so that graphs are built outside the clock. Every
-record says what else the run took and what this machine reaches at such work; `share_of_probe` holds that of one probe
-a session against it, so that where other work comes and goes only the ratios are sharp. Pictures and base are those of the rung
+record says what else the run took and what this machine reaches at such work; `share_of_probe` is against one probe a
+session, so that where other work comes and goes only the ratios are sharp. Pictures and base are those of the rung
 `fine_tuned`: drawn ones of 48 x 48 and the package's own base, or at `--scale full` Dogs vs. Cats and VGG16.
 
 An epoch is one of STEPS steps, at full a tenth of the chapter's 100.

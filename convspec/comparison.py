@@ -459,7 +459,8 @@ def judge(base: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray)
     else "cannot tell".
     """
     logarithms = np.log(new) - np.log(base)
-    low, high = np.exp(regression.interval(list(logarithms), 0))
+    half = stats.t.ppf((1 + regression.CONFIDENCE) / 2, len(logarithms) - 1) * stats.sem(logarithms)
+    low, ratio, high = (float(np.exp(logarithms.mean() + step)) for step in (-half, 0, half))
     old, absolute = float(np.median(base)), float(np.median(new) - np.median(base))
     if low > 1 + RELATIVE_FLOOR and absolute > ABSOLUTE_FLOOR:
         outcome = "slower"
@@ -467,4 +468,4 @@ def judge(base: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray)
         outcome = "no slower"
     else:
         outcome = "cannot tell"
-    return Verdict(outcome, float(np.exp(logarithms.mean())), float(low), float(high))
+    return Verdict(outcome, ratio, low, high)

@@ -76,7 +76,10 @@ def test_records_of_one_name_are_numbered_in_the_order_given(write: Write) -> No
     assert [one.path, other.path] == [str(files[1]), str(files[0])]
 
 
-def test_what_pytest_benchmark_writes_is_read_as_it_was_measured(pytester: pytest.Pytester) -> None:
+def test_what_pytest_benchmark_writes_is_read_as_it_was_measured(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark times nothing in xdist's processes
     pytester.makepyfile(
         test_it="""
         import pytest
