@@ -191,7 +191,7 @@ def test_a_picture_is_augmented_in_a_fraction_of_the_time(
     compare(group, ("convspec", ours), (rival, by_layers if by_keras else theirs), len(pictures), at_least)
 
 
-# Where pictures are hardly larger than what is asked for, the claim of 1.3 is met too closely to gate on a busy machine.
+# Where pictures are hardly larger than what is asked for, 1.3 is met too closely to gate it on a busy machine.
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize(
     ("interpolation", "enlarged", "at_least"), [("nearest", 1, 0.9), ("area", 1, 1.1), ("area", 4, 1.5)]
