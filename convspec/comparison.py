@@ -1,7 +1,7 @@
 """Timings side by side: pytest-benchmark's records from any machines, and two versions in turn on this one.
 
 Between machines everything is reported and nothing fails. On one machine two versions are timed in alternating
-processes, and a benchmark is called slower only by the rule of `judge`.
+processes, and a benchmark is called slower only by the rule of `regression.judge`.
 """
 
 import json
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 # What --interleave times where --bench says nothing: what convspec itself does to each picture.
 QUICK = "(augmented_in_a_fraction and ImageDataGenerator) or (read_as_fast and nearest)"
 ROUNDS, FEWEST_ROUNDS = 10, 3  # with two, and noise of 10 %, over 1 in 100 equal sides would be called slower
-RELATIVE_FLOOR = 0.05
-ABSOLUTE_FLOOR = 0.002  # seconds: a tick of the system's scheduler is 1 to 4 ms
 LEAST_DATA = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
 NAME_WIDTH = 44
 FOOTNOTES = [
@@ -111,16 +109,6 @@ class Table:
         table = [f"| {' | '.join(row)} |" for row in (titles, ["---", *["---:" for _ in empty]], *rows)]
         above, below = ([f"- {line}" for line in escaped(lines)] for lines in (self.above, self.below))
         return "\n".join([*above, "", *table, "", *below, ""])
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Of one benchmark: the outcome, and the ratio of the new times to the old ones with its 95 % interval."""
-
-    outcome: str
-    ratio: float
-    low: float
-    high: float
 
 
 def read(paths: Sequence[Path]) -> list[Record]:
@@ -363,7 +351,7 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
     """Time the benchmarks that pytest's -k `expression` picks, of the version in `base` and of this one, in turn.
 
     Each run is a process of its own; which side comes first alternates. False beside the table where a benchmark is
-    slower by the rule of `judge`, or has vanished. Raises BadInput where a side cannot be run.
+    slower by the rule of `regression.judge`, or has vanished. Raises BadInput where a side cannot be run.
     """
     if rounds < FEWEST_ROUNDS:
         raise BadInput(f"--rounds {rounds} cannot tell a difference from noise; give {FEWEST_ROUNDS} or more")
@@ -384,7 +372,7 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
         for key in keys:
             old, new = (record.timings.get(key) for record in records)
             if old and new and _same_work(old, new):
-                verdict = judge(old.seconds, new.seconds)
+                verdict = regression.judge(old.seconds, new.seconds)
                 outcome = verdict.outcome
                 ratio = f"{_figure(verdict.ratio)} [{_figure(verdict.low)}, {_figure(verdict.high)}]"
             else:
@@ -397,9 +385,10 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
         if len(texts) > 1:
             below.append(f"{file} differs between the sides: so may what it times")
     below.append(
-        f"{rounds} rounds, paired. slower: the whole 95 % interval of new / base is above {1 + RELATIVE_FLOOR:g}, and"
-        f" the medians differ by more than {ABSOLUTE_FLOOR * 1000:g} ms. no slower: the interval ends below one of"
-        " these two. cannot tell: neither; more rounds narrow the interval."
+        f"{rounds} rounds, paired. slower: the whole 95 % interval of new / base is above"
+        f" {1 + regression.RELATIVE_FLOOR:g}, and the medians differ by more than {regression.ABSOLUTE_FLOOR * 1000:g}"
+        " ms. no slower: the interval ends below one of these two. cannot tell: neither; more rounds narrow the"
+        " interval."
     )
     return Table(_headings(records), ["benchmark", "base", "new", "new / base", "verdict"], rows, below), passed
 
@@ -449,23 +438,3 @@ def _merged(label: str, folder: Path, runs: Sequence[Record]) -> Record:
         if len(medians) == len(runs):
             timings[key] = replace(runs[0].timings[key], median=float(np.median(medians)), seconds=medians)
     return replace(runs[0], label=label, path=str(folder), timings=timings)
-
-
-def judge(base: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray) -> Verdict:
-    """Whether `new` takes longer than `base`: medians of at least three rounds, paired by round, in seconds.
-
-    "slower" only where the whole 95 % interval of the ratio (Student's t on its logarithm) lies above 1.05 and the
-    medians differ by more than 2 ms; "no slower" where the interval ends at 1.05, or at 2 ms more than `base`;
-    else "cannot tell".
-    """
-    logarithms = np.log(new) - np.log(base)
-    half = stats.t.ppf((1 + regression.CONFIDENCE) / 2, len(logarithms) - 1) * stats.sem(logarithms)
-    low, ratio, high = (float(np.exp(logarithms.mean() + step)) for step in (-half, 0, half))
-    old, absolute = float(np.median(base)), float(np.median(new) - np.median(base))
-    if low > 1 + RELATIVE_FLOOR and absolute > ABSOLUTE_FLOOR:
-        outcome = "slower"
-    elif high <= 1 + max(RELATIVE_FLOOR, ABSOLUTE_FLOOR / old):
-        outcome = "no slower"
-    else:
-        outcome = "cannot tell"
-    return Verdict(outcome, ratio, low, high)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from convspec import BadInput, comparison
+from convspec import BadInput, comparison, regression
 from convspec.__main__ import main
 from convspec.comparison import PYTEST
 
@@ -415,7 +415,7 @@ def outcomes(
     for _ in range(trials):
         common = rng.normal(0, noise, rounds)
         base, new = (np.exp(common + rng.normal(0, noise, rounds)) * seconds for _ in range(2))
-        verdicts.append(comparison.judge(base, new * slowdown).outcome)
+        verdicts.append(regression.judge(base, new * slowdown).outcome)
     return verdicts
 
 
@@ -442,12 +442,12 @@ def test_what_noise_hides_is_not_called_the_same() -> None:
 
 
 def test_the_verdict_holds_the_ratio_and_students_interval_of_its_logarithm() -> None:
-    verdict = comparison.judge([1, 1, 1, 1], [2, 2, 4, 4])
+    verdict = regression.judge([1, 1, 1, 1], [2, 2, 4, 4])
     half = 3.18245 * np.log(2) / 2 / np.sqrt(3)  # t for 3 degrees of freedom, and the deviation by n - 1
     center = 1.5 * np.log(2)
     assert [verdict.ratio, verdict.low, verdict.high] == pytest.approx(np.exp([center, center - half, center + half]))
     assert verdict.outcome == "slower"
-    assert comparison.judge([2, 2, 4, 4], [1, 1, 1, 1]).ratio == pytest.approx(2**-1.5)
+    assert regression.judge([2, 2, 4, 4], [1, 1, 1, 1]).ratio == pytest.approx(2**-1.5)
 
 
 BENCHMARKS = """
