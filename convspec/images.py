@@ -107,7 +107,7 @@ def _by_area(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray:
         least = min(picture.size)
         file.seek(0)
         data = file.read()
-        if data.rstrip(b"\0").endswith(b"\xff\xd9"):  # else it may be cut off, which OpenCV fills up with grey
+        if data.rstrip(b"\0").endswith(b"\xff\xd9"):  # else it may be cut off, which OpenCV 4 fills up with grey
             # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
             reduced = next(flag for step, flag in REDUCED.items() if step == 1 or least >= 0.75 * step * size)
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced)

@@ -128,19 +128,20 @@ def conv_base(
     name: str = "vgg16",
     weights: str | Path | None = None,
     input_shape: tuple[int, int, int] = (150, 150, 3),
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> keras.Model:
     """A convolutional base without its classifier (listing 5.16): VGG16's ends in (4, 4, 512), 14,714,688 parameters.
 
     `weights` is None (random), "imagenet" (fetched by Keras) or a file; those of "mini" are in MINI_WEIGHTS.
-    `precision` is what its layers compute in, such as "bfloat16", which many processors do at twice the speed.
+    `precision` is the dtype policy of its layers (None: Keras's own), such as "mixed_bfloat16", which many processors
+    do at twice the speed.
     Raises BadInput (a ValueError) for an unknown base, an input that is too small or a file of another architecture,
     and MissingData (a FileNotFoundError) for weights that are not to be had.
     """
     if name not in BASES:
         raise BadInput(f"unknown base {name!r}; choose from {', '.join(BASES)}")
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
+    keras.config.set_dtype_policy(precision or before)
     try:
         return _conv_base(name, weights, input_shape)
     finally:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from convspec import BadInput, features, images, models, training
+from convspec.arithmetic import dense_parameters
 from convspec.datasets import Dataset
 from convspec.recipes import CHAPTER_AUGMENTATION, RUNGS, climb, find_recipe, run
 from convspec.training import Clock
@@ -145,6 +146,14 @@ def test_a_linear_probe_reads_mean_and_maximum_of_each_feature_map() -> None:
     np.testing.assert_allclose(pooled, np.concatenate([maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))], axis=1), 1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_linear_probe_ends_in_one_linear_layer_on_twice_the_feature_maps(classes: int) -> None:
+    base = models.conv_base("mini", None, (48, 48, 3))
+    for count in (classes, classes + 1):
+        probe, units = models.linear_probe(base, count), 1 if count == 2 else count
+        assert probe.count_params() - base.count_params() == dense_parameters(2 * 96, units)
+
+
 def probe_data(classes: int) -> tuple[images.Batches, images.Batches]:
     """Overlapping clouds of points, one a class."""
     generator = np.random.default_rng(classes)
@@ -168,8 +177,8 @@ def test_the_fitted_layer_computes_what_its_history_says(classes: int) -> None:
     training.compile_model(head, 1e-3)
     for prefix, batches in (("", train), ("val_", validation)):
         loss, accuracy = head.evaluate(batches, verbose=0)
-        assert history[f"{prefix}loss"] == [pytest.approx(loss, rel=1e-4)]
-        assert history[f"{prefix}accuracy"] == [pytest.approx(accuracy)]
+        assert history[f"{prefix}loss"] == [pytest.approx(loss, rel=1e-4)], f"{prefix}loss"
+        assert history[f"{prefix}accuracy"] == [pytest.approx(accuracy)], f"{prefix}accuracy"
 
 
 def test_the_penalty_is_the_one_that_does_best_on_the_validation_pictures() -> None:
@@ -181,7 +190,7 @@ def test_the_penalty_is_the_one_that_does_best_on_the_validation_pictures() -> N
             head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid")])
             losses[penalties] = training.fit_linear(head.layers[-1], train, validation)["val_loss"]
     best = losses.pop(training.PENALTIES)
-    assert best == min(losses.values())
+    assert best == min(losses.values()), "the best of all penalties"
     assert len(set(map(tuple, losses.values()))) == len(losses), "each penalty should give another fit"
 
 

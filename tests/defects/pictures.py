@@ -867,13 +867,4 @@ PICTURES = (
         r"\[0, 0, 0, 0, 0, 0, 0\] == \[0, 1, 2, 0, 1, 2, 0\]",
         quick=True,
     ),
-    Defect(
-        "a JPEG that is cut off filled up with grey",
-        "images",
-        'if data.rstrip(b"\\0").endswith(b"\\xff\\xd9"):',
-        "if data:",
-        "test_images.py::test_by_area_a_jpeg_that_is_cut_off_is_refused",
-        r"DID NOT RAISE",
-        quick=True,
-    ),
 )
