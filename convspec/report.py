@@ -123,7 +123,10 @@ def skipped(runs: Runs) -> list[str]:
     lines = []
     for name, reasons in found.items():
         if reasons:
-            lines += [f"{name}: {len(reasons)} files left out", *(f"  {reason}" for reason in reasons)]
+            lines += [
+                f"{name}: {len(reasons)} file{'s' * (len(reasons) > 1)} left out",
+                *(f"  {reason}" for reason in reasons),
+            ]
     return lines
 
 

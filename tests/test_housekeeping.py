@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 CONFTEST = (Path(__file__).parents[1] / "conftest.py").read_text()
 
@@ -45,14 +46,5 @@ def test_an_expected_failure_that_passes_is_a_failure(pytestconfig: pytest.Confi
 
 
 @pytest.mark.parametrize(("profile", "examples"), [("quick", 30), ("thorough", 500)])
-def test_the_standard_option_chooses_how_many_cases_are_drawn(
-    profile: str, examples: int, pytester: pytest.Pytester
-) -> None:
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(f"""
-        from hypothesis import settings
-
-        def test_examples():
-            assert settings().max_examples == {examples}
-        """)
-    pytester.runpytest_subprocess("--hypothesis-profile", profile).assert_outcomes(passed=1)
+def test_a_profile_for_every_day_and_one_for_the_night_are_there_to_be_chosen(profile: str, examples: int) -> None:
+    assert settings.get_profile(profile).max_examples == examples

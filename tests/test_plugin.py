@@ -204,13 +204,11 @@ def test_missing_pictures_are_a_skip_that_says_how_to_get_them(rung: str, pytest
     arguments = ("--scale", "full", "--rungs", rung, "--data-root", str(pytester.path), "-rs", "-k", "test_rung")
     result = ladder(pytester, *arguments)
     result.assert_outcomes(skipped=1)
-    name, remedy = {"dense_baseline": ("MNIST", "get it with"), "from_scratch": ("Dogs vs. Cats", "get train.zip")}[
-        rung
-    ]
+    name, wanted = {"dense_baseline": ("MNIST", "mnist"), "from_scratch": ("Dogs vs. Cats", "dogs_vs_cats")}[rung]
     skip = [line for line in result.outlines if line.startswith("SKIPPED")]
     assert len(skip) == 1
     assert name in skip[0]
-    assert remedy in skip[0]
+    assert f"get it with `python -m convspec fetch {wanted}" in skip[0]
 
 
 def test_missing_pictures_fail_under_require_data(pytester: pytest.Pytester) -> None:
@@ -229,7 +227,7 @@ def test_the_ladder_runs_on_a_users_own_folder_and_ends_in_table_picture_and_rec
     )
     assert result.ret == pytest.ExitCode.OK
     text = lines(result)
-    assert re.search(r"dense_baseline +- +0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\].* 2 +[\d.]+ +\d+ +\d+\n", text)
+    assert re.search(r"dense_baseline +- +0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\].* 2 +[\d.]+ +\d+ +- +\d+\n", text)
     assert text.index("dense_baseline  ") < text.index("feature_extraction  "), "in the ladder's order"
     assert (pytester.path / ".convspec" / "ladder.json").is_file()
     for name in ("ladder", "samples-holiday"):
@@ -249,7 +247,7 @@ def test_a_picture_that_is_none_is_skipped_counted_and_named(pytester: pytest.Py
     (few_pictures / "fish" / "notes.jpg").write_text("not a picture")
     result = fresh_ladder(pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1")
     assert result.ret == pytest.ExitCode.OK
-    assert re.search(r"holiday: 1 files left out\n +'.*notes.jpg' is not a readable picture", lines(result))
+    assert re.search(r"holiday: 1 file left out\n +'.*notes.jpg' is not a readable picture", lines(result))
 
 
 def test_under_strict_images_the_first_file_that_is_no_picture_fails_in_one_line(

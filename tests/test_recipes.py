@@ -65,7 +65,7 @@ def test_an_unknown_rung_is_refused_with_the_list_of_rungs() -> None:
         find_recipe("fine_tune", "mini")
 
 
-@pytest.mark.parametrize("rung", RECIPES["mini"])
+@pytest.mark.parametrize("rung", [*RUNGS, "fine_tuned_fast"])
 def test_the_same_seed_gives_the_same_result_to_the_last_digit(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     first, again = (run(short(rung), few_shapes, 3, tmp_path / folder) for folder in ("first", "again"))
     assert first.history == again.history

@@ -856,7 +856,6 @@ PICTURES = (
         "generator(seed, 0, index))\n\n    def",
         "test_cached.py::test_a_view_shows_each_picture_as_training_sees_it_in_that_pass",
         r"Arrays are not equal",
-        quick=True,
     ),
     Defect(
         "the first view in every pass",
@@ -865,6 +864,5 @@ PICTURES = (
         "sources[0]",
         "test_cached.py::test_views_are_shown_in_turn_one_a_pass",
         r"\[0, 0, 0, 0, 0, 0, 0\] == \[0, 1, 2, 0, 1, 2, 0\]",
-        quick=True,
     ),
 )

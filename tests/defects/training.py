@@ -343,7 +343,6 @@ TRAINING = (
         "if False:",
         "test_features.py::test_features_too_large_for_float16_are_refused",
         r"DID NOT RAISE",
-        quick=True,
     ),
     # training and recipes: what is cached
     Defect(
@@ -353,7 +352,6 @@ TRAINING = (
         "loss, best = max(fits, key=lambda fit: fit[0])",
         "test_cached.py::test_the_penalty_is_the_one_that_does_best_on_the_validation_pictures",
         r"the best of all penalties",
-        quick=True,
     ),
     Defect(
         "a probe whose bias forgets the mean",
