@@ -14,6 +14,19 @@ from convspec.datasets import Dataset, Split
 from convspec.recipes import RECIPES, RUNGS, Recipe, Result, find_recipe, run, run_key
 
 
+# Each kind of rung in the fast tier, and those that differ from one of them in data alone in the slow one.
+EACH_RUNG = pytest.mark.parametrize(
+    "rung",
+    [
+        pytest.param(
+            rung,
+            marks=pytest.mark.slow if rung in ("dense_baseline", "from_scratch", "frozen_end_to_end") else (),
+        )
+        for rung in (*RUNGS, "fine_tuned_fast")
+    ],
+)
+
+
 def short(rung: str) -> Recipe:
     """The mini rung cut to two epochs, and its predecessor to one."""
     recipe = find_recipe(rung, "mini")
@@ -65,7 +78,7 @@ def test_an_unknown_rung_is_refused_with_the_list_of_rungs() -> None:
         find_recipe("fine_tune", "mini")
 
 
-@pytest.mark.parametrize("rung", [*RUNGS, "fine_tuned_fast"])
+@EACH_RUNG
 def test_the_same_seed_gives_the_same_result_to_the_last_digit(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     first, again = (run(short(rung), few_shapes, 3, tmp_path / folder) for folder in ("first", "again"))
     assert first.history == again.history

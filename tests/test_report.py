@@ -162,5 +162,6 @@ def test_the_views_are_those_that_training_sees(
 def test_what_was_left_out_is_counted_and_named_once_for_each_dataset() -> None:
     some = result("augmented", "mini", 0.8)
     runs = {"augmented": [some, some], "fine_tuned": [result("fine_tuned", "mini", 0.8, dataset="whole")]}
+    assert report.skipped(runs) == []
     some.dataset["skipped"] += ["'a.jpg' is empty", "'b.jpg' is a copy"]
     assert report.skipped(runs) == ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]

@@ -205,7 +205,7 @@ REPORTS = (
         "what was left out is counted and not named",
         "report",
         '*(f"  {reason}" for reason in reasons)',
-        "",
+        "*()",
         "test_report.py::test_what_was_left_out_is_counted_and_named_once_for_each_dataset",
         r"b\.jpg",
     ),
