@@ -13,7 +13,6 @@ from convspec.augmentation import Augmentation
 from convspec.datasets import Dataset, Split
 from convspec.recipes import RECIPES, RUNGS, Recipe, Result, find_recipe, run, run_key
 
-
 # Each kind of rung in the fast tier, and those that differ from one of them in data alone in the slow one.
 EACH_RUNG = pytest.mark.parametrize(
     "rung",

@@ -208,7 +208,7 @@ TRAINING = (
         "recipes",
         "        keras.utils.set_random_seed(seed)\n",
         "",
-        "test_recipes.py::test_the_same_seed_gives_the_same_result_to_the_last_digit[dense_baseline]",
+        "test_recipes.py::test_the_same_seed_gives_the_same_result_to_the_last_digit[mnist_convnet]",
         r"'loss'",
     ),
     Defect(
