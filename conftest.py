@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: needs the real pictures and weights; runs with --scale full only")
+    config.addinivalue_line("markers", "ladder: trains all rungs: minutes on a GPU, a day on a few cores")
     config.addinivalue_line("markers", "slow: runs with --slow only")
 
 

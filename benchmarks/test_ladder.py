@@ -3,11 +3,13 @@
 `pytest benchmarks` from the repository, `pytest --pyargs convspec` where the package is installed.
 """
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from convspec import recipes, regression, report
-from convspec.plugin import Session, explained, uncaptured
-from convspec.recipes import Result
+from convspec import determinism, recipes, regression, report
+from convspec.session import Session, explained
 
 # Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
 # extraction, by a margin of one point, which is what "<=" can mean between two samples.
@@ -17,9 +19,11 @@ STEPS = [
     ("feature_extraction", "fine_tuned", -0.01),
 ]
 
+CURVES = "accuracy", "val_accuracy", "val_loss"
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.function is test_rung:
+    if metafunc.function in (test_rung, test_rung_repeats_itself, test_the_accuracy_is_that_of_the_baseline):
         option = metafunc.config.option
         climbed = recipes.climb(option.scale, option.mode, option.rungs or recipes.RUNGS)
         metafunc.parametrize("rung", [recipe.name for recipe in climbed])
@@ -32,29 +36,50 @@ def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureReque
     if hasattr(config, "workerinput"):
         pytest.skip("the ladder is timed, one run at a time: leave out -n")
     with explained(config):
-        dataset, weights = session.dataset(recipe), session.weights(recipe)
-        kept = {seed: session.unfinished(recipe, seed) for seed in session.seeds}
-        results = {seed: Result.load(path) for seed, path in kept.items() if path.is_file()}
-        pending = iter([seed for seed in session.seeds if seed not in results])
-
-        def train(seed: int) -> None:
-            result = recipes.run(recipe, dataset, seed, session.folder, weights=weights, progress=uncaptured(config))
-            result.save(kept[seed])
-            results[seed] = result
-
-        if rounds := len(session.seeds) - len(results):
+        pending = iter(new := [seed for seed in session.seeds if not session.unfinished(recipe, seed).is_file()])
+        if new:
             benchmark = request.getfixturevalue("benchmark")
-            benchmark.group = f"ladder, {dataset.name}, {session.scale}"
-            benchmark.pedantic(train, setup=lambda: ((next(pending),), {}), rounds=rounds)
-            for seed in pending:  # under --benchmark-disable one round was all
-                train(seed)
-    runs = session.runs.setdefault(recipe.name, [results[seed] for seed in session.seeds])
-    if rounds:
+            benchmark.group = f"ladder, {session.dataset(recipe).name}, {session.scale}"
+            benchmark.pedantic(session.run, setup=lambda: ((recipe, next(pending)), {}), rounds=len(new))
+        runs = session.climb(recipe)
+    if new:
         benchmark.extra_info.update(report.summary(runs), machine=runs[-1].machine)
     for run in runs:
         assert len(run.history["loss"]) == recipe.epochs, (
             f"{recipe.name}, seed {run.seed}: trained {len(run.history['loss'])} epochs"
         )
+
+
+def test_rung_repeats_itself(
+    rung: str, convspec_session: Session, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With the same seed on this backend and device, to the roundings of float32."""
+    session = convspec_session
+    if rung not in session.runs:
+        pytest.skip(f"needs the rung {rung} in this session")
+    recipe = recipes.find_recipe(rung, session.scale)
+    found = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
+    session.repeats[rung] = found
+    request.node.user_properties.append(("determinism", found.outcome))
+    assert not found.outcome.startswith("diverging"), (
+        f"{rung} trained twice with seed 0 should be the same, but is {found.outcome}: its losses differ by up to"
+        f" {found.largest:.2g}, so that seeds do not stand for runs here"
+    )
+
+
+def test_the_accuracy_is_that_of_the_baseline(
+    rung: str, convspec_session: Session, request: pytest.FixtureRequest
+) -> None:
+    """By the gate: not lower than that of the runs in fixtures/baselines, but for --margin."""
+    session, option = convspec_session, request.config.option
+    if rung not in session.runs:
+        pytest.skip(f"needs the rung {rung} in this session")
+    if not session.baselines.is_dir() and not option.update_baselines:
+        pytest.skip(f"no baselines in {str(session.baselines)!r}: --update-baselines begins them")
+    with explained(request.config):
+        if not option.update_baselines and session.judge(session.runs[rung]).outcome == "missing":
+            pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
+        session.hold(session.runs[rung], request.node)
 
 
 @pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)
@@ -71,8 +96,37 @@ def test_the_ladder_has_the_chapters_order(
         pytest.skip("one seed cannot show a step of the order: give --seeds 5")
     p = regression.probability_of_no_gain(below, above, least_gain)
     assert p < 0.05, (
-        f"{higher} should gain more than {least_gain} over {lower}, paired by seed, with p < 0.05; p is {p:.3f},"
+        f"{higher} should gain more than {least_gain} over {lower} with p < 0.05; p is {p:.3f},"
         f" {lower} reached {below}, {higher} {above}"
+    )
+
+
+def test_from_scratch_overfits_and_with_augmentation_training_and_validation_stay_together(
+    convspec_session: Session,
+) -> None:
+    """Figures 5.9 to 5.13, over the last quarter of the epochs: from scratch, training climbs ten points above
+    validation, whose loss has turned up; with augmentation validation keeps up."""
+    runs = convspec_session.runs
+    rungs = "from_scratch", "augmented"
+    if any(len(runs.get(rung, ())) < 2 for rung in rungs):
+        pytest.skip("needs the rungs from_scratch and augmented in this session, with two seeds at least")
+    if runs[rungs[0]][0].dataset["name"] != runs[rungs[0]][0].recipe.dataset:
+        pytest.skip("the chapter claims this for its own pictures")
+    ends, rises = {}, {}
+    for rung in rungs:
+        last = {name: [np.mean(np.array_split(run.history[name], 4)[-1]) for run in runs[rung]] for name in CURVES}
+        ends[rung] = last["accuracy"], last["val_accuracy"]
+        lowest = [min(run.history["val_loss"]) for run in runs[rung]]
+        rises[rung] = np.subtract(last["val_loss"], lowest).tolist()
+    gap, kept, turned = (
+        regression.probability_of_no_gain(ends["from_scratch"][1], ends["from_scratch"][0], 0.1),
+        regression.probability_of_no_gain(ends["augmented"][0], ends["augmented"][1], -0.1),
+        regression.probability_of_no_gain(rises["augmented"], rises["from_scratch"]),
+    )
+    assert gap < 0.05, f"from scratch training should end ten points above validation, p is {gap:.3f}: {ends}"
+    assert kept < 0.05, f"with augmentation validation should end no ten points below training, p is {kept:.3f}: {ends}"
+    assert turned < 0.05, (
+        f"the validation loss should rise more from scratch than augmented, p is {turned:.3f}: {rises}"
     )
 
 

@@ -26,8 +26,8 @@ from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from convspec import datasets, gradients, images, models, recipes, shapes, training
-from convspec.plugin import Session, uncaptured
 from convspec.recipes import CHAPTER_AUGMENTATION
+from convspec.session import Session, uncaptured
 
 SIZE, BATCH = 150, 20  # listing 5.7
 

@@ -23,12 +23,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from convspec import MissingData, datasets, features, gradients, hardware, images, models, recipes, training
 from convspec.arithmetic import multiply_adds
-from convspec.plugin import Session, explained, uncaptured
 from convspec.recipes import CHAPTER_AUGMENTATION, Recipe
+from convspec.session import Session, explained, uncaptured
 
 PICTURES = {"mini": 400, "full": 40}
 ROUNDS = {"mini": 5, "full": 5}
 STEPS = {"mini": 20, "full": 10}
+COUNTS = {"mini": (500, 2000, 8000), "full": (20, 40, 80)}
+MOST_GROWTH = 20  # MiB from the least count to the most; at mini the features alone are 25 MiB more
 SIX = [name for name in models.BASES if name != "mini"]  # of section 5.3.1
 
 
@@ -238,6 +240,47 @@ def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
         flop=3 * 2 * multiply_adds(trainee),  # forward, and for two gradients
         most=most.get(recipe.scale),
     )
+
+
+def test_each_picture_costs_the_same_however_many_there_are(
+    benchmark: BenchmarkFixture, convspec_session: Session, recipe: Recipe, base: keras.Model, tmp_path: Path
+) -> None:
+    """The three counts in turn. Time grows with the power 1 of the count, to a tenth, and memory does not grow."""
+    counts = COUNTS[recipe.scale]
+    drawn = np.random.default_rng(0).integers(0, 256, (counts[-1], recipe.size, recipe.size, 3), np.uint8)
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    peaks: dict[int, list[float]] = {count: [] for count in counts}
+
+    def in_turn() -> None:
+        for count in counts:
+            batches = images.Batches(drawn[:count], np.arange(count) % 2, recipe.batch_size, images.rescale)
+            start = time.perf_counter()
+            with hardware.PeakMemory() as memory:
+                kept = extract(base, batches, tmp_path)
+            del kept  # while it was there, memory was looked at
+            seconds[count].append(time.perf_counter() - start)
+            peaks[count].append(memory.mib)
+
+    benchmark.group = f"features of more and more pictures, {recipe.scale}"
+    benchmark.pedantic(in_turn, rounds=ROUNDS[recipe.scale], warmup_rounds=1)
+    if benchmark.disabled:
+        return
+    medians = [float(np.median(times[1:])) for times in seconds.values()]
+    slope = float(np.polyfit(np.log(counts), np.log(medians), 1)[0])
+    growth = max(peaks[counts[-1]][1:]) - min(peaks[counts[0]][1:])
+    a_second = {count: round(count / median, 1) for count, median in zip(counts, medians, strict=True)}
+    benchmark.extra_info.update(
+        images_per_second=a_second[counts[-1]],
+        at_each_count={str(count): figure for count, figure in a_second.items()},
+        slope=round(slope, 3),
+        peak_memory_mib=round(max(peaks[counts[-1]])),
+        memory_growth_mib=round(growth),
+        machine=hardware.machine(),
+    )
+    outcome = f"pictures/s by count {a_second}, time as count to the power {slope:.3f}, memory +{growth:.0f} MiB"
+    uncaptured(convspec_session.config).write(f"\n{outcome}\n")
+    assert gradients.accelerators() or 0.9 <= slope <= 1.1, outcome
+    assert growth < MOST_GROWTH, outcome
 
 
 def test_the_harness_itself_costs_next_to_nothing(record: Callable[..., None]) -> None:

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 
 
 def make_deterministic() -> None:
@@ -97,3 +99,34 @@ def device_memory() -> Callable[[], int | None]:
         return lambda: None
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.max_memory_allocated
+
+
+def value_and_gradient(function: Callable[[Any], Any], at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `function` gives at the array `at`, and the gradient of that, of the shape of `at`.
+
+    `function` takes a tensor of the backend's and gives one: a number, or a number for each sample of a batch. The
+    gradient is that of their sum: sample by sample that of its own number, where no sample has a part in another's.
+    It is zero where nothing depends on the input. Weights get no gradient.
+    """
+    point = keras.ops.convert_to_tensor(at)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(point)
+            values = function(point)
+        gradient = tape.gradient(values, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        values, pull_back = jax.vjp(function, point)
+        (gradient,) = pull_back(jax.numpy.ones_like(values))
+    else:
+        import torch
+
+        point = point.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            values = function(point)
+        connected = torch.autograd.grad(values.sum(), point, allow_unused=True) if values.requires_grad else (None,)
+        gradient = torch.zeros_like(point) if connected[0] is None else connected[0]
+    return keras.ops.convert_to_numpy(values), keras.ops.convert_to_numpy(gradient)

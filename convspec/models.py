@@ -88,7 +88,7 @@ def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
     return keras.Sequential(stack, name="end_to_end")
 
 
-def _mini(input_shape: tuple[int, int, int], weights: str | None, include_top: bool) -> keras.Model:
+def _mini(input_shape: tuple[int | None, int | None, int], weights: str | None, include_top: bool) -> keras.Model:
     """The package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
     del weights, include_top
     if any(side is not None and side < 16 for side in input_shape[:2]):  # four times halved
@@ -127,12 +127,13 @@ BASES: dict[str, Callable[..., keras.Model]] = {
 def conv_base(
     name: str = "vgg16",
     weights: str | Path | None = None,
-    input_shape: tuple[int, int, int] = (150, 150, 3),
+    input_shape: tuple[int | None, int | None, int] = (150, 150, 3),
     precision: str | None = None,
 ) -> keras.Model:
     """A convolutional base without its classifier (listing 5.16): VGG16's ends in (4, 4, 512), 14,714,688 parameters.
 
-    `weights` is None (random), "imagenet" (fetched by Keras) or a file; those of "mini" are in MINI_WEIGHTS.
+    Sides of None take any size. `weights` is None (random), "imagenet" (fetched by Keras) or a file; those of "mini"
+    are in MINI_WEIGHTS.
     `precision` is the dtype policy of its layers (None: Keras's own), such as "mixed_bfloat16", which many processors
     do at twice the speed.
     Raises BadInput (a ValueError) for an unknown base, an input that is too small or a file of another architecture,
@@ -148,7 +149,7 @@ def conv_base(
         keras.config.set_dtype_policy(before)
 
 
-def _conv_base(name: str, weights: str | Path | None, input_shape: tuple[int, int, int]) -> keras.Model:
+def _conv_base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
     if weights == "imagenet":
         if name == "mini":
             raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
@@ -203,14 +204,19 @@ def _position(base: keras.Model, layer_name: str) -> int:
     return names.index(layer_name)
 
 
-def linear_probe(base: keras.Model, classes: int = 2) -> keras.Model:
-    """The base, the mean and the maximum of each of its feature maps, and one linear layer on those."""
-    inputs = keras.Input(base.input_shape[1:])
-    maps = layers.Activation("linear", dtype="float32")(base(inputs))  # whatever precision the base works in
-    pooled = layers.Concatenate(name="pooled")(
-        [layers.GlobalAveragePooling2D()(maps), layers.GlobalMaxPooling2D()(maps)]
-    )
-    return keras.Model(inputs, _classifier(1, classes)[-1](pooled), name="linear_probe")
+def linear_probe(base: keras.Model, size: int, classes: int = 2, smaller: tuple[int, ...] = ()) -> keras.Model:
+    """The base, the mean and the maximum of each of its feature maps, and one linear layer on those.
+
+    Takes pictures of `size` x `size`. With `smaller` sizes the base, which must take any size, sees each picture at
+    those as well, and the linear layer has the features of them all.
+    """
+    inputs = keras.Input((size, size, 3))
+    pooled = []
+    for seen in [inputs, *(layers.Resizing(side, side, antialias=True)(inputs) for side in smaller)]:
+        maps = layers.Activation("linear", dtype="float32")(base(seen))  # whatever precision the base works in
+        pooled += [layers.GlobalAveragePooling2D()(maps), layers.GlobalMaxPooling2D()(maps)]
+    features = layers.Concatenate(name="pooled")(pooled)
+    return keras.Model(inputs, _classifier(1, classes)[-1](features), name="linear_probe")
 
 
 def cut_before(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.Model]:

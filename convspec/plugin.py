@@ -4,29 +4,41 @@ Imported by every pytest run in an environment that has convspec, so nothing hea
 """
 
 import argparse
-import io
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 from convspec import BadInput, MissingData
+from convspec.session import SESSION, Session, explained
 
 if TYPE_CHECKING:
-    from convspec.datasets import Dataset
-    from convspec.recipes import Recipe, Result
+    import numpy as np
 
-DEFAULT_SEEDS = {"mini": 5, "full": 1}
+AUTO_SEEDS = (3, 5, 8, 12)  # after each, --seeds auto looks whether the verdict is certain
+REGRESSED, NO_BASELINE = 10, 11  # exit codes beside pytest's own, where nothing else failed
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text!r}")
     return int(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return AUTO_SEEDS if text == "auto" else (_positive(text),)
+
+
+def _share(text: str) -> float:
+    try:
+        if 0 < (share := float(text)) < 1:
+            return share
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, such as 0.01 for one point, got {text!r}")
 
 
 def _names(text: str) -> list[str]:
@@ -67,9 +79,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--seeds",
         metavar="N",
-        type=_positive,
-        help="train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full)",
+        type=_seeds,
+        help="train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full); auto: with 3, and with up to 12"
+        " until the verdict on its accuracy is certain",
     )
+    group.addoption(
+        "--margin", metavar="M", type=_share, default=0.01,
+        help="the drop in accuracy that still passes the gate against the baseline (default: 0.01, one point)",
+    )  # fmt: skip
     group.addoption(
         "--require-gpu", action="store_true", help="fail, instead of running on the CPU, where there is no GPU"
     )
@@ -84,94 +101,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--update-baselines",
         action="store_true",
-        help="keep this run's raw results as fixtures/baselines/RUN.json under the root folder",
+        help="add this session's raw runs to fixtures/baselines under the root folder, in place of those of the same"
+        " seeds; what they are held against is what was there before",
     )
     group.addoption(
         "--report", metavar="DIR", type=Path,
         help="folder for the record (ladder.json), the picture (ladder.png), trained models and checkpoints"
         " (default: .convspec under the root folder)",
     )  # fmt: skip
-
-
-class Session:
-    """What the options resolved to, and the runs of this session."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        option = config.option
-        self.scale: str = option.scale
-        self.seeds = range(option.seeds or DEFAULT_SEEDS[option.scale])
-        given, default = option.report, config.rootpath / ".convspec"
-        self.folder: Path = (config.invocation_params.dir / given.expanduser()).resolve() if given else default
-        self.runs: dict[str, list[Result]] = {}
-        self._datasets: dict[tuple[str, int, str], Dataset] = {}
-
-    @property
-    def data_root(self) -> Path:
-        """$CONVSPEC_DATA, else --data-root, else the user's cache folder."""
-        if given := os.environ.get("CONVSPEC_DATA") or self.config.option.data_root:
-            return Path(given).expanduser().resolve()
-        import platformdirs
-
-        return platformdirs.user_cache_path("convspec")
-
-    def weights(self, recipe: "Recipe") -> str | None:
-        """--weights, else the base's file in the data folder, else None, which leaves it to the recipe."""
-        if recipe.base is None or self.config.option.weights:
-            return self.config.option.weights
-        file = self.data_root / f"{recipe.base}_notop.weights.h5"
-        return str(file) if file.is_file() else None
-
-    def dataset(self, recipe: "Recipe") -> "Dataset":
-        """The recipe's dataset or the one of --dataset, loaded once a session."""
-        from convspec import datasets
-
-        name, size, interpolation = key = (
-            self.config.option.dataset or recipe.dataset,
-            recipe.size,
-            recipe.interpolation,
-        )
-        if key not in self._datasets:
-            self._datasets[key] = datasets.load(
-                name,
-                size,
-                self.data_root,
-                interpolation=interpolation,
-                most_bad=0.0 if self.config.option.strict_images else 0.05,
-                progress=uncaptured(self.config),
-            )
-        return self._datasets[key]
-
-    def unfinished(self, recipe: "Recipe", seed: int) -> Path:
-        """Where a run's result waits until the whole session is done, so that a session that was cut off can go on."""
-        from convspec.recipes import run_key
-
-        return self.folder / "unfinished" / f"{run_key(recipe, self.dataset(recipe), seed, self.weights(recipe))}.json"
-
-    def finish(self) -> None:
-        """Write the record and the picture of all runs; nothing is left unfinished."""
-        from convspec import report
-
-        report.record(
-            self.runs,
-            self.folder / "ladder.json",
-            scale=self.scale,
-            command=["pytest", *self.config.invocation_params.args],
-        )
-        report.picture(self.runs, self.folder / "ladder.png")
-        for group in self.runs.values():
-            recipe, dataset = group[0].recipe, self.dataset(group[0].recipe)
-            report.samples(dataset, self.folder / f"samples-{dataset.name}.png")
-            if recipe.augmentation:
-                report.views(dataset, recipe.augmentation, self.folder / f"views-{dataset.name}.png")
-        for group in self.runs.values():
-            for result in group:
-                if self.config.option.update_baselines:
-                    result.save(self.config.rootpath / "fixtures" / "baselines" / result.file_name)
-                self.unfinished(result.recipe, result.seed).unlink(missing_ok=True)
-
-
-SESSION = pytest.StashKey[Session]()
 
 
 def _in_use(config: pytest.Config) -> bool:
@@ -261,46 +198,72 @@ def convspec_session(pytestconfig: pytest.Config) -> Session:
     return pytestconfig.stash[SESSION]
 
 
-@contextmanager
-def explained(config: pytest.Config) -> Iterator[None]:
-    """Missing data is a skip (a failure under --require-data) and bad input a failure, each told in one line."""
-    try:
-        yield
-    except MissingData as error:
-        if config.option.require_data:
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
-    except BadInput as error:
-        pytest.fail(str(error), pytrace=False)
+class AccuracyGate:
+    """Holds the accuracy of any model against its baseline; the fixture `accuracy_gate`."""
+
+    def __init__(self, session: Session, item: pytest.Item) -> None:
+        self._session, self._item = session, item
+
+    def __call__(
+        self,
+        name: str,
+        predicted: "np.ndarray",
+        labels: "np.ndarray",
+        *,
+        names: "list[str] | None" = None,
+        confidence: "np.ndarray | None" = None,
+    ) -> None:
+        """Pass, fail or skip the test as the gate says of what a model predicts for its test pictures.
+
+        `name` is that of the model, under which its baseline is kept; `predicted` has the class of each picture, or a
+        row of those for each run (training with seeds 0, 1, ...), `labels` the true ones, `names` the pictures' own
+        names and `confidence`, shaped as `predicted`, the probability given to each prediction.
+        """
+        from convspec.judgement import evaluated
+
+        with explained(self._item.config):
+            self._session.hold(evaluated(name, predicted, labels, names, confidence), self._item)
 
 
-class _Uncaptured(io.TextIOBase):
-    def __init__(self, config: pytest.Config) -> None:
-        super().__init__()
-        self._capture: Any = config.pluginmanager.getplugin("capturemanager")
-
-    def write(self, text: str) -> int:
-        with self._capture.global_and_fixture_disabled():
-            return sys.stderr.write(text)
-
-    def isatty(self) -> bool:
-        with self._capture.global_and_fixture_disabled():
-            return sys.stderr.isatty()
-
-    def flush(self) -> None:
-        with self._capture.global_and_fixture_disabled():
-            sys.stderr.flush()
+@pytest.fixture
+def accuracy_gate(convspec_session: Session, request: pytest.FixtureRequest) -> AccuracyGate:
+    """A function that holds a model's accuracy on its test pictures against the baseline in fixtures/baselines."""
+    return AccuracyGate(convspec_session, request.node)
 
 
-def uncaptured(config: pytest.Config) -> TextIO:
-    """A text stream to the terminal that pytest's capturing does not swallow, for progress bars."""
-    return cast(TextIO, _Uncaptured(config))
+def _verdicts(config: pytest.Config) -> list[dict[str, object]]:
+    """The properties of every test that a gate decided, wherever it ran."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    reports = [report for group in reporter.stats.values() for report in group] if reporter else []
+    found = [dict(report.user_properties) for report in reports if getattr(report, "when", "") == "call"]
+    return [properties for properties in found if "verdict" in properties]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """An exit code of its own for a run in which nothing failed but gates."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if exitstatus != pytest.ExitCode.TESTS_FAILED or not reporter:
+        return
+    failed = [report for outcome in ("failed", "error") for report in reporter.stats.get(outcome, [])]
+    outcomes = {dict(report.user_properties).get("outcome") for report in failed}
+    if outcomes and outcomes <= {"regressed", "missing"}:
+        session.exitstatus = REGRESSED if "regressed" in outcomes else NO_BASELINE
 
 
 def pytest_terminal_summary(
     terminalreporter: "pytest.TerminalReporter", exitstatus: int, config: pytest.Config
 ) -> None:
     session = config.stash[SESSION]
+    verdicts = _verdicts(config)
+    if verdicts:
+        terminalreporter.section("accuracy against the baseline")
+        for properties in verdicts:
+            first, *rest = str(properties["verdict"]).splitlines()
+            colour = {"pass": "green", "underpowered": "yellow"}.get(str(properties["outcome"]), "red")
+            terminalreporter.write_line(first, **{colour: True})
+            for line in rest:
+                terminalreporter.write_line(f"    {line}")
     if not session.runs:
         return
     from convspec import report
@@ -309,6 +272,13 @@ def pytest_terminal_summary(
     for line in report.table(session.runs):
         terminalreporter.write_line(line)
     terminalreporter.write_line(report.FOOTNOTE)
+    if session.scale == "full" and not config.option.dataset:
+        terminalreporter.section("what the chapter claims")
+        for line in report.claims(session.runs):
+            terminalreporter.write_line(line)
+    if session.repeats:
+        repeats = ", ".join(f"{rung} {repeat.outcome}" for rung, repeat in session.repeats.items())
+        terminalreporter.write_line(f"trained twice with one seed: {repeats}")
     for line in report.skipped(session.runs):
         terminalreporter.write_line(line, yellow=True)
     if exitstatus == pytest.ExitCode.INTERRUPTED:
@@ -318,5 +288,5 @@ def pytest_terminal_summary(
     else:
         session.finish()
         terminalreporter.write_line(
-            f"record and picture: {session.folder / 'ladder.json'}, {session.folder / 'ladder.png'}"
+            f"record, picture and a summary in Markdown: {session.folder}/ladder.json, ladder.png, ladder.md"
         )

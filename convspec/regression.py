@@ -33,19 +33,30 @@ def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def next_run(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
+    """Where another run's accuracy lies with 95 % confidence, from those of the runs there are: Student's t over seeds
+    for a single new one; of a single run, whose seeds' variance is unknown, `interval`."""
+    if len(accuracies) == 1:
+        return interval(accuracies, pictures)
+    spread = max(float(np.std(accuracies, ddof=1)), 1 / pictures) * np.sqrt(1 + 1 / len(accuracies))
+    low, high = stats.t.interval(CONFIDENCE, len(accuracies) - 1, float(np.mean(accuracies)), spread)
+    return float(low), float(high)
+
+
 def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float], least_gain: float = 0.0) -> float:
-    """One-sided p-value of a paired t-test that the second side gains at most `least_gain`; same seeds, same order.
+    """One-sided p-value of Welch's t-test that the mean of `higher` is at most `least_gain` above that of `lower`.
 
-    A negative `least_gain` is the margin of a non-inferiority test.
+    A negative `least_gain` is the margin of a non-inferiority test. Runs are not paired by seed, which in two recipes
+    draws nothing that is the same.
 
-    Raises ValueError for fewer than two pairs, or sides of different lengths.
+    Raises ValueError for fewer than two runs a side.
     """
-    if len(lower) != len(higher) or len(lower) < 2:
-        raise ValueError(f"needs at least two pairs of runs, got {len(lower)} and {len(higher)}")
-    gains = np.subtract(higher, lower) - least_gain
-    if np.ptp(gains) == 0:  # the t-test has no variance to work with
-        return 0.0 if gains[0] > 0 else 1.0
-    return float(stats.ttest_1samp(gains, 0, alternative="greater").pvalue)
+    if min(len(lower), len(higher)) < 2:
+        raise ValueError(f"needs at least two runs a side, got {len(lower)} and {len(higher)}")
+    if np.ptp(lower) == np.ptp(higher) == 0:  # the t-test has no variance to work with
+        return 0.0 if higher[0] - lower[0] > least_gain else 1.0
+    least = np.add(lower, least_gain)
+    return float(stats.ttest_ind(higher, least, equal_var=False, alternative="greater").pvalue)
 
 
 def judge(base: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray) -> Verdict:

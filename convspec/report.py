@@ -11,7 +11,8 @@ from convspec import regression
 from convspec.augmentation import Augmentation
 from convspec.datasets import Dataset
 from convspec.images import generator
-from convspec.recipes import Result
+from convspec.judgement import Judgement
+from convspec.recipes import RECIPES, RUNGS, Result
 from convspec.storage import replacing
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def summary(runs: Sequence[Result]) -> dict[str, Any]:
         "validation_accuracy": float(np.mean(validation)) if validation else None,
         "train_accuracy": float(np.mean([run.history["accuracy"][-1] for run in runs])),
         "seconds": float(np.median([run.wall_seconds for run in runs])),
-        "images_per_second": float(np.median([run.images_per_second for run in runs])),
-        "peak_memory_mib": max(run.peak_memory_mib for run in runs),
+        "images_per_second": float(np.median([run.images_per_second or np.nan for run in runs])),
+        "peak_memory_mib": max(run.peak_memory_mib or 0 for run in runs),
         "seeds": [run.seed for run in runs],
     }
 
@@ -81,6 +82,31 @@ def table(runs: Runs) -> list[str]:
         )
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return ["  ".join(format(row[title], width) for title, width in COLUMNS.items()).rstrip() for row in rows]
+
+
+def claims(runs: Runs) -> list[str]:
+    """A line for each accuracy that the chapter publishes, under a line of titles: what was measured, where another run
+    would lie, and whether the published figure lies there, too ("reproduced", "not reproduced", or "not run here").
+
+    Of the rungs at full on the chapter's own pictures, and what stands beside them there.
+    """
+    rows = [("rung", "part", "published", "measured", "seeds", "next run", "verdict")]
+    for name, recipe in RECIPES["full"].items():
+        group = [run for run in runs.get(name, ()) if run.recipe == recipe and run.dataset["name"] == recipe.dataset]
+        if not group and name not in RUNGS:
+            continue
+        for part, (lowest, highest) in recipe.published.items():
+            chapter = f"{lowest:.3g}" + (f"-{highest:.3g}" if highest > lowest else "")
+            if not group:
+                rows.append((name, part, chapter, "-", "-", "-", "not run here"))
+                continue
+            found = [run.test_accuracy if part == "test" else run.validation_accuracy or 0.0 for run in group]
+            low, high = regression.next_run(found, group[0].dataset["pictures"][part])
+            verdict = "reproduced" if low <= highest and lowest <= high else "not reproduced"
+            measured = f"{np.mean(found):.3f}"
+            rows.append((name, part, chapter, measured, str(len(group)), f"{low:.3f} to {high:.3f}", verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def picture(runs: Runs, path: Path) -> None:
@@ -154,6 +180,47 @@ def views(dataset: Dataset, augmentation: Augmentation, path: Path, seed: int = 
     _save_grid(rows, titles, path)
 
 
+def flipped(dataset: Dataset, judgement: Judgement, path: Path) -> None:
+    """The test pictures that flipped most consistently, with their label, the change in their rate of being right, and
+    what both sides gave them in the mean: the class of most runs, and the confidence in it."""
+    if not judgement.flips:
+        return
+    shown = judgement.flips.pictures[: MOST_ROWS * COLUMNS_OF_PICTURES // 2]
+    rows, titles = [], []
+    for place, change in zip(shown, judgement.flips.changes, strict=False):
+        said = []
+        for side in (judgement.baseline, judgement.runs):
+            classes = [run.predicted[place] for run in side]
+            most = max(set(classes), key=classes.count)
+            sure = np.mean([run.confidence[place] for run in side if run.predicted[place] == most])
+            said.append(f"{dataset.classes[most]} {sure:.2f}")
+        rows.append(dataset.test.images[place])
+        label = dataset.classes[dataset.test.labels[place]]
+        titles.append(f"{label} ({change:+.1f})\n{said[0]} > {said[1]}")
+    columns = COLUMNS_OF_PICTURES // 2
+    _save_sheet(rows, titles, columns, path)
+
+
+def markdown(runs: Runs, judgements: Sequence[Judgement], path: Path) -> None:
+    """The ladder and its verdicts in Markdown, as a pull request shows it."""
+    judged = {judgement.runs[0].recipe.name: judgement for judgement in judgements}
+    lines = ["| rung | published | test [95 %] | val | seeds | s/run | gate |", "|---|---|---|---|---|---|---|"]
+    for rung, group in runs.items():
+        figures = summary(group)
+        low, high = figures["test_interval"]
+        validation = figures["validation_accuracy"]
+        cells = [
+            rung, published(group[0]), f"{figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+            "-" if validation is None else f"{validation:.3f}", str(len(group)), f"{figures['seconds']:.1f}",
+            f"**{judged[rung].outcome}**" if rung in judged else "-",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    for judgement in judgements:
+        lines += ["", *(f"{'- ' if place == 0 else '  '}{line}" for place, line in enumerate(judgement.lines))]
+    with replacing(path) as partial:
+        partial.write_text("\n".join(lines) + "\n")
+
+
 def _save_grid(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> None:
     from matplotlib.figure import Figure
 
@@ -167,6 +234,20 @@ def _save_grid(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> N
             axes.axis("off")
         for axes, picture in zip(row, pictures, strict=False):
             axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+    _save(figure, path)
+
+
+def _save_sheet(pictures: list[np.ndarray], titles: list[str], columns: int, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, picture, title in zip(grid, pictures, titles, strict=False):
+        axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=8, parse_math=False)
     _save(figure, path)
 
 

@@ -1,6 +1,7 @@
 """Files that are whole or absent under their final name."""
 
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, Bad
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write to; becomes `path` when the block ends, or vanishes where the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial{os.getpid()}-{path.name}")
+    partial = path.with_name(f"partial{threading.get_native_id()}-{path.name}")
     try:
         yield partial
         os.replace(partial, path)

@@ -115,7 +115,7 @@ def actual(model: keras.Model) -> Built:
 @cache
 def base_of_any_size(name: str) -> tuple[keras.Model, keras.Model]:
     """The base built by Keras once for any size, and a model that tells the shape of every layer of it."""
-    base = models.conv_base(name, None, (None, None, 3))  # type: ignore[arg-type]
+    base = models.conv_base(name, None, (None, None, 3))
     return base, keras.Model(base.input, {layer.name: layer.output for layer in base.layers[1:]})
 
 

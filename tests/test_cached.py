@@ -1,6 +1,9 @@
 """What is frozen need see each picture once: training on its recorded output is the same computation."""
 
-from dataclasses import replace
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
@@ -10,7 +13,7 @@ import pytest
 from convspec import BadInput, features, images, models, training
 from convspec.arithmetic import dense_parameters
 from convspec.datasets import Dataset
-from convspec.recipes import CHAPTER_AUGMENTATION, RUNGS, climb, find_recipe, run
+from convspec.recipes import CHAPTER_AUGMENTATION, RUNGS, Result, climb, find_recipe, run
 from convspec.training import Clock
 
 FAST = [recipe.name for recipe in climb("mini", "fast") if recipe.name.endswith("_fast")]
@@ -139,18 +142,30 @@ def test_after_20_steps_the_weights_are_those_of_the_literal_model(
 
 def test_a_linear_probe_reads_mean_and_maximum_of_each_feature_map() -> None:
     base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
-    probe = models.linear_probe(base)
+    probe = models.linear_probe(base, 48)
     batch = np.random.default_rng(0).random((2, 48, 48, 3), np.float32)
     maps = np.asarray(base(batch))
     pooled = keras.Model(probe.input, probe.get_layer("pooled").output)(batch)
     np.testing.assert_allclose(pooled, np.concatenate([maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))], axis=1), 1e-5)
 
 
+def test_a_linear_probe_at_two_sizes_has_the_features_of_both() -> None:
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (None, None, 3))
+    probe = models.linear_probe(base, 64, smaller=(48,))
+    large = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    small = np.asarray(keras.ops.image.resize(large, (48, 48), antialias=True))
+    pooled = keras.Model(probe.input, probe.get_layer("pooled").output)(large)
+    expected = [
+        pool(np.asarray(base(pictures)), axis=(1, 2)) for pictures in (large, small) for pool in (np.mean, np.max)
+    ]
+    np.testing.assert_allclose(pooled, np.concatenate(expected, axis=1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_linear_probe_ends_in_one_linear_layer_on_twice_the_feature_maps(classes: int) -> None:
     base = models.conv_base("mini", None, (48, 48, 3))
     for count in (classes, classes + 1):
-        probe, units = models.linear_probe(base, count), 1 if count == 2 else count
+        probe, units = models.linear_probe(base, 48, count), 1 if count == 2 else count
         assert probe.count_params() - base.count_params() == dense_parameters(2 * 96, units)
 
 
@@ -213,25 +228,33 @@ def test_a_chosen_rung_is_climbed_in_the_form_of_the_mode() -> None:
     ]
 
 
+def test_a_recipe_that_is_no_rung_is_climbed_when_it_is_named() -> None:
+    names = [recipe.name for recipe in climb("full", "both", ["feature_extraction_best", "feature_extraction"])]
+    assert names == ["feature_extraction", "feature_extraction_fast", "feature_extraction_best"]
+
+
+def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path: Path) -> None:
+    recipe = replace(find_recipe("feature_extraction_fast", "mini"), smaller=(32,))
+    result = run(recipe, few_shapes, 0, tmp_path)
+    assert result.base_pictures == 2 * (40 + 19 + 20)
+    assert result.test_accuracy > 0.8
+
+
 @pytest.mark.parametrize("scale", ["mini", "full"])
 @pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
-def test_the_fast_form_of_a_rung_has_the_listings_own_schedule(rung: str, scale: str) -> None:
+def test_the_fast_form_of_a_rung_differs_from_the_listings_in_what_an_expert_would_change(
+    rung: str, scale: str
+) -> None:
+    """Pictures by area, the base's own preprocessing and its frozen part once a view; and fewer epochs of fine-tuning
+    at full, where each costs two cores the better part of a minute."""
     literal, fast = find_recipe(rung, scale), find_recipe(f"{rung}_fast", scale)
-    same = (
-        "dataset",
-        "model",
-        "size",
-        "learning_rate",
-        "epochs",
-        "batch_size",
-        "steps",
-        "augmentation",
-        "thaw",
-        "base",
-    )
-    assert [getattr(fast, name) for name in same] == [getattr(literal, name) for name in same]
-    assert fast.preprocessing == literal.preprocessing == "rescale"
-    assert 0 < fast.views < literal.epochs
+    changed = {field.name for field in fields(fast) if getattr(fast, field.name) != getattr(literal, field.name)}
+    ours = {"name", "interpolation", "preprocessing", "precision", "views", "published"}
+    if rung == "fine_tuned":
+        ours |= {"starts_from"} | ({"epochs"} if scale == "full" else set())
+    assert changed == ours
+    assert (literal.preprocessing, fast.preprocessing) == ("rescale", "base")
+    assert 0 < fast.views < fast.epochs <= literal.epochs
 
 
 @pytest.mark.parametrize("rung", FAST)
@@ -266,3 +289,59 @@ def test_the_result_counts_the_pictures_that_went_through_the_base(
 ) -> None:
     recipe = replace(find_recipe(rung, "mini"), epochs=2, batch_size=8)
     assert run(recipe, few_shapes, 0, tmp_path).base_pictures == expected
+
+
+KILLED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from convspec import datasets, recipes, training
+
+training.CHECKPOINT_EVERY = 0.0  # after every epoch, so that there is something to go on from
+whole = datasets.load("shapes", 48, Path())
+three = whole.train, whole.validation, whole.test
+parts = [datasets.Split(part.images[::5], part.labels[::5], part.names[::5]) for part in three]
+few = datasets.Dataset(whole.name, whole.classes, *parts)
+recipe = recipes.find_recipe("fine_tuned_fast", "mini")
+frozen = replace(recipe.starts_from, precision="float32")  # not what each process measures to be the faster one
+recipe = replace(recipe, epochs=30, precision="float32", starts_from=frozen)
+print("ready", flush=True)
+recipes.run(recipe, few, 0, Path(sys.argv[1])).save(Path(sys.argv[1], "result.json"))
+print("done", flush=True)
+"""
+
+
+def run_and_kill(folder: Path, after: float | None) -> bool:
+    """Whether the run was killed before it ended."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    if after is not None:
+        time.sleep(after)
+        process.kill()
+    return "done" not in process.communicate()[0]
+
+
+def stores(folder: Path) -> dict[str, bytes]:
+    return {file.parent.name: file.read_bytes() for file in (folder / "features").glob("*/features.npy")}
+
+
+@pytest.mark.slow
+def test_after_kill_9_at_20_random_moments_cached_training_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    run_and_kill(tmp_path / "whole", None)
+    most = 0.8 * (time.perf_counter() - start)
+    whole = Result.load(tmp_path / "whole" / "result.json")
+    moments, killed, resumed = np.random.default_rng(0), 0, False
+    while killed < 20:
+        killed += run_and_kill(tmp_path / "killed", moments.uniform(0, most))
+        resumed |= any((tmp_path / "killed" / "checkpoints").glob("*.npz"))
+        for file in (tmp_path / "killed").glob("result.json"):
+            assert Result.load(file).confidence == whole.confidence, "under its own name it must be whole"
+    run_and_kill(tmp_path / "killed", None)
+    again = Result.load(tmp_path / "killed" / "result.json")
+    assert resumed, "no kill found a checkpoint to go on from"
+    assert stores(tmp_path / "killed") == stores(tmp_path / "whole")
+    assert again.history == whole.history
+    assert (again.predicted, again.confidence) == (whole.predicted, whole.confidence)

@@ -25,7 +25,7 @@ STUBS = [
 
 # Stubs that the specification need not tell from the real thing, and why.
 EXEMPT = {
-    ("plugin", "uncaptured", "constant"): "one stream serves a whole session",
+    ("session", "uncaptured", "constant"): "one stream serves a whole session",
     ("plugin", "pytest_report_header", "constant"): "a session has one header",
 }
 
@@ -39,11 +39,16 @@ CALLED_BY_OTHERS: dict[tuple[str, str], str] = {
     ("plugin", "pytest_configure"): "test_plugin.py::test_what_cannot_work_is_a_usage_error_in_one_line",
     ("plugin", "pytest_report_header"): "test_plugin.py::test_the_header_shows_what_the_options_resolved_to",
     ("plugin", "pytest_sessionstart"): "test_plugin.py::test_without_a_gpu_require_gpu_fails_and_says_so",
-    ("plugin", "explained"): "test_plugin.py::test_missing_pictures_are_a_skip_that_says_how_to_get_them",
-    ("plugin", "uncaptured"): "test_progress.py::test_a_bar_shows_past_pytests_capturing",
+    ("session", "explained"): "test_plugin.py::test_missing_pictures_are_a_skip_that_says_how_to_get_them",
+    ("session", "uncaptured"): "test_progress.py::test_a_bar_shows_past_pytests_capturing",
     ("plugin", "pytest_terminal_summary"): LADDER,
-    ("plugin", "Session.finish"): LADDER,
-    ("plugin", "Session.dataset"):
+    ("plugin", "pytest_sessionfinish"):
+        "test_gating.py::test_a_regression_fails_with_its_own_exit_code_and_names_what_flipped",
+    ("session", "Session.finish"): LADDER,
+    ("session", "Session.run"): LADDER,
+    ("session", "Session.hold"):
+        "test_gating.py::test_a_first_run_writes_the_baseline_and_fails_with_the_words_to_say_so",
+    ("session", "Session.dataset"):
         "test_plugin.py::test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session",
 }  # fmt: skip
 

@@ -1,12 +1,17 @@
 """What is asked of the Keras backend, and what it says of the machine."""
 
+import json
 import os
+import subprocess
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
+from keras import layers, ops
 
 from convspec import gradients
 
@@ -117,3 +122,60 @@ def test_the_memory_of_a_cpu_is_no_devices_memory(other: Any, monkeypatch: pytes
     assert gradients.device_memory()() is None
     other("jax", devices=lambda: [SimpleNamespace(memory_stats=lambda: None)])
     assert gradients.device_memory()() is None
+
+
+def test_a_gradient_is_the_one_that_central_differences_find() -> None:
+    """Of a smooth convnet in double precision, with respect to every value of a small batch."""
+    keras.utils.set_random_seed(0)
+    stack = [
+        layers.Conv2D(3, 3, activation="softplus", dtype="float64"),
+        layers.Flatten(dtype="float64"),
+        layers.Dense(1, activation="tanh", dtype="float64"),
+    ]
+    model = keras.Sequential([keras.Input((5, 4, 2), dtype="float64"), *stack])
+    batch = np.random.default_rng(0).normal(size=(2, 5, 4, 2))
+    values, gradient = gradients.value_and_gradient(lambda x: model(x)[:, 0], batch)
+    np.testing.assert_allclose(values, model(batch)[:, 0], rtol=1e-12)
+    differences = np.zeros(batch.shape)
+    for place in np.ndindex(batch.shape):
+        nudge = np.zeros(batch.shape)
+        nudge[place] = 1e-5
+        differences[place] = float(ops.sum(model(batch + nudge) - model(batch - nudge))) / 2e-5
+    np.testing.assert_allclose(gradient, differences, atol=1e-8)
+
+
+def test_each_sample_has_the_gradient_of_its_own_number() -> None:
+    points = np.array([[1.0, 2.0], [3.0, 4.0]])
+    values, gradient = gradients.value_and_gradient(lambda x: ops.sum(x**3, axis=-1), points)
+    assert values.tolist() == [9, 91]
+    assert gradient.tolist() == [[3, 12], [27, 48]]
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda x: ops.sum(ops.stop_gradient(x)), lambda x: ops.sum(x - x), lambda x: ops.ones(2)]
+)
+def test_where_nothing_depends_on_the_input_the_gradient_is_0(cut: Any) -> None:
+    _, gradient = gradients.value_and_gradient(cut, np.ones((2, 3)))
+    assert gradient.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_find_the_same_gradient(backend: str) -> None:
+    """In a process of its own, as Keras has one backend for each."""
+    if not find_spec(backend):
+        pytest.skip(f"needs {backend}")
+    program = """if True:
+        import json
+        import numpy as np
+        from keras import ops
+        from convspec.gradients import value_and_gradient
+        tried = (lambda x: ops.sum(ops.sin(x), axis=-1), lambda x: ops.ones(2), lambda x: ops.sum(ops.stop_gradient(x)))
+        points = np.array([[0.0, 1.0], [2.0, 3.0]], np.float32)
+        print(json.dumps([value_and_gradient(function, points)[1].tolist() for function in tried]))
+    """
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    cosine, *none = json.loads(done.stdout.splitlines()[-1])
+    np.testing.assert_allclose(cosine, np.cos([[0, 1], [2, 3]]), atol=1e-6)
+    assert none == [[[0, 0], [0, 0]]] * 2

@@ -155,21 +155,17 @@ def test_without_nvml_or_a_gpu_the_state_of_the_accelerator_and_its_energy_are_u
 
 
 @pytest.mark.parametrize(
-    ("flags", "accelerators", "expected"),
-    [
-        ("fpu avx512_bf16 avx2", [], "mixed_bfloat16"),
-        ("fpu amx_bf16", [], "mixed_bfloat16"),
-        ("fpu avx2 avx512f", [], "float32"),
-        ("fpu avx2", ["NVIDIA H100"], "mixed_bfloat16"),
-    ],
+    ("whole", "half", "expected"),
+    [(1.0, 0.5, "mixed_bfloat16"), (1.0, 0.9, "float32"), (1.0, 1.6, "float32"), (0.01, 0.007, "mixed_bfloat16")],
 )
-def test_bfloat16_is_for_processors_that_compute_in_it_and_for_accelerators(
-    flags: str, accelerators: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_bfloat16_is_for_machines_that_convolve_faster_in_it(
+    whole: float, half: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "is_file", lambda path: True)
-    monkeypatch.setattr(Path, "read_text", lambda path: f"model name : a\nflags : {flags}\n")
-    monkeypatch.setattr(gradients, "accelerators", lambda: accelerators)
-    assert hardware.fast_precision() == expected
+    """Whatever their processor's flags promise."""
+    seconds = {"float32": whole, "bfloat16": half}
+    monkeypatch.setattr(hardware, "probes", lambda precision: {"convolution": (lambda: precision, 1.0)})
+    monkeypatch.setattr(hardware, "_seconds", lambda work: seconds[work()])
+    assert hardware.fast_precision.__wrapped__() == expected  # what it keeps for the process is left as it was
 
 
 @pytest.mark.parametrize(("precision", "element"), [("float32", 4), ("bfloat16", 2)])

@@ -96,7 +96,7 @@ def test_the_variable_overrides_the_data_root(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--rungs", "fine_tune"], "unknown rung 'fine_tune'; choose from dense_baseline, "),
+        (["--rungs", "fine_tune"], "unknown rung 'fine_tune' at scale mini; choose from dense_baseline, "),
         (["--dataset", "nowhere"], "no dataset or folder 'nowhere': give shapes, mnist, dogs_vs_cats, or a folder"),
         (["--weights", "nowhere.h5"], "--weights: no file 'nowhere.h5'; give a file, or imagenet"),
         (["--seeds", "0"], "must be a whole number from 1 up, got '0'"),
@@ -154,8 +154,8 @@ def test_a_projects_own_names_are_left_alone(pytester: pytest.Pytester) -> None:
 
 
 def test_a_bases_weights_are_its_own_file_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    from convspec.plugin import SESSION
     from convspec.recipes import find_recipe
+    from convspec.session import SESSION
 
     (tmp_path / "vgg16_notop.weights.h5").touch()
     session = pytester.parseconfigure("--data-root", str(tmp_path)).stash[SESSION]
@@ -167,8 +167,8 @@ def test_a_bases_weights_are_its_own_file_in_the_data_folder(pytester: pytest.Py
 def test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
-    from convspec.plugin import SESSION
     from convspec.recipes import find_recipe
+    from convspec.session import SESSION
 
     session = pytester.parseconfigure("--dataset", str(few_pictures)).stash[SESSION]
     large, small = (find_recipe(name, scale) for name, scale in (("from_scratch", "mini"), ("mnist_convnet", "full")))
@@ -180,7 +180,7 @@ def test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session(
 def test_a_session_with_an_augmented_rung_shows_the_views_and_one_without_does_not(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
-    from convspec.plugin import SESSION
+    from convspec.session import SESSION
 
     session = pytester.parseconfigure("--dataset", str(few_pictures), "--report", str(pytester.path)).stash[SESSION]
     for rung, shown in (("from_scratch", False), ("augmented", True)):

@@ -21,7 +21,13 @@ def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str |
     return Result(
         recipe=recipe,
         seed=seed,
-        dataset={"name": dataset or recipe.dataset, "fingerprint": "0", "classes": ["a", "b"], "skipped": []},
+        dataset={
+            "name": dataset or recipe.dataset,
+            "fingerprint": "0",
+            "classes": ["a", "b"],
+            "skipped": [],
+            "pictures": {"validation": 1000, "test": 1000},
+        },
         weights=None,
         history={"accuracy": [0.5, 0.9], "val_accuracy": [0.75, 0.625]},
         test_accuracy=accuracy,
@@ -165,3 +171,29 @@ def test_what_was_left_out_is_counted_and_named_once_for_each_dataset() -> None:
     assert report.skipped(runs) == []
     some.dataset["skipped"] += ["'a.jpg' is empty", "'b.jpg' is a copy"]
     assert report.skipped(runs) == ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "verdict"),
+    [((0.71,), "reproduced"), ((0.75,), "not reproduced"), ((0.65,), "not reproduced"), ((0.735,), "reproduced"),
+     ((0.75, 0.752, 0.748), "not reproduced"), ((0.75, 0.70, 0.80), "reproduced")],
+)  # fmt: skip
+def test_a_claim_is_reproduced_where_another_run_could_give_the_published_figure(
+    validation: tuple[float, ...], verdict: str
+) -> None:
+    """0.70 to 0.72 in the chapter; one run is as sure as its 1,000 pictures, to 0.027, three as they spread."""
+    runs = [
+        replace(result("from_scratch", "full", 0.7, seed), history={"accuracy": [0.9], "val_accuracy": [accuracy]})
+        for seed, accuracy in enumerate(validation)
+    ]
+    (line,) = [line for line in report.claims({"from_scratch": runs}) if line.startswith("from_scratch")]
+    assert cells(line)[1:3] == ["validation", "0.7-0.72"]
+    assert cells(line)[-1].strip() == verdict
+
+
+def test_a_claim_without_a_run_of_the_recipe_as_it_is_was_not_run_here() -> None:
+    other = result("fine_tuned", "full", 0.97)
+    other = replace(other, recipe=replace(other.recipe, epochs=3))
+    lines = report.claims({"fine_tuned": [other]})
+    assert len(lines) == 1 + 8, "seven rungs, of which fine_tuned has two figures"
+    assert all(line.endswith("not run here") for line in lines[1:])

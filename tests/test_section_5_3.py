@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from convspec import features, images, models, training
+from convspec import baselines, features, images, models, training
 from convspec.arithmetic import multiply_adds
 from convspec.recipes import Result, find_recipe
 
@@ -33,7 +33,9 @@ def mini() -> keras.Model:
 def recorded() -> list[Result]:
     """The runs of feature extraction on the real pictures."""
     folder = Path(__file__).parents[1] / "fixtures" / "baselines"
-    runs = [Result.load(path) for path in folder.glob("feature_extraction-*.json")]
+    runs = [
+        run for run in baselines.read(folder) if (run.recipe.name, run.recipe.scale) == ("feature_extraction", "full")
+    ]
     assert runs
     return runs
 
@@ -69,7 +71,7 @@ def test_the_six_models_of_the_list_come_prepackaged() -> None:
 
 def test_without_an_input_shape_the_network_can_process_inputs_of_any_size_from_32_up() -> None:
     """Listing 5.16: "inputs of any size": five poolings leave nothing of a picture below 32 pixels."""
-    base = models.conv_base("vgg16", None, (None, None, 3))  # type: ignore[arg-type]
+    base = models.conv_base("vgg16", None, (None, None, 3))
     assert base.compute_output_shape((1, 150, 231, 3)) == (1, 4, 7, 512)
     with pytest.raises(ValueError, match="zero or negative"):
         base.compute_output_shape((1, 31, 31, 3))

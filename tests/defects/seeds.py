@@ -1,8 +1,11 @@
 """All seeded defects."""
 
+from defects.baselines import BASELINES
+from defects.gates import GATES
+from defects.judgements import JUDGEMENTS
 from defects.pictures import PICTURES
 from defects.reports import REPORTS
 from defects.structure import STRUCTURE
 from defects.training import TRAINING
 
-DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS)
+DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS)

@@ -1,0 +1,283 @@
+"""The gate of an accuracy: pass, regressed or underpowered; and the pictures that flipped.
+
+Both sides are boolean matrices of runs by pictures, true where the run is right: the same pictures in the same order,
+the runs in the order of their seeds. What the gate speaks of is the mean accuracy over seeds on these pictures, so
+that their choice adds no variance (each is its own control) and the variance between seeds is all that is left:
+
+- *regressed* takes a one-sided t-test at 0.001 that the accuracy dropped, with the variance pooled over both sides,
+  and a 90 % interval below 0. Where nothing changed all runs are draws of one distribution, and for normal accuracies
+  the level is exact whatever the variance between seeds. Nothing is borrowed from the binomial variance of the
+  pictures, as moderated t-tests would (Smyth 2004, doi:10.2202/1544-6115.1027): between rungs the ratio of the two
+  goes from 0.3 to 10, and such a prior costs the level. Equal seeds are not paired, which would halve the degrees of
+  freedom; where they correlate, the test errs on the safe side.
+- *pass* takes one-sided 95 % confidence that the drop is below the margin (non-inferiority), by Welch's t (1947,
+  doi:10.1093/biomet/34.1-2.28), as a change may change the variance, too; or the same predictions seed by seed.
+- *underpowered* is all else.
+
+Where all runs of a side are the same to the last bit (a fit without chance), chance is in the pictures alone: McNemar's
+exact test (1947, doi:10.1007/BF02295996) on those that one side has right, and Student's t over pictures. Of one run
+a side it tells that the two models differ, and no more. A side of one run that is not known to be without chance says
+nothing of its variance: it may pass beside several, but is never regressed, however large the drop.
+
+Sequential use: each of `looks` verdicts spends an equal share of both error rates, which holds them over all looks
+whatever their correlation (Bonferroni's inequality, exact for t statistics, too; in the terms of Lan and DeMets 1983,
+doi:10.1093/biomet/70.3.659, a linear spending function, without the gain from knowing the correlation).
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import combinations
+from math import ceil, comb, log2, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special, stats
+
+from convspec.regression import CONFIDENCE
+
+FALSE_ALARMS = 0.001
+POWER = 0.95
+MARGIN = 0.01
+LEAST_SEEDS, MOST_SEEDS = 3, 1_000_000
+FLIP_LEVEL = 0.01
+MOST_SPLITS = 10_000  # of runs into two sides that are counted out; more are drawn
+SUSPICION = (
+    "suspiciously good ({:+.1f} points): are test pictures among the training pictures (the same files, copies, crops, "
+    "frames of one scene), does the label leak into the input, or is the base one that has seen these pictures?"
+)
+
+
+@dataclass(frozen=True)
+class AccuracyVerdict:
+    """Of one gate: the outcome ("pass", "regressed" or "underpowered") and what it rests on.
+
+    `change` is that of the mean accuracy, new less baseline, with its 90 % interval (wider for one of several looks;
+    its lower end decides on "pass"); `p_value` that of no drop. `smallest_drop` would have been "regressed" 95 times
+    in 100; None where no drop would. Where more seeds would end "underpowered", `seeds_needed` new runs, beside at
+    least as many of the baseline, would see a drop by the margin as often, by the variance estimated here.
+    """
+
+    outcome: str
+    runs: tuple[int, int]
+    baseline: float
+    new: float
+    change: float
+    low: float
+    high: float
+    p_value: float
+    margin: float
+    smallest_drop: float | None
+    seeds_needed: int | None
+    note: str
+    warning: str
+
+    def __str__(self) -> str:
+        seen = "none" if self.smallest_drop is None else f"{100 * self.smallest_drop:.1f} points"
+        parts = [
+            f"{self.outcome}: {self.new:.3f} against {self.baseline:.3f}, {100 * self.change:+.1f} points "
+            f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}], p = {self.p_value:.2g}",
+            "runs: {1} against {0}".format(*self.runs),
+            f"smallest drop that would have been seen: {seen}",
+        ]
+        if self.seeds_needed is not None:
+            more = " and ".join(
+                f"{self.seeds_needed - runs} more {side}"
+                for runs, side in zip(self.runs, ("baseline runs", "runs"), strict=True)
+                if runs < self.seeds_needed
+            )
+            parts.append(f"{more or 'as many as these'} would see {100 * self.margin:.1f}")
+        return "; ".join([*parts, *filter(None, (self.note, self.warning))])
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How often a picture is right on one side and wrong on the other, and whether that is more than chance.
+
+    `between` is the share of pictures on which a run of the baseline and a new one differ, `within` that on which two
+    runs of one side do, each a mean over all pairs; `within` is None for one run a side. `outcome` is "change" where
+    at most 1 in 100 ways to share the runs out between the sides sets them as far apart as they are (a permutation
+    test, `p_value`) or where runs of one side never differ, "cannot tell" where there are too few ways, else "chance".
+    `pictures` are those whose rate of being right changed, the most consistent first, and `changes` by how much;
+    `complete` of them are right in all runs of one side and wrong in all of the other, `expected` by chance.
+    """
+
+    outcome: str
+    between: float
+    within: float | None
+    p_value: float
+    pictures: tuple[int, ...]
+    changes: tuple[float, ...]
+    complete: int
+    expected: float
+
+    def __str__(self) -> str:
+        within = "unknown" if self.within is None else f"{100 * self.within:.1f} %"
+        return (
+            f"{self.outcome}: {100 * self.between:.1f} % of pictures flip from the baseline to a new run, {within} "
+            f"between runs of one side (p = {self.p_value:.2g}); {self.complete} flipped in all runs, "
+            f"{self.expected:.1f} expected by chance"
+        )
+
+
+def gate(baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: int = 1) -> AccuracyVerdict:
+    """Whether `new` is as accurate as `baseline`, but for `margin`; see above for the rule.
+
+    `looks` is the number of verdicts that are asked for one after the other while runs are added, this one included;
+    it is set before the first.
+
+    Raises ValueError for sides that are no such matrices, a margin outside (0, 1) or fewer than one look.
+    """
+    if not 0 < margin < 1 or looks < 1:
+        raise ValueError(f"margin must lie between 0 and 1 and looks be at least 1, got {margin} and {looks}")
+    base, fresh = _sides(baseline, new)
+    alpha, level, shared = FALSE_ALARMS / looks, (1 - CONFIDENCE) / looks, min(len(base), len(fresh))
+    accuracies = base.mean(axis=1), fresh.mean(axis=1)
+    before, after = (float(side.mean()) for side in accuracies)
+    single = len(base) == len(fresh) == 1
+    constant = bool((base == base[0]).all() and (fresh == fresh[0]).all())
+    lone = single or (shared == 1 and not constant)
+    if constant:
+        found = _by_pictures(base[0], fresh[0], alpha)
+    else:
+        found = _by_seeds(*accuracies, 1 / 12 / base.shape[1] ** 2, alpha, level)
+    half = float(special.stdtrit(found.degrees, 1 - level)) * found.error
+    change, note = after - before, ""
+    if lone:
+        note = "a side of one run says nothing of its variance between seeds"
+        if single:
+            note += f", which may be why these differ (McNemar's p = {found.drop_p:.2g}) and adds to the runs needed"
+    elif constant:
+        note = "all runs of a side are the same: more pictures would tell more, more seeds would not"
+    if (base[:shared] == fresh[:shared]).all():
+        outcome, note = "pass", "the same predictions, seed by seed"
+    elif change - half > -margin and not single:
+        outcome = "pass"
+    elif found.drop_p <= alpha and change + half < 0 and not lone:
+        outcome = "regressed"
+    else:
+        outcome = "underpowered"
+    more_seeds_tell = outcome == "underpowered" and (lone or not constant)
+    suspicious = change > margin and (found.gain_p <= alpha or bool(fresh.all()))
+    return AccuracyVerdict(
+        outcome=outcome,
+        runs=(len(base), len(fresh)),
+        baseline=before,
+        new=after,
+        change=change,
+        low=change - half,
+        high=change + half,
+        p_value=found.drop_p,
+        margin=margin,
+        smallest_drop=None if lone or found.smallest_drop > before else max(found.smallest_drop, margin),
+        seeds_needed=_seeds_needed(found.variance, len(base), alpha, margin) if more_seeds_tell else None,
+        note=note,
+        warning=SUSPICION.format(100 * change) if suspicious else "",
+    )
+
+
+def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
+    """The pictures that are right on one side and wrong on the other, and whether there are more than by chance.
+
+    Raises ValueError for sides that are no matrices of runs by the same pictures.
+    """
+    base, fresh = _sides(baseline, new)
+    before, after, pictures = len(base), len(fresh), base.shape[1]
+    runs, right = before + after, np.vstack([base, fresh]).astype(float)
+    differ = (right @ (1 - right).T + (1 - right) @ right.T) / pictures
+    ways = comb(runs, after)
+    if ways <= MOST_SPLITS:
+        splits = np.zeros((ways, runs), bool)
+        np.put_along_axis(splits, np.array([*combinations(range(runs), after)]), True, axis=1)
+    else:
+        rng = np.random.default_rng(0)
+        splits = rng.permuted(np.tile(np.arange(runs) >= before, (MOST_SPLITS, 1)), axis=1)
+        splits[0] = np.arange(runs) >= before
+    apart = ((splits @ differ) * ~splits).sum(axis=1)
+    crossing = float(differ[:before, before:].sum())
+    p_value = float((apart >= crossing - 1e-9).mean())
+    inner = before * (before - 1) + after * (after - 1)
+    shifts = fresh.sum(axis=0) * before - base.sum(axis=0) * after  # in whole numbers, so that ties are ties
+    order = np.argsort(-np.abs(shifts), kind="stable")[: np.count_nonzero(shifts)]
+    hits = np.bincount(right.sum(axis=0).astype(int), minlength=runs + 1)
+    fewest = (1 + (before == after)) / ways  # sides of equal size can be swapped
+    within = float(differ.sum() - 2 * crossing) / inner if inner else None
+    if p_value <= FLIP_LEVEL or (within == 0 and crossing > 0):
+        outcome = "change"
+    else:
+        outcome = "cannot tell" if fewest > FLIP_LEVEL else "chance"
+    return Flips(
+        outcome=outcome,
+        between=crossing / (before * after),
+        within=within,
+        p_value=p_value,
+        pictures=tuple(map(int, order)),
+        changes=tuple(map(float, shifts[order] / (before * after))),
+        complete=int((np.abs(shifts) == before * after).sum()),
+        expected=float(hits[before] + hits[after]) / ways,
+    )
+
+
+class _Evidence(NamedTuple):
+    """`error` of the change and its `degrees` of freedom, for the interval; `variance` of one run's accuracy."""
+
+    error: float
+    degrees: float
+    variance: float
+    drop_p: float
+    gain_p: float
+    smallest_drop: float
+
+
+def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float) -> _Evidence:
+    flipped = new.astype(int) - base
+    pictures, worse, better = len(flipped), int((flipped < 0).sum()), int((flipped > 0).sum())
+    spread = (worse + better - (worse - better) ** 2 / pictures) / (pictures - 1)  # the variance, from whole numbers
+    error = sqrt(max(spread, 1 / 12 / pictures) / pictures)
+    drop_p, gain_p = (float(stats.binom.sf(count - 1, worse + better, 0.5)) for count in (worse, better))
+    fewest = ceil(-log2(alpha)) / pictures  # flips all one way, for McNemar's test to see them
+    smallest = max(_detectable(alpha, pictures - 1, error), fewest)
+    return _Evidence(error, pictures - 1, error**2 / 2, drop_p, gain_p, smallest)
+
+
+def _by_seeds(base: np.ndarray, new: np.ndarray, least: float, alpha: float, level: float) -> _Evidence:
+    """Accuracies of one run at least, of two on one side; none has a variance below `least`."""
+    change, runs = float(new.mean() - base.mean()), (len(base), len(new))
+    pooled = sum(runs) - 2
+    variance = max(sum(float(((side - side.mean()) ** 2).sum()) for side in (base, new)) / pooled, least)
+    error = sqrt(variance * (1 / runs[0] + 1 / runs[1]))
+    drop_p, gain_p = (float(special.stdtr(pooled, sign * change / error)) for sign in (1, -1))
+    smallest, degrees = _detectable(alpha, pooled, error), float(pooled)
+    if min(runs) > 1:
+        parts = [max(float(side.var(ddof=1)), least) / len(side) for side in (base, new)]
+        degrees = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, runs, strict=True))
+        error = sqrt(sum(parts))
+        smallest = max(smallest, _detectable(level, degrees, error))
+    return _Evidence(error, degrees, variance, drop_p, gain_p, smallest)
+
+
+def _detectable(alpha: float, degrees: float, error: float) -> float:
+    """The drop that a t-test at level `alpha` sees with power 0.95, by the noncentral t distribution."""
+    return float(special.nctdtrinc(degrees, 1 - POWER, special.stdtrit(degrees, 1 - alpha))) * error
+
+
+def _seeds_needed(variance: float, before: int, alpha: float, margin: float) -> int:
+    def seen_by(runs: int) -> float:
+        beside = max(runs, before)
+        return _detectable(alpha, runs + beside - 2, sqrt(variance * (1 / runs + 1 / beside)))
+
+    return bisect_left(range(MOST_SEEDS), True, lo=LEAST_SEEDS, key=lambda runs: seen_by(runs) <= margin)
+
+
+def _sides(baseline: ArrayLike, new: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    sides = [np.asarray(side) for side in (baseline, new)]
+    for name, side in zip(("baseline", "new"), sides, strict=True):
+        if side.ndim != 2 or not len(side) or side.shape[1] < 2:
+            raise ValueError(f"{name} must be a matrix of runs by at least two pictures, got shape {side.shape}")
+        if side.dtype != bool and not np.isin(side, (0, 1)).all():
+            raise ValueError(
+                f"{name} must hold right or wrong (1 or 0) for each picture, got {side[~np.isin(side, (0, 1))][0]}"
+            )
+    if sides[0].shape[1] != sides[1].shape[1]:
+        raise ValueError(f"both sides must have the same pictures, got {sides[0].shape[1]} and {sides[1].shape[1]}")
+    return sides[0].astype(bool), sides[1].astype(bool)
