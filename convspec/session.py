@@ -168,9 +168,6 @@ class Session:
 SESSION = pytest.StashKey[Session]()
 
 
-SESSION = pytest.StashKey[Session]()
-
-
 @contextmanager
 def explained(config: pytest.Config) -> Iterator[None]:
     """Missing data is a skip (a failure under --require-data) and bad input a failure, each told in one line."""

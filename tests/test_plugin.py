@@ -201,7 +201,7 @@ def fresh_ladder(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult
 
 @pytest.mark.parametrize("rung", ["dense_baseline", "from_scratch"])
 def test_missing_pictures_are_a_skip_that_says_how_to_get_them(rung: str, pytester: pytest.Pytester) -> None:
-    arguments = ("--scale", "full", "--rungs", rung, "--data-root", str(pytester.path), "-rs", "-k", "test_rung")
+    arguments = ("--scale", "full", "--rungs", rung, "--data-root", str(pytester.path), "-rs", "-k", "test_rung[")
     result = ladder(pytester, *arguments)
     result.assert_outcomes(skipped=1)
     name, wanted = {"dense_baseline": ("MNIST", "mnist"), "from_scratch": ("Dogs vs. Cats", "dogs_vs_cats")}[rung]
@@ -212,7 +212,7 @@ def test_missing_pictures_are_a_skip_that_says_how_to_get_them(rung: str, pytest
 
 
 def test_missing_pictures_fail_under_require_data(pytester: pytest.Pytester) -> None:
-    arguments = ("--scale", "full", "--rungs", "dense_baseline", "--data-root", str(pytester.path), "-k", "test_rung")
+    arguments = ("--scale", "full", "--rungs", "dense_baseline", "--data-root", str(pytester.path), "-k", "test_rung[")
     result = ladder(pytester, "--require-data", *arguments)
     result.assert_outcomes(failed=1)
     assert "MNIST is not at" in lines(result)
@@ -255,7 +255,7 @@ def test_under_strict_images_the_first_file_that_is_no_picture_fails_in_one_line
 ) -> None:
     (few_pictures / "fish" / "notes.jpg").write_text("not a picture")
     result = ladder(
-        pytester, "--dataset", str(few_pictures), "--strict-images", "--rungs", "dense_baseline", "-k", "test_rung"
+        pytester, "--dataset", str(few_pictures), "--strict-images", "--rungs", "dense_baseline", "-k", "test_rung["
     )
     result.assert_outcomes(failed=1)
     assert "notes.jpg' is not a readable picture" in lines(result)
@@ -275,7 +275,7 @@ def test_a_folder_that_is_no_problem_to_classify_fails_in_one_line(
 ) -> None:
     spoil(few_pictures)
     result = ladder(
-        pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1", "-k", "test_rung"
+        pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1", "-k", "test_rung["
     )
     result.assert_outcomes(failed=1)
     assert expected in lines(result)
@@ -285,7 +285,7 @@ def test_a_folder_that_is_no_problem_to_classify_fails_in_one_line(
 def test_weights_of_another_architecture_fail_in_one_line(pytester: pytest.Pytester, few_pictures: Path) -> None:
     (pytester.path / "wrong.weights.h5").write_text("not weights")
     result = ladder(
-        pytester, "--dataset", str(few_pictures), "--rungs", "feature_extraction", "--seeds", "1", "-k", "test_rung",
+        pytester, "--dataset", str(few_pictures), "--rungs", "feature_extraction", "--seeds", "1", "-k", "test_rung[",
         "--weights", "wrong.weights.h5",
     )  # fmt: skip
     result.assert_outcomes(failed=1)

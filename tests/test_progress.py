@@ -38,7 +38,7 @@ def test_each_bar_has_its_own_title_total_and_start() -> None:
 def test_a_bar_shows_past_pytests_capturing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
-        from convspec.plugin import uncaptured
+        from convspec.session import uncaptured
 
         def test_speaks(pytestconfig):
             print("captured")
