@@ -2,10 +2,27 @@
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
-import keras
 import numpy as np
+
+from convspec import BadInput
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+try:
+    import keras
+except ModuleNotFoundError as error:
+    if error.name not in BACKENDS:
+        raise
+    there = [f"KERAS_BACKEND={name}" for name in BACKENDS if find_spec(name)]
+    raise BadInput(
+        f"Keras is to run on {error.name}, which is not installed: pip install -e '.[{error.name}]'"
+        + "".join(f", or set {setting}" for setting in there)
+    ) from error
+if keras.backend.backend() not in BACKENDS:
+    raise BadInput(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, got {keras.backend.backend()!r}")
 
 
 def make_deterministic() -> None:
@@ -52,6 +69,44 @@ def threads() -> int:
 
         return torch.get_num_threads()
     return cores()
+
+
+def set_precision(name: str) -> None:
+    """What layers that are made from now on compute in: "float32", "tf32" (float32 whose factors an NVIDIA GPU may
+    round to 10 bits in products; elsewhere plain float32), or a mixed Keras dtype policy, such as "mixed_bfloat16"."""
+    keras.config.set_dtype_policy("float32" if name == "tf32" else name)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(name != "float32")
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest" if name == "float32" else "tensorfloat32")
+    else:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "float32"
+
+
+def precision() -> str:
+    """What layers are made in now, as `set_precision` names it, whoever set it."""
+    policy = keras.config.dtype_policy().name
+    if policy != "float32" or not accelerators():
+        return policy
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        rounds = tf.config.experimental.tensor_float_32_execution_enabled()
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        rounds = jax.config.jax_default_matmul_precision not in ("highest", "float32")
+    else:
+        import torch
+
+        rounds = torch.backends.cudnn.allow_tf32
+    return "tf32" if rounds else "float32"
 
 
 def synchronise(value: object) -> None:

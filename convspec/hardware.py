@@ -38,8 +38,8 @@ PROBE_SECONDS = 0.3  # for each probe, and never fewer than three repetitions
 def machine() -> dict[str, object]:
     """The facts that a record needs to be compared with another: processor, memory, accelerator, load, versions.
 
-    Clocks are in MHz, the load averages those of 1, 5 and 15 minutes when convspec was imported, `precision` is the
-    running Keras dtype policy. What is not told is "unknown".
+    Clocks are in MHz, the load averages those of 1, 5 and 15 minutes when convspec was imported, `precision` is that
+    of `gradients.precision`. What is not told is "unknown".
     """
     clock = psutil.cpu_freq()
     return {
@@ -52,7 +52,7 @@ def machine() -> dict[str, object]:
         "accelerators": gradients.accelerators(),
         "accelerator_state": [_state(gpu) for gpu in _gpus()] or "unknown",
         "threads": gradients.threads(),
-        "precision": keras.config.dtype_policy().name,
+        "precision": gradients.precision(),
         "system": f"{platform.system()} {platform.machine()}",
         "backend": keras.backend.backend(),
         "versions": versions(),

@@ -21,8 +21,9 @@ MINI_WEIGHTS = Path(__file__).with_name("mini_base.weights.h5")
 def _classifier(units: int, classes: int) -> list[layers.Layer]:
     if classes < 2:
         raise BadInput(f"classes must be at least 2, got {classes}")
-    last = layers.Dense(1, activation="sigmoid") if classes == 2 else layers.Dense(classes, activation="softmax")
-    return [layers.Dense(units, activation="relu"), last]
+    outputs, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    # Probabilities are float32 in mixed precision, too: half of it rounds those near 1 to 1, where the loss is 0.
+    return [layers.Dense(units, activation="relu"), layers.Dense(outputs, activation=activation, dtype="float32")]
 
 
 def _flattened(input_shape: tuple[int, ...]) -> list[layers.Layer]:

@@ -88,6 +88,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the drop in accuracy that still passes the gate against the baseline (default: 0.01, one point)",
     )  # fmt: skip
     group.addoption(
+        "--precision", choices=("float32", "tf32", "mixed_bfloat16", "mixed_float16"),
+        help="what models compute in; baselines are kept apart by it (default: Keras's own setting, and TF32 where the"
+        " backend takes it by itself)",
+    )  # fmt: skip
+    group.addoption(
         "--require-gpu", action="store_true", help="fail, instead of running on the CPU, where there is no GPU"
     )
     group.addoption(
@@ -119,6 +124,7 @@ def _in_use(config: pytest.Config) -> bool:
         "weights",
         "rungs",
         "seeds",
+        "precision",
         "require_gpu",
         "require_data",
         "strict_images",
@@ -140,6 +146,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
         # Keras's own conversion of tensors, which NumPy 2 complains about hundreds of times a run.
         config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+        with _usage_errors():
+            from convspec import gradients  # says so where the backend of Keras is missing
+    if config.option.precision:
+        from convspec import gradients
+
+        gradients.set_precision(config.option.precision)
     if config.option.rungs:
         from convspec.recipes import find_recipe
 
@@ -178,7 +190,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f" seeds 0-{session.seeds[-1]}",
         f"convspec: data folder {session.data_root}, report folder {session.folder}",
         f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'},"
-        f" threads {gradients.threads()}",
+        f" threads {gradients.threads()}, precision {gradients.precision()}",
     ]
 
 

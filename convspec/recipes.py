@@ -411,7 +411,9 @@ def _build(
         base = model.get_layer(recipe.base)
     else:
         sides = (None, None) if recipe.smaller else shape[:2]
-        base = models.conv_base(recipe.base, _weights(recipe, weights), (*sides, 3), _precision(recipe))
+        precision = _precision(recipe)
+        policy = precision if precision.startswith("mixed") else None
+        base = models.conv_base(recipe.base, _weights(recipe, weights), (*sides, 3), policy)
         if recipe.model == "linear_probe":
             model = models.linear_probe(base, recipe.size, classes, recipe.smaller)
         elif recipe.model == "feature_classifier":
@@ -450,7 +452,11 @@ def _preparation(recipe: Recipe, dataset: Dataset) -> images.Prepare:
 
 
 def _precision(recipe: Recipe) -> str:
-    return hardware.fast_precision() if recipe.precision == "fast" else recipe.precision
+    """That of the session, and of the base alone where the recipe asks for the fast one and the session for none."""
+    running = gradients.precision()
+    if recipe.precision == "fast" and not running.startswith("mixed"):
+        return fast if (fast := hardware.fast_precision()) != "float32" else running
+    return running
 
 
 def _weights(recipe: Recipe, given: str | Path | None) -> str | Path:
