@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from convspec import datasets
-from convspec.datasets import Dataset, Split
+if TYPE_CHECKING:  # nothing that needs Keras is imported before convspec.plugin has seen that its backend is there
+    from convspec.datasets import Dataset
 
 pytest_plugins = ["pytester"]
 
@@ -69,8 +70,10 @@ def data_folder() -> Path:
     return Path(folder)
 
 
-def _cut(whole: Dataset, *counts: int) -> Dataset:
+def _cut(whole: "Dataset", *counts: int) -> "Dataset":
     """Every so many pictures of each part, so that all classes stay."""
+    from convspec.datasets import Dataset, Split
+
     parts = [part for part in (whole.train, whole.validation, whole.test) if part is not None]
     steps = [len(part) // count | 1 for part, count in zip(parts, counts, strict=True)]
     cut = [Split(p.images[::s], p.labels[::s], p.names[::s]) for p, s in zip(parts, steps, strict=True)]
@@ -78,12 +81,16 @@ def _cut(whole: Dataset, *counts: int) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def few_shapes() -> Dataset:
+def few_shapes() -> "Dataset":
     """Some 40, 20 and 20 pictures of `shapes`."""
+    from convspec import datasets
+
     return _cut(datasets.load("shapes", 48, Path()), 40, 20, 20)
 
 
 @pytest.fixture(scope="session")
-def dogs_and_weights(data_folder: Path) -> tuple[Dataset, Path]:
+def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
     """Some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
+    from convspec import datasets
+
     return _cut(datasets.load("dogs_vs_cats", 150, data_folder), 40, 20, 20), data_folder / "vgg16_notop.weights.h5"

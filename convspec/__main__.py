@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "compare":
             return _compare(options)
         else:
-            from convspec import splitting
+            from convspec import gradients, splitting  # noqa: F401, the first says so where Keras's backend is missing
 
             source, target = options.source.expanduser(), options.target.expanduser()
             manifest = splitting.split(source, target, seed=options.seed, link=options.link, progress=sys.stderr)

@@ -26,7 +26,10 @@ if keras.backend.backend() not in BACKENDS:
 
 
 def make_deterministic() -> None:
-    """Same seed, same machine, same result: asks the backend for kernels that always add in the same order."""
+    """Same seed, same machine, same result: asks the backend for kernels that always add in the same order.
+
+    JAX has such on a CPU; on a GPU it wants XLA_FLAGS=--xla_gpu_deterministic_ops=true before it starts.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -34,6 +37,7 @@ def make_deterministic() -> None:
     elif keras.backend.backend() == "torch":
         import torch
 
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's matrix products are refused
         torch.use_deterministic_algorithms(True)
 
 
