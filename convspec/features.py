@@ -6,13 +6,15 @@ import io
 import json
 import os
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import keras
 import numpy as np
 
-from convspec import BadInput
+from convspec import BadInput, gradients
 from convspec.images import Batches
 from convspec.progress import bar as progress_bar
 from convspec.storage import DAMAGED, replacing
@@ -113,9 +115,9 @@ def _compute(
         first = min(done * batches.batch_size, shape[0])
         with progress_bar(shape[0], title, "picture", progress, first) as bar:
             began = saved = time.perf_counter()
-            for number in range(done, len(batches)):
+            for predicted in _outputs(base, batches, done):
                 with np.errstate(over="ignore"):
-                    output = np.asarray(keras.ops.convert_to_numpy(base.predict_on_batch(batches[number][0])), dtype)
+                    output = predicted.astype(dtype)
                 if not np.isfinite(output).all():
                     raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
                 file.write(output.data)
@@ -133,6 +135,33 @@ def _compute(
     (partial / "store.json").write_text(json.dumps(record, indent=1))
     spent.unlink(missing_ok=True)
     os.replace(partial, store)
+
+
+def _outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+    """The base's output for each batch from number `first` on, in smaller parts where there is no room for a whole one:
+    no picture's output depends on the others'."""
+    most = batches.batch_size
+    for number in range(first, len(batches)):
+        inputs = batches[number][0]
+        while True:
+            try:
+                parts = [base.predict_on_batch(inputs[start : start + most]) for start in range(0, len(inputs), most)]
+                break
+            except Exception as error:
+                if not gradients.out_of_memory(error):
+                    raise
+                if most == 1:
+                    raise BadInput(
+                        f"out of memory: {base.name} has no room for a single picture of {inputs.shape[1:]}; take"
+                        " smaller pictures, or a device with more memory"
+                    ) from error
+                most = -(-most // 2)
+                warnings.warn(
+                    f"out of memory: {base.name} goes on with {most} pictures at a time, which changes its output by no"
+                    " more than rounding",
+                    stacklevel=2,
+                )
+        yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
 def _open(store: Path, identity: dict[str, Any], batches: Batches, clock: Clock) -> np.ndarray:

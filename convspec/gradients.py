@@ -1,7 +1,8 @@
 """The only room that knows which Keras backend is running."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,6 +11,10 @@ import numpy as np
 from convspec import BadInput
 
 BACKENDS = ("tensorflow", "jax", "torch")
+
+# A GPU's memory is taken as it is needed, and not nearly all of it at once: others may use the device, too.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 try:
     import keras
@@ -160,12 +165,21 @@ def device_memory() -> Callable[[], int | None]:
     return torch.cuda.max_memory_allocated
 
 
-def value_and_gradient(function: Callable[[Any], Any], at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `function` gives at the array `at`, and the gradient of that, of the shape of `at`.
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that device or machine had no room for what was asked of them, in any backend's words."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
+        "RESOURCE_EXHAUSTED" in str(error)  # JAX has no type of its own for it
+    )
 
-    `function` takes a tensor of the backend's and gives one: a number, or a number for each sample of a batch. The
-    gradient is that of their sum: sample by sample that of its own number, where no sample has a part in another's.
-    It is zero where nothing depends on the input. Weights get no gradient.
+
+def value_and_gradient(function: Callable[[Any], Any], at: Any) -> tuple[Any, Any]:
+    """What `function` gives at the tensor `at`, and the gradient of that, of the shape of `at`: tensors of the
+    backend's, inside of what is `compiled`, too.
+
+    `function` takes a tensor and gives one: a number, or a number for each sample of a batch. The gradient is that of
+    their sum: sample by sample that of its own number, where no sample has a part in another's. It is zero where
+    nothing depends on the input. Weights get no gradient.
     """
     point = keras.ops.convert_to_tensor(at)
     if keras.backend.backend() == "tensorflow":
@@ -174,18 +188,107 @@ def value_and_gradient(function: Callable[[Any], Any], at: np.ndarray) -> tuple[
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(point)
             values = function(point)
-        gradient = tape.gradient(values, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    elif keras.backend.backend() == "jax":
+        return values, tape.gradient(values, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    if keras.backend.backend() == "jax":
         import jax
 
         values, pull_back = jax.vjp(function, point)
-        (gradient,) = pull_back(jax.numpy.ones_like(values))
-    else:
-        import torch
+        return values, pull_back(jax.numpy.ones_like(values))[0]
+    import torch
 
-        point = point.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            values = function(point)
-        connected = torch.autograd.grad(values.sum(), point, allow_unused=True) if values.requires_grad else (None,)
-        gradient = torch.zeros_like(point) if connected[0] is None else connected[0]
-    return keras.ops.convert_to_numpy(values), keras.ops.convert_to_numpy(gradient)
+    point = point.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        values = function(point)
+    (gradient,) = torch.autograd.grad(values.sum(), point, allow_unused=True) if values.requires_grad else (None,)
+    return values.detach(), torch.zeros_like(point) if gradient is None else gradient
+
+
+def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """`function`, which takes tensors and gives tensors, compiled at its first call for inputs of each shape; in
+    PyTorch it runs as it is. `variables` are those of Keras's that it reads, each time as they are then."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(function)
+        return lambda *inputs: run(*map(tf.convert_to_tensor, inputs))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values: list[Any], *inputs: Any) -> Any:
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return function(*inputs)
+
+        jitted = jax.jit(stateless)
+        return lambda *inputs: jitted([variable.value for variable in variables], *inputs)
+    import torch
+
+    return lambda *inputs: torch.no_grad()(function)(*map(keras.ops.convert_to_tensor, inputs))
+
+
+def share(batch_size: int, devices: int) -> int:
+    """Pictures of each batch that one of `devices` takes under `data_parallel`.
+
+    Raises BadInput, with the remedy, where the backend trains on one device only, where there are fewer, and where the
+    shares would not be even: only then is the mean over them that over the batch.
+    """
+    if devices == 1:
+        return batch_size
+    if keras.backend.backend() == "torch":
+        raise BadInput(
+            f"devices must be 1 on PyTorch, where Keras has no data parallelism, got {devices}: set"
+            " KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow"
+        )
+    if devices > len(there := _devices()):
+        raise BadInput(f"devices must be at most {len(there)}, as {', '.join(there)} are all there are, got {devices}")
+    if batch_size % devices:
+        even = ", ".join(str(count) for count in range(1, batch_size + 1) if batch_size % count == 0)
+        raise BadInput(f"devices must divide the batch of {batch_size} evenly, got {devices}: take one of {even}")
+    return batch_size // devices
+
+
+def _devices() -> list[str]:
+    """The accelerators, or where there are none the CPU, which a backend can be told to take for several."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return [device.name.removeprefix("/device:") for device in found]
+    return keras.distribution.list_devices()
+
+
+@contextmanager
+def data_parallel(model: keras.Model, devices: int) -> Iterator[keras.Model]:
+    """What to train in the place of the compiled `model`: itself, or with more `devices` than one a copy that each
+    of them has, of which each takes its `share` of every batch before all apply the mean of their gradients.
+
+    Weights, optimizer and random generators of the copy begin as those of `model`, which has them at the end.
+    """
+    if devices == 1:
+        yield model
+        return
+    making: AbstractContextManager = nullcontext()
+    training: AbstractContextManager = nullcontext()
+    names = _devices()[:devices]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        making = tf.distribute.MirroredStrategy(names).scope()
+    else:
+        training = keras.distribution.DataParallel(devices=names).scope()
+    with training:
+        with making:
+            replica = keras.models.clone_model(model)
+            replica.compile_from_config(model.get_compile_config())
+        _copy_state(model, replica)
+        yield replica
+        _copy_state(replica, model)
+
+
+def _copy_state(source: keras.Model, target: keras.Model) -> None:
+    """All variables of a compiled model and its optimizer into one of the same make."""
+    variables = []
+    for model in (source, target):
+        model.optimizer.build(model.trainable_variables)
+        variables.append([*model.variables, *model.optimizer.variables])
+    for read, written in zip(*variables, strict=True):
+        written.assign(keras.ops.convert_to_numpy(read))

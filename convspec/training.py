@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from convspec import BadInput
+from convspec import BadInput, gradients
 from convspec.images import Batches
 from convspec.progress import bar as progress_bar
 from convspec.storage import DAMAGED, replacing
@@ -97,11 +97,14 @@ class Checkpoint:
 
 
 class _Watch(keras.callbacks.Callback):
-    """Progress, history, phases and checkpoints of one fit."""
+    """Progress, history, phases and checkpoints of one fit, and its validation where Keras does not see to that."""
 
-    def __init__(self, clock: Clock, bar: tqdm, history: History, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self, clock: Clock, bar: tqdm, history: History, checkpoint: Checkpoint | None, validation: "_Filled | None"
+    ) -> None:
         super().__init__()
         self.clock, self.bar, self.history, self.checkpoint = clock, bar, history, checkpoint
+        self.validation = validation
         self.first, self.began, self.saved = True, 0.0, time.perf_counter()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -121,7 +124,11 @@ class _Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._end("train")
-        for name, value in (logs or {}).items():
+        logs = dict(logs or {})
+        if self.validation:
+            logs |= self.validation.evaluate(self.model)
+            self._end("validate")
+        for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         accuracies = {name: f"{values[-1]:.3f}" for name, values in self.history.items() if name.endswith("accuracy")}
         self.bar.set_postfix({"epoch": epoch + 1} | accuracies, refresh=False)
@@ -136,6 +143,58 @@ class _Watch(keras.callbacks.Callback):
         self.began = now
 
 
+class _Filled(keras.utils.PyDataset):
+    """The batches of another with even shares for `devices`: the last is filled up with its own last input.
+
+    Keras itself fails, or has a loss that is no number, where the last batch leaves a device too little or nothing.
+    """
+
+    def __init__(self, batches: Batches, devices: int) -> None:
+        super().__init__()
+        size = max(batches.batch_size // devices, 1) * devices
+        self.batches = Batches(batches.inputs, batches.labels, size, batches.prepare)
+        self.devices = devices
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, batch: int) -> tuple[np.ndarray]:
+        inputs = self.batches[batch][0]
+        return (np.concatenate([inputs, np.repeat(inputs[-1:], -len(inputs) % self.devices, axis=0)]),)
+
+    def evaluate(self, model: keras.Model) -> dict[str, float]:
+        """Loss and accuracy, as Keras names those of validation."""
+        labels = self.batches.labels
+        probabilities = model.predict(self, verbose=0)[: len(labels)]
+        losses = keras.losses.get(model.loss)(labels[:, None], probabilities)
+        return {
+            "val_accuracy": float(np.mean(predicted_classes(probabilities) == labels)),
+            "val_loss": float(keras.ops.mean(losses)),
+        }
+
+
+class _Kept(keras.utils.PyDataset):
+    """The batches of an iterator by number, all kept until training has begun: on several devices in TensorFlow Keras
+    draws some before, to build the model by, and then draws anew."""
+
+    def __init__(self, source: Iterator) -> None:
+        super().__init__()
+        self.source, self.drawn, self.training = source, dict[int, tuple[np.ndarray, np.ndarray]](), False
+
+    def begin(self, logs: dict | None = None) -> None:
+        """As a callback of Keras's, when training begins."""
+        self.training = True
+
+    @property
+    def num_batches(self) -> None:
+        """Without end."""
+
+    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        if batch not in self.drawn:
+            self.drawn[batch] = next(self.source)
+        return self.drawn.pop(batch) if self.training else self.drawn[batch]
+
+
 def fit(
     model: keras.Model,
     batches: Iterable,
@@ -146,36 +205,60 @@ def fit(
     clock: Clock,
     history: History,
     checkpoint: Checkpoint | None = None,
+    devices: int = 1,
     title: str = "",
     progress: TextIO | None = None,
 ) -> History:
     """Train to `epochs` epochs of `steps` batches, continuing after those in `history`; returns the whole history.
 
+    Each of `devices` takes its share of every batch; the steps are those on one, but that in TensorFlow dropout draws
+    one mask, which every share has.
+
     Phases counted: compile (the first step, where the graph is built), train (all other steps), validate, and
     input (reading, augmenting and preparing batches, which overlaps the others). Raises BadInput where layers were
-    frozen or thawed since `compile_model`.
+    frozen or thawed since `compile_model`, where memory does not suffice for a step, and as `gradients.share` does.
     """
     _refuse_stale(model)
 
+    size = 0
+
     def timed() -> Iterator:
+        nonlocal size
         source = iter(batches)
         while True:
             with clock("input"):
                 batch = next(source)
+            gradients.share(size := len(batch[1]), devices)
             yield batch
 
-    done = len(history.get("loss", []))
-    with progress_bar(epochs * steps, title, "step", progress, done * steps) as bar:
-        model.fit(
-            timed(),
-            epochs=epochs,
-            initial_epoch=done,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_Watch(clock, bar, history, checkpoint)],
-        )
+    done, alone = len(history.get("loss", [])), devices == 1
+    filled = None if alone or validation is None else _Filled(validation, devices)
+    kept = _Kept(timed())
+    with (
+        progress_bar(epochs * steps, title, "step", progress, done * steps) as bar,
+        gradients.data_parallel(model, devices) as trained,
+    ):
+        try:
+            trained.fit(
+                timed() if alone else kept,
+                epochs=epochs,
+                initial_epoch=done,
+                steps_per_epoch=steps,
+                validation_data=validation if alone else None,
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    _Watch(clock, bar, history, checkpoint, filled),
+                    keras.callbacks.LambdaCallback(on_train_begin=kept.begin),
+                ],
+            )
+        except Exception as error:
+            if not gradients.out_of_memory(error):
+                raise
+            raise BadInput(
+                f"out of memory: {model.name} has no room for a step of {size} pictures, and with fewer it would be"
+                " another result; change batch_size in the recipe, take smaller pictures, or a device with more memory"
+            ) from error
     return history
 
 
