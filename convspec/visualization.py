@@ -4,128 +4,41 @@ Images are (height, width, channels), colours RGB, and where a model looks at on
 are Sequential or functional, with one input; a model nested in another is taken layer by layer, as if it were not.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, TextIO
 
 import cv2
 import keras
 import numpy as np
-from keras import layers, ops, tree
+from keras import ops
 
 from convspec import BadInput
-from convspec.gradients import value_and_gradient
+from convspec.gradients import compiled, value_and_gradient
+from convspec.progress import bar as progress_bar
+from convspec.tracing import INPUT, LOGITS, Trace, input_shape
 
-CONVOLUTIONS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D)
-LOGITS = ":logits"
 EPSILON = 1e-5  # listings 5.34 and 5.37: against division by zero
+ANY_SIZE = 224  # pixels a side, of which every base of the chapter's leaves some in its last layer
 
 
-class _Call(NamedTuple):
-    """One call of a layer, or of an operation that is no layer, on tensors."""
-
-    layer: Any
-    args: tuple
-    kwargs: dict[str, Any]
-    output: Any
-
-
-class _Trace:
-    """The way of one image through a model: what was called, in order, and what each call gave.
-
-    `calls` has the layers' names as keys; where layers share a name, or one is called again, "name:2" and so on.
-    """
-
-    def __init__(self, model: keras.Model, image: np.ndarray) -> None:
-        self.model = model.name
-        self.calls: dict[str, _Call] = {}
-        self.input = ops.convert_to_tensor(_checked(image, _input_shape(model))[None])
-        output = self._through(model, self.input)
-        self.last = next((call for call in reversed(self.calls.values()) if call.output is output), None)
-
-    def _through(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Sequential):
-            (output,) = args
-            for inner in layer.layers:
-                output = self._through(inner, output)
-            return output
-        if isinstance(layer, keras.Function):
-            output = layer._run_through_graph(args[0], operation_fn=lambda inner: partial(self._through, inner))
-            return output[0] if isinstance(output, list | tuple) and len(output) == 1 else output
-        if isinstance(layer, keras.Layer) and "training" in inspect.signature(layer.call).parameters:
-            kwargs["training"] = False
-        # A tensor of its own, even where the layer hands on its input; and in PyTorch, no memory for a gradient.
-        output = tree.map_structure(ops.stop_gradient, layer(*args, **kwargs))
-        count = sum(name.partition(":")[0] == layer.name for name in self.calls)
-        self.calls[f"{layer.name}:{count + 1}" if count else layer.name] = _Call(layer, args, kwargs, output)
-        return output
-
-    def replay(self, of: Any, instead: Any, until: str) -> Any:
-        """What the call `until` gives with the tensor `instead` in the place of `of`: the calls that depend on it are
-        made again, and no others. With a KerasTensor instead it is a KerasTensor: the shape alone is worked out."""
-        shape_alone = isinstance(instead, keras.KerasTensor)
-        values = {id(of): instead}
-        for name, call in self.calls.items():
-            if any(id(leaf) in values for leaf in tree.flatten((call.args, call.kwargs))):
-                args, kwargs = tree.map_structure(lambda leaf: values.get(id(leaf), leaf), (call.args, call.kwargs))
-                output = (call.layer.compute_output_spec if shape_alone else call.layer)(*args, **kwargs)
-                outputs = zip(tree.flatten(call.output), tree.flatten(output), strict=True)
-                values.update((id(old), new) for old, new in outputs)
-            if name == until:
-                break
-        return values.get(id(self.calls[until].output), self.calls[until].output)
-
-    def score(self, class_index: int | None) -> Callable[[Any], Any]:
-        """Of logits (n, units), those of a class (n,): of the one predicted if None. The logits, what a softmax or
-        sigmoid at the model's end would be given, are from now on what the call LOGITS gives."""
-        if self.last is None:
-            raise BadInput(f"model must have one output, {self.model} has several")
-        before = _without_activation(self.last)
-        self.calls[LOGITS] = self.last._replace(layer=before, output=before(*self.last.args, **self.last.kwargs))
-        logits = _array(self.calls[LOGITS].output)[0]
-        if logits.ndim != 1:
-            raise BadInput(f"model must end in a score for each class, {self.model} has {logits.shape}: add a head")
-        _finite(logits, f"{self.model}'s output for this image")
-        if class_index is None:
-            class_index = int(logits.argmax()) if len(logits) > 1 else int(logits[0] > 0)
-        classes = max(len(logits), 2)
-        if not isinstance(class_index, int | np.integer) or not 0 <= class_index < classes:
-            raise BadInput(f"class_index must be from 0 to {classes - 1}, got {class_index!r}")
-        if len(logits) > 1:
-            return lambda scores: scores[:, class_index]
-        return lambda scores: scores[:, 0] if class_index else -scores[:, 0]
-
-    def maps(self, layer_name: str | None) -> tuple[str, _Call]:
-        """A call whose output is a stack of maps: that of `layer_name`, or of the last convolution if None."""
-        found = {n: c for n, c in self.calls.items() if ops.is_tensor(c.output) and len(c.output.shape) == 4}
-        if layer_name is None:
-            # Dense layers may be written as convolutions of maps of one pixel, which have nowhere to point at.
-            wide = [name for name, call in found.items() if max(call.output.shape[1:3]) > 1]
-            layer_name = next((n for n in reversed(wide) if isinstance(found[n].layer, CONVOLUTIONS)), None)
-            if layer_name is None:
-                raise BadInput(f"{self.model} has no convolution with maps: give layer_name, one of {', '.join(found)}")
-        if layer_name not in found:
-            raise BadInput(f"{self.model} has no layer {layer_name!r} with maps; choose from {', '.join(found)}")
-        return layer_name, found[layer_name]
-
-
-def _input_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
-    inputs: list = getattr(model, "inputs", None) or []
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        raise BadInput(f"model must be Sequential or functional, built, and take one image; {model.name} does not")
-    return inputs[0].shape[1:]
-
-
-def _checked(image: np.ndarray, shape: tuple[int | None, int | None, int]) -> np.ndarray:
-    """The image as float32 (height, width, channels); a batch of one counts as an image."""
-    array = np.asarray(image, np.float32)
-    array = array[0] if array.ndim == 4 and len(array) == 1 else array
-    if array.ndim != 3 or any(side not in (None, n) for side, n in zip(shape, array.shape, strict=True)):
-        raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(image)}: resize it")
+def _checked(images: np.ndarray, model: keras.Model) -> np.ndarray:
+    """The images as float32 (n, height, width, channels); one alone counts as a batch."""
+    shape, array = input_shape(model), np.asarray(images, np.float32)
+    array = array[None] if array.ndim == 3 else array
+    sides = zip(shape, array.shape[1:], strict=False)
+    if array.ndim != 4 or not len(array) or any(side not in (None, n) for side, n in sides):
+        raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: resize it")
     _finite(array, "image")
     return array
+
+
+def _one(image: np.ndarray, model: keras.Model) -> np.ndarray:
+    """The image as float32 (height, width, channels); a batch of one counts as an image, as in listing 5.28."""
+    array = _checked(image, model)
+    if len(array) > 1:
+        raise BadInput(f"image must have the model's input shape {input_shape(model)}, got {np.shape(image)}: take one")
+    return array[0]
 
 
 def _finite(array: np.ndarray, name: str) -> None:
@@ -137,17 +50,33 @@ def _array(tensor: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(tensor), np.float32)
 
 
-def _without_activation(call: _Call) -> Callable[..., Any]:
-    """The layer of `call` without the softmax or sigmoid in which it ends, if it does."""
-    layer = call.layer
-    if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation out of keras.ops
-        return lambda x, **_: x
-    if getattr(layer, "activation", None) not in (keras.activations.softmax, keras.activations.sigmoid):
-        return layer
-    twin = type(layer).from_config(layer.get_config() | {"activation": "linear"})
-    twin.build(call.args[0].shape)
-    twin.set_weights(layer.get_weights())
-    return twin
+def _chosen(trace: Trace, class_index: int | Sequence[int] | None, images: int) -> np.ndarray:
+    """A class for each image, int32, -1 for the one predicted; BadInput where there is no such class."""
+    shape = tuple(trace.output(LOGITS).shape[1:])
+    if len(shape) != 1:
+        raise BadInput(f"model must end in a score for each class, {trace.model.name} has {shape}: add a head")
+    _finite(_array(trace.output(LOGITS)), f"{trace.model.name}'s output for the first image")
+    given = np.asarray(-1 if class_index is None else class_index)
+    classes = max(*shape, 2)
+    if given.dtype.kind not in "iu" or (class_index is not None and not ((given >= 0) & (given < classes)).all()):
+        raise BadInput(f"class_index must be from 0 to {classes - 1}, got {class_index!r}")
+    if given.shape not in ((), (images,)):
+        raise BadInput(f"class_index must be one, or one for each of {images} images, got {len(given)}")
+    return np.broadcast_to(given, images).astype(np.int32)
+
+
+def _scores(logits: Any, classes: Any) -> Any:
+    """Of logits (n, units) those of the `classes` (n,), of the one predicted where that is -1: (n,), float32.
+
+    Of one unit, class 1 has its logit and class 0 the negated one.
+    """
+    logits = ops.cast(logits, "float32")
+    if logits.shape[-1] == 1:
+        one = ops.where(classes < 0, logits[:, 0] > 0, classes == 1)
+        return ops.where(one, logits[:, 0], -logits[:, 0])
+    best = ops.cast(ops.argmax(logits, axis=-1), "int32")
+    own = ops.one_hot(ops.where(classes < 0, best, classes), logits.shape[-1])
+    return ops.sum(logits * own, axis=-1)  # NaN if any logit is
 
 
 def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -157,7 +86,7 @@ def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     nested model are there, the nested model itself is not. Layers with several outputs are left out.
     Raises BadInput for an image that is not of the model's input shape.
     """
-    trace = _Trace(model, image)
+    trace = Trace(model, _one(image, model))
     return {name: _array(call.output)[0] for name, call in trace.calls.items() if ops.is_tensor(call.output)}
 
 
@@ -223,51 +152,63 @@ def filter_patterns(
     value_range: tuple[float, float] = (0.0, 255.0),
     batch: int = 16,
     as_pictures: bool = True,
+    progress: TextIO | None = None,
 ) -> np.ndarray:
     """The picture that each of `filters` responds to most, by gradient ascent from grey noise (listings 5.32-5.38).
 
     Each ascends the mean of its own filter's map, by `steps` times its gradient divided by the gradient's root mean
-    square, `batch` of them in a pass; only the layers up to `layer_name` are run, so that `size`, in pixels, need not
-    be the model's own. `value_range` is that of black and white in the model's inputs; start (128 to 148 of 255) and
-    `step` are scaled to it. All filters start from the same noise, of `seed`.
+    square, `batch` of them in a pass; only the layers that `layer_name` needs are run, so that `size`, in pixels, need
+    not be the model's own. `value_range` is that of black and white in the model's inputs; start (128 to 148 of 255)
+    and `step` are scaled to it. All filters start from the same noise, of `seed`. A bar on `progress` counts steps.
     Returns uint8 (filters, size, size, channels), each made visible by `deprocess_image`, or float32 inputs of the
-    model if not `as_pictures`. A filter that is dead on the noise, without a gradient, is left as noise.
+    model if not `as_pictures`; channels in the model's order, which is BGR for some weights, VGG16's among them.
+    A filter that is dead on the noise, without a gradient, is left as noise.
     Raises BadInput for a layer without maps, a filter that it does not have, a size that leaves nothing of its maps,
     and NaN in the model.
     """
     low, high = value_range
     scale = (high - low) / 255
-    height, width, channels = _input_shape(model)
-    trace = _Trace(model, np.full((height or size, width or size, channels), low + 128 * scale))
-    name, call = trace.maps(layer_name)
-    depth = call.output.shape[-1]
+    if min(size, batch) < 1 or min(steps, step) < 0 or not scale > 0:
+        raise BadInput(
+            "size and batch must be at least 1, steps and step 0, and value_range must rise, got"
+            f" {size}, {batch}, {steps}, {step} and {value_range}"
+        )
+    height, width, channels = input_shape(model)
+    grey = np.full((height or ANY_SIZE, width or ANY_SIZE, channels), low + 128 * scale, np.float32)
+    trace = Trace(model, grey)
+    name = trace.maps(layer_name)
+    depth = trace.output(name).shape[-1]
     if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
         raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
-    if min(size, batch) < 1 or min(steps, step, scale) < 0:
-        raise BadInput(f"size and batch must be at least 1, steps and step 0, got {size}, {batch}, {steps} and {step}")
     try:  # shapes first: TensorFlow's convolution hands on what is too small for it
-        left = trace.replay(trace.input, keras.KerasTensor((1, size, size, channels)), name).shape[1:3]
+        (maps,) = trace.replay({INPUT: keras.KerasTensor((1, size, size, channels))}, name)
+        left = min(maps.shape[1:3])
     except ValueError:
-        left = (0, 0)
-    if min(left) < 1:
+        left = 0
+    if left < 1:
         raise BadInput(f"size must leave something of {name!r} in {model.name}, got {size}: take a larger one")
+
+    def ascended(inputs: Any, own: Any) -> Any:
+        def mean_activations(inputs: Any) -> Any:
+            (maps,) = trace.replay({INPUT: inputs}, name)
+            return ops.sum(ops.mean(ops.cast(maps, "float32"), axis=(1, 2)) * own, axis=-1)
+
+        _, gradient = value_and_gradient(mean_activations, inputs)
+        root_mean_square = ops.sqrt(ops.mean(ops.square(gradient), axis=(1, 2, 3), keepdims=True))
+        return inputs + step * scale * gradient / (root_mean_square + EPSILON)
+
+    ascend = compiled(ascended, model.variables)
     noise = np.random.default_rng(seed).random((1, size, size, channels))
     noise = (low + scale * (128 + 20 * noise)).astype(np.float32)
     found = []
-    for start in range(0, len(filters), batch):
-        chosen = list(filters[start : start + batch])
-        x = np.repeat(noise, len(chosen), axis=0)
-        own = np.eye(depth, dtype=np.float32)[chosen]
-
-        def mean_activations(inputs: Any, own: np.ndarray = own) -> Any:
-            means = ops.mean(ops.cast(trace.replay(trace.input, inputs, name), "float32"), axis=(1, 2))
-            return ops.sum(ops.multiply(means, own), axis=-1)
-
-        for _ in range(steps):
-            _, gradient = value_and_gradient(mean_activations, x)
-            root_mean_square = np.sqrt(np.mean(np.square(gradient), axis=(1, 2, 3), keepdims=True))
-            x = x + step * scale * gradient / (root_mean_square + EPSILON)
-        found.append(x)
+    with progress_bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as bar:
+        for start in range(0, len(filters), batch):
+            own = np.eye(depth, dtype=np.float32)[list(filters[start : start + batch])]
+            inputs: Any = np.repeat(noise, len(own), axis=0)
+            for _ in range(steps):
+                inputs = ascend(inputs, own)
+                bar.update(len(own))
+            found.append(_array(inputs))
     patterns = np.concatenate(found)
     _finite(patterns, f"{layer_name}'s patterns")
     return np.stack([deprocess_image(pattern) for pattern in patterns]) if as_pictures else patterns
@@ -286,49 +227,96 @@ def class_activation_map(
     output does not depend on the layer, else with a maximum of 1.
     Raises BadInput for an image of another shape, a layer or class that the model does not have, and NaN in the model.
     """
-    trace = _Trace(model, image)
-    name, call = trace.maps(layer_name)
-    score = trace.score(class_index)
+    return class_activation_maps(model, _one(image, model)[None], class_index, layer_name)[0]
 
-    def scored(maps: Any) -> Any:
-        return score(trace.replay(call.output, ops.cast(maps, call.output.dtype), LOGITS))
 
-    maps = _array(call.output)
-    _, gradient = value_and_gradient(scored, maps)
-    heatmap = (maps * gradient.mean(axis=(1, 2), keepdims=True)).mean(axis=-1)[0]
-    _finite(heatmap, f"{model.name}'s map of {name!r} for this image")
-    return _normalised(heatmap)
+def class_activation_maps(
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: int | Sequence[int] | None = None,
+    layer_name: str | None = None,
+    batch: int = 32,
+) -> np.ndarray:
+    """`class_activation_map` of each of several images, (n, height, width, channels), `batch` of them in a pass.
+
+    `class_index` is one for all, or one for each. Returns float32 (n, height, width), each map scaled for itself.
+    """
+    images = _checked(images, model)
+    trace = Trace(model, images[0])
+    name = trace.maps(layer_name)
+    around = trace.beside(name, LOGITS)
+    classes = _chosen(trace, class_index, len(images))
+
+    def weighed(classes: Any, maps: Any, *others: Any) -> tuple[Any, Any]:
+        beside = dict(zip(around, others, strict=True))
+
+        def scored(whole: Any) -> Any:
+            return _scores(trace.replay({name: ops.cast(whole, maps.dtype), **beside}, LOGITS)[0], classes)
+
+        whole = ops.cast(maps, "float32")
+        scores, gradient = value_and_gradient(scored, whole)
+        return ops.mean(whole * ops.mean(gradient, axis=(1, 2), keepdims=True), axis=-1), scores
+
+    def through(images: Any, classes: Any) -> tuple[Any, Any]:
+        return weighed(classes, *trace.replay({INPUT: images}, name, *around))
+
+    if len(images) == 1:  # has been through
+        found = [weighed(classes, *map(trace.output, (name, *around)))]
+    else:
+        run = compiled(through, model.variables)
+        starts = range(0, len(images), batch)
+        found = [run(images[start : start + batch], classes[start : start + batch]) for start in starts]
+    heatmaps, scores = (np.concatenate([_array(tensor) for tensor in tensors]) for tensors in zip(*found, strict=True))
+    _finite(scores, f"{model.name}'s scores for these images")
+    _finite(heatmaps, f"{model.name}'s maps of {name!r} for these images")
+    return np.stack([_normalised(heatmap) for heatmap in heatmaps])
 
 
 def occlusion_map(
-    model: keras.Model, image: np.ndarray, class_index: int | None = None, patch: int | None = None, batch: int = 32
+    model: keras.Model,
+    image: np.ndarray,
+    class_index: int | None = None,
+    patch: int | None = None,
+    batch: int = 32,
+    progress: TextIO | None = None,
 ) -> np.ndarray:
     """The slow check of `class_activation_map`, without a gradient: how far the class's score falls where a square is
     covered (Zeiler and Fergus 2014).
 
     The square, `patch` pixels wide (a fifth of the shorter side if None), has the image's mean colour and moves by half
-    its width; each pixel has the mean fall of the squares that cover it.
+    its width; each pixel has the mean fall of the squares that cover it. A bar on `progress` counts squares.
     Returns float32 (height, width) of the image, 0 to 1: all 0 where covering never lowers the score.
     """
-    trace = _Trace(model, image)
-    score = trace.score(class_index)
-    picture = _array(trace.input)[0]
-    patch = max(min(picture.shape[:2]) // 5, 1) if patch is None else patch
-    if not 1 <= patch <= min(picture.shape[:2]):
-        raise BadInput(f"patch must be from 1 to {min(picture.shape[:2])}, the image's shorter side, got {patch}")
-    places = list(product(*(_starts(side, patch) for side in picture.shape[:2])))
-    covered = np.zeros((2, *picture.shape[:2]))
-    for start in range(0, len(places), batch):
-        here = places[start : start + batch]
-        several = np.stack([picture] * (len(here) + 1))  # the last stays whole: what else differs is rounding
-        for one, (top, left) in zip(several, here, strict=False):
-            one[top : top + patch, left : left + patch] = picture.mean(axis=(0, 1))
-        *scores, whole = _array(score(trace.replay(trace.input, ops.convert_to_tensor(several), LOGITS)))
-        for fall, (top, left) in zip(whole - scores, here, strict=True):
-            covered[:, top : top + patch, left : left + patch] += np.reshape([fall, 1], (2, 1, 1))
+    picture = _one(image, model)
+    sides = picture.shape[:2]
+    patch = max(min(sides) // 5, 1) if patch is None else patch
+    if not 1 <= patch <= min(sides):
+        raise BadInput(f"patch must be from 1 to {min(sides)}, the image's shorter side, got {patch}")
+    trace = Trace(model, picture)
+    (chosen,) = _chosen(trace, class_index, 1)
+    places = list(product(*(_starts(side, patch) for side in sides)))
+    batch = min(batch, len(places))
+    classes = np.repeat(chosen if class_index is not None else _predicted(trace), batch + 1)
+    score = compiled(lambda images: _scores(trace.replay({INPUT: images}, LOGITS)[0], classes), model.variables)
+    covered = np.zeros((2, *sides))
+    with progress_bar(len(places), "covering parts", "square", progress) as bar:
+        for start in range(0, len(places), batch):
+            here = places[start : start + batch]
+            several = np.stack([picture] * (batch + 1))  # the last stays whole: what else differs is rounding
+            for one, (top, left) in zip(several, here, strict=False):
+                one[top : top + patch, left : left + patch] = picture.mean(axis=(0, 1))
+            *scores, whole = _array(score(several))
+            for fall, (top, left) in zip(whole - scores, here, strict=False):
+                covered[:, top : top + patch, left : left + patch] += np.reshape([fall, 1], (2, 1, 1))
+            bar.update(len(here))
     falls, times = covered
     _finite(falls, f"{model.name}'s scores for this image")
     return _normalised(falls / times)
+
+
+def _predicted(trace: Trace) -> int:
+    logits = _array(trace.output(LOGITS))[0]
+    return int(logits.argmax()) if len(logits) > 1 else int(logits[0] > 0)
 
 
 def _starts(side: int, patch: int) -> list[int]:

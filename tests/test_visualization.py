@@ -486,7 +486,7 @@ def test_nan_in_the_model_is_refused(layer: int, draw: Callable[..., np.ndarray]
     model, _ = linear(2, "softmax", rng)
     kernel, bias = model.layers[layer].get_weights()
     model.layers[layer].set_weights([kernel, bias * np.nan])
-    with pytest.raises(BadInput, match=r"output for this image must be finite, got \d of 2"):
+    with pytest.raises(BadInput, match=r"output for the first image must be finite, got \d of 2"):
         draw(model, rng.random((7, 6, 3)))
 
 
