@@ -93,6 +93,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " backend takes it by itself)",
     )  # fmt: skip
     group.addoption(
+        "--devices", metavar="N", type=_positive, default=1,
+        help="train on N GPUs at once, each with its share of every batch; on TensorFlow or JAX (default: 1)",
+    )  # fmt: skip
+    group.addoption(
         "--require-gpu", action="store_true", help="fail, instead of running on the CPU, where there is no GPU"
     )
     group.addoption(
@@ -135,6 +139,7 @@ def _in_use(config: pytest.Config) -> bool:
         any(config.getoption(name) for name in group)
         or config.option.scale != "mini"
         or config.option.mode != "literal"
+        or config.option.devices != 1
         or (config.rootpath / "convspec" / "plugin.py").is_file()
         or any(argument.partition(".")[0] == "convspec" for argument in config.args)
     )

@@ -279,6 +279,7 @@ def run(
     folder: Path,
     *,
     weights: str | Path | None = None,
+    devices: int = 1,
     progress: TextIO | None = None,
 ) -> Result:
     """Train `recipe` on `dataset` and evaluate it on the test pictures.
@@ -287,7 +288,12 @@ def run(
     while the run lasts a checkpoint from which an interrupted run goes on. `weights` is a file or "imagenet" for the
     recipe's base; None takes the package's own for the mini base and "imagenet" for others. The same seed on the same
     machine gives the same result to the last digit. A bar on `progress` shows steps, accuracy and time left.
+
+    With more `devices` than one each trains on its share of every batch, which gives the same steps to rounding (see
+    `training.fit`); the base's features and the test pictures are computed on one. Raises BadInput as
+    `gradients.share` does.
     """
+    gradients.share(recipe.batch_size, devices)
     clock = training.Clock()
     gradients.make_deterministic()
     title = f"{recipe.name} seed {seed}"
@@ -297,7 +303,7 @@ def run(
         if recipe.starts_from:
             start = folder / "models" / f"{run_key(recipe.starts_from, dataset, seed, weights)}.keras"
             if not start.is_file():
-                run(recipe.starts_from, dataset, seed, folder, weights=weights, progress=progress)
+                run(recipe.starts_from, dataset, seed, folder, weights=weights, devices=devices, progress=progress)
         keras.utils.set_random_seed(seed)
         with clock("build"):
             model, base = _build(recipe, dataset, weights, start)
@@ -361,6 +367,7 @@ def run(
                 clock=clock,
                 history=history,
                 checkpoint=checkpoint,
+                devices=devices,
                 title=title,
                 progress=progress,
             )
@@ -390,7 +397,7 @@ def run(
         seconds={phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
         images_per_second=round(recipe.epochs * steps * recipe.batch_size / clock.seconds["train"], 1),
         peak_memory_mib=round(memory.mib),
-        machine=hardware.machine() | {"precision": _precision(recipe)},
+        machine=hardware.machine() | {"precision": _precision(recipe), "devices": devices},
         base_pictures=through_base if base else None,
     )
 

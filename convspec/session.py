@@ -89,7 +89,8 @@ class Session:
 
         if not (kept := self.unfinished(recipe, seed)).is_file():
             dataset, weights, stream = self.dataset(recipe), self.weights(recipe), uncaptured(self.config)
-            run(recipe, dataset, seed, self.folder, weights=weights, progress=stream).save(kept)
+            devices = self.config.option.devices
+            run(recipe, dataset, seed, self.folder, weights=weights, devices=devices, progress=stream).save(kept)
         return Result.load(kept)
 
     def climb(self, recipe: "Recipe") -> "list[Result]":
