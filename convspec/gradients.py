@@ -199,7 +199,7 @@ def value_and_gradient(function: Callable[[Any], Any], at: Any) -> tuple[Any, An
     point = point.detach().clone().requires_grad_()
     with torch.enable_grad():
         values = function(point)
-    (gradient,) = torch.autograd.grad(values.sum(), point, allow_unused=True) if values.requires_grad else (None,)
+        (gradient,) = torch.autograd.grad(values.sum(), point, allow_unused=True) if values.requires_grad else (None,)
     return values.detach(), torch.zeros_like(point) if gradient is None else gradient
 
 
