@@ -97,6 +97,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="train on N GPUs at once, each with its share of every batch; on TensorFlow or JAX (default: 1)",
     )  # fmt: skip
     group.addoption(
+        "--engine", choices=("local", "ray"), default="local",
+        help="ray: spread all runs over the machines of a Ray cluster ($RAY_ADDRESS, else this machine), or of a single"
+        " run the base's features; times are then those of machines that share work (default: local)",
+    )  # fmt: skip
+    group.addoption(
         "--require-gpu", action="store_true", help="fail, instead of running on the CPU, where there is no GPU"
     )
     group.addoption(
@@ -115,7 +120,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--report", metavar="DIR", type=Path,
-        help="folder for the record (ladder.json), the picture (ladder.png), trained models and checkpoints"
+        help="folder for the report (index.html, one file that opens offline), the record that it was made from"
+        " (ladder.json), the picture (ladder.png), a summary (ladder.md), trained models and checkpoints"
         " (default: .convspec under the root folder)",
     )  # fmt: skip
 
@@ -140,6 +146,7 @@ def _in_use(config: pytest.Config) -> bool:
         or config.option.scale != "mini"
         or config.option.mode != "literal"
         or config.option.devices != 1
+        or config.option.engine != "local"
         or (config.rootpath / "convspec" / "plugin.py").is_file()
         or any(argument.partition(".")[0] == "convspec" for argument in config.args)
     )
@@ -153,6 +160,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
         with _usage_errors():
             from convspec import gradients  # says so where the backend of Keras is missing
+    if config.option.engine == "ray":
+        with _usage_errors():
+            from convspec import cluster  # noqa: F401  says so where Ray is missing
     if config.option.precision:
         from convspec import gradients
 
@@ -250,20 +260,29 @@ def accuracy_gate(convspec_session: Session, request: pytest.FixtureRequest) -> 
 
 def _verdicts(config: pytest.Config) -> list[dict[str, object]]:
     """The properties of every test that a gate decided, wherever it ran."""
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    reports = [report for group in reporter.stats.values() for report in group] if reporter else []
-    found = [dict(report.user_properties) for report in reports if getattr(report, "when", "") == "call"]
+    found = [dict(report.user_properties) for report in _reports(config) if getattr(report, "when", "") == "call"]
     return [properties for properties in found if "verdict" in properties]
+
+
+def _reports(config: pytest.Config, *outcomes: str) -> list[pytest.TestReport]:
+    """Those of a session's tests with one of these outcomes, or all."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    stats = reporter.stats if reporter else {}
+    return [report for outcome in outcomes or stats for report in stats.get(outcome, [])]
+
+
+def _why(report: pytest.TestReport) -> str:
+    """The message of a failure, without the way there."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return crash.message if crash else report.longreprtext
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """An exit code of its own for a run in which nothing failed but gates."""
-    reporter = session.config.pluginmanager.getplugin("terminalreporter")
-    if exitstatus != pytest.ExitCode.TESTS_FAILED or not reporter:
+    if exitstatus != pytest.ExitCode.TESTS_FAILED:
         return
-    failed = [report for outcome in ("failed", "error") for report in reporter.stats.get(outcome, [])]
-    outcomes = {dict(report.user_properties).get("outcome") for report in failed}
+    outcomes = {dict(report.user_properties).get("outcome") for report in _reports(session.config, "failed", "error")}
     if outcomes and outcomes <= {"regressed", "missing"}:
         session.exitstatus = REGRESSED if "regressed" in outcomes else NO_BASELINE
 
@@ -281,14 +300,17 @@ def pytest_terminal_summary(
             terminalreporter.write_line(first, **{colour: True})
             for line in rest:
                 terminalreporter.write_line(f"    {line}")
-    if not session.runs:
+    failures = [(report.nodeid, _why(report)) for report in _reports(config, "failed", "error")]
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    if not session.runs and not (session.begun and (failures or interrupted)):
         return
     from convspec import report
 
     terminalreporter.section("the ladder")
-    for line in report.table(session.runs):
-        terminalreporter.write_line(line)
-    terminalreporter.write_line(report.FOOTNOTE)
+    if session.runs:
+        for line in report.table(session.runs):
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(report.FOOTNOTE)
     if session.scale == "full" and not config.option.dataset:
         terminalreporter.section("what the chapter claims")
         for line in report.claims(session.runs):
@@ -298,12 +320,11 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"trained twice with one seed: {repeats}")
     for line in report.skipped(session.runs):
         terminalreporter.write_line(line, yellow=True)
-    if exitstatus == pytest.ExitCode.INTERRUPTED:
+    if interrupted:
         terminalreporter.write_line(
             "interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True
         )
-    else:
-        session.finish()
-        terminalreporter.write_line(
-            f"record, picture and a summary in Markdown: {session.folder}/ladder.json, ladder.png, ladder.md"
-        )
+    for line in session.finish("interrupted" if interrupted else "failed" if failures else "complete", failures):
+        terminalreporter.write_line(line, red=True)
+    terminalreporter.write_line("record, picture and a summary in Markdown: ladder.json, ladder.png, ladder.md beside")
+    terminalreporter.write_line(f"report: {session.folder / 'index.html'}")

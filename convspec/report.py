@@ -84,8 +84,8 @@ def table(runs: Runs) -> list[str]:
     return ["  ".join(format(row[title], width) for title, width in COLUMNS.items()).rstrip() for row in rows]
 
 
-def claims(runs: Runs) -> list[str]:
-    """A line for each accuracy that the chapter publishes, under a line of titles: what was measured, where another run
+def claim_rows(runs: Runs) -> list[tuple[str, ...]]:
+    """A row for each accuracy that the chapter publishes, under a row of titles: what was measured, where another run
     would lie, and whether the published figure lies there, too ("reproduced", "not reproduced", or "not run here").
 
     Of the rungs at full on the chapter's own pictures, and what stands beside them there.
@@ -105,15 +105,26 @@ def claims(runs: Runs) -> list[str]:
             verdict = "reproduced" if low <= highest and lowest <= high else "not reproduced"
             measured = f"{np.mean(found):.3f}"
             rows.append((name, part, chapter, measured, str(len(group)), f"{low:.3f} to {high:.3f}", verdict))
+    return rows
+
+
+def claims(runs: Runs) -> list[str]:
+    """The rows of `claim_rows` as lines."""
+    rows = claim_rows(runs)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def picture(runs: Runs, path: Path) -> None:
-    """The ladder as a chart: each seed's test accuracy, the mean with its interval, and the published figures."""
+    """The ladder as a chart, in a file."""
+    _save(chart(runs), path)
+
+
+def chart(runs: Runs, width: float = 8) -> "Figure":
+    """Each seed's test accuracy, the mean with its interval, and the published figures; `width` in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.55 * len(runs) + 1.6), layout="constrained")
+    figure = Figure(figsize=(width, 0.55 * len(runs) + 1.6), layout="constrained")
     axes = figure.subplots()
     for row, group in enumerate(runs.values()):
         figures = summary(group)
@@ -133,14 +144,17 @@ def picture(runs: Runs, path: Path) -> None:
                 axes.plot(np.mean(span), row, "D", color="#cc6633", fillstyle="none", label="published")
     results = [run for group in runs.values() for run in group]
     datasets = dict.fromkeys(run.dataset["name"] for run in results)
-    axes.set_title(f"The ladder: {', '.join(datasets)} at --scale {results[0].recipe.scale}", loc="left", fontsize=11)
+    title = f"The ladder: {', '.join(datasets)} at --scale {results[0].recipe.scale}"
+    axes.set_title(ascii(title)[1:-1], loc="left", fontsize=11, parse_math=False)
     axes.set(yticks=range(len(runs)), yticklabels=list(runs), xlabel="accuracy", ylim=(len(runs) - 0.5, -0.7))
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    _save(figure, path)
+    figure.legend(
+        once.values(), once.keys(), loc="outside lower center", ncols=int(width // 2), frameon=False, fontsize=9
+    )
+    return figure
 
 
 def skipped(runs: Runs) -> list[str]:
@@ -157,17 +171,27 @@ def skipped(runs: Runs) -> list[str]:
 
 
 def samples(dataset: Dataset, path: Path) -> None:
-    """The first training pictures of each of up to ten classes, with its name and counts (figure 5.8)."""
+    """The rows of `sample_rows` as a picture."""
+    _save_grid(*sample_rows(dataset), path)
+
+
+def sample_rows(dataset: Dataset) -> tuple[list[list[np.ndarray]], list[str]]:
+    """The first training pictures of each of up to ten classes, and for each its name and counts (figure 5.8)."""
     rows, titles = [], []
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for label, name in enumerate(dataset.classes[:MOST_ROWS]):
         rows.append(list(dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:COLUMNS_OF_PICTURES]]))
         counts = [f"{np.sum(split.labels == label):,} {part}" for part, split in parts.items() if split is not None]
         titles.append(f"{name}: {', '.join(counts)}")
-    _save_grid(rows, titles, path)
+    return rows, titles
 
 
 def views(dataset: Dataset, augmentation: Augmentation, path: Path, seed: int = 0) -> None:
+    """The rows of `view_rows` as a picture."""
+    _save_grid(*view_rows(dataset, augmentation, seed), path)
+
+
+def view_rows(dataset: Dataset, augmentation: Augmentation, seed: int = 0) -> tuple[list[list[np.ndarray]], list[str]]:
     """The first training picture of each of up to ten classes, and how training with `seed` shows it in its first
     passes (figure 5.11)."""
     rows, titles = [], []
@@ -177,14 +201,21 @@ def views(dataset: Dataset, augmentation: Augmentation, path: Path, seed: int = 
         shown = [augmentation(picture, generator(seed, number, index)) for number in range(COLUMNS_OF_PICTURES - 1)]
         rows.append([picture, *shown])
         titles.append(f"{name}: {dataset.train.names[index]}, then as augmented")
-    _save_grid(rows, titles, path)
+    return rows, titles
 
 
 def flipped(dataset: Dataset, judgement: Judgement, path: Path) -> None:
+    """The pictures of `flipped_pictures` as a contact sheet."""
+    pictures, titles = flipped_pictures(dataset, judgement)
+    if pictures:
+        _save_sheet(pictures, titles, COLUMNS_OF_PICTURES // 2, path)
+
+
+def flipped_pictures(dataset: Dataset, judgement: Judgement) -> tuple[list[np.ndarray], list[str]]:
     """The test pictures that flipped most consistently, with their label, the change in their rate of being right, and
     what both sides gave them in the mean: the class of most runs, and the confidence in it."""
     if not judgement.flips:
-        return
+        return [], []
     shown = judgement.flips.pictures[: MOST_ROWS * COLUMNS_OF_PICTURES // 2]
     rows, titles = [], []
     for place, change in zip(shown, judgement.flips.changes, strict=False):
@@ -197,8 +228,7 @@ def flipped(dataset: Dataset, judgement: Judgement, path: Path) -> None:
         rows.append(dataset.test.images[place])
         label = dataset.classes[dataset.test.labels[place]]
         titles.append(f"{label} ({change:+.1f})\n{said[0]} > {said[1]}")
-    columns = COLUMNS_OF_PICTURES // 2
-    _save_sheet(rows, titles, columns, path)
+    return rows, titles
 
 
 def markdown(runs: Runs, judgements: Sequence[Judgement], path: Path) -> None:

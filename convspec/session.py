@@ -6,8 +6,9 @@ Imported by every pytest run in an environment that has convspec, so nothing hea
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -37,6 +38,7 @@ class Session:
         given, default = option.report, config.rootpath / ".convspec"
         self.folder: Path = (config.invocation_params.dir / given.expanduser()).resolve() if given else default
         self.runs: dict[str, list[Result]] = {}
+        self.begun: dict[str, list[int]] = {}  # the seeds that are finished of each rung that was begun
         self.judgements: list[Judgement] = []
         self.repeats: dict[str, Repeat] = {}
         self._datasets: dict[tuple[str, int, str], Dataset] = {}
@@ -61,6 +63,7 @@ class Session:
         """The recipe's dataset or the one of --dataset, loaded once a session."""
         from convspec import datasets
 
+        self.begun.setdefault(recipe.name, [])
         name, size, interpolation = key = (
             self.config.option.dataset or recipe.dataset,
             recipe.size,
@@ -90,8 +93,34 @@ class Session:
         if not (kept := self.unfinished(recipe, seed)).is_file():
             dataset, weights, stream = self.dataset(recipe), self.weights(recipe), uncaptured(self.config)
             devices = self.config.option.devices
-            run(recipe, dataset, seed, self.folder, weights=weights, devices=devices, progress=stream).save(kept)
-        return Result.load(kept)
+            if self.config.option.engine == "ray":
+                self._spread(recipe, seed)
+            else:
+                run(recipe, dataset, seed, self.folder, weights=weights, devices=devices, progress=stream).save(kept)
+        result = Result.load(kept)
+        done = self.begun.setdefault(recipe.name, [])
+        done += [seed] * (seed not in done)
+        return result
+
+    def _spread(self, recipe: "Recipe", seed: int) -> None:
+        """That run and all others of the session that are not finished, on a Ray cluster; of one alone, its features."""
+        from convspec import cluster
+        from convspec.recipes import RUNGS, climb, run
+
+        option, stream = self.config.option, uncaptured(self.config)
+        wanted = [(other, number) for other in climb(self.scale, option.mode, option.rungs or RUNGS) for number in self.seeds]
+        runs = []
+        for which, number in wanted if (recipe, seed) in wanted else [(recipe, seed)]:
+            with suppress(BadInput, MissingData):  # which the rung's own test tells
+                if not self.unfinished(which, number).is_file():
+                    runs.append(cluster.Run(which, self.dataset(which), number, self.weights(which)))
+        if len(runs) == 1:
+            only, outputs = runs[0], cluster.outputs
+            result = run(*only[:3], self.folder, weights=only.weights, devices=option.devices, outputs=outputs, progress=stream)
+            result.save(self.unfinished(only.recipe, only.seed))
+            return
+        for done, result in cluster.runs(runs, self.folder, devices=option.devices, progress=stream):
+            result.save(self.unfinished(done.recipe, done.seed))
 
     def climb(self, recipe: "Recipe") -> "list[Result]":
         """The runs of all seeds, and under --seeds auto of more while the verdict on them is open."""
@@ -141,29 +170,67 @@ class Session:
         if judgement.outcome == "underpowered":
             pytest.skip(text)
 
-    def finish(self) -> None:
-        """Write the record and the picture of all runs; nothing is left unfinished."""
-        from convspec import report
+    def model(self, result: "Result") -> Path:
+        """Where the trained model of a run is kept."""
+        from convspec.recipes import run_key
 
-        report.record(
-            self.runs,
-            self.folder / "ladder.json",
-            scale=self.scale,
-            command=["pytest", *self.config.invocation_params.args],
-        )
-        report.picture(self.runs, self.folder / "ladder.png")
-        report.markdown(self.runs, self.judgements, self.folder / "ladder.md")
+        dataset, weights = self.dataset(result.recipe), self.weights(result.recipe)
+        return self.folder / "models" / f"{run_key(result.recipe, dataset, result.seed, weights)}.keras"
+
+    def finish(self, outcome: str = "complete", failures: Sequence[tuple[str, str]] = ()) -> list[str]:
+        """Write the record of all runs, then what is drawn from it: pictures, and the page with all in it.
+
+        `outcome` is "complete", "failed" or "interrupted", `failures` each test that failed, and why. What could not be
+        drawn is returned, a line each, and takes nothing else with it. Unless the session was interrupted, nothing is
+        left unfinished.
+        """
+        from convspec import recipes, report
+
+        option = self.config.option
+        asked = [recipe.name for recipe in recipes.climb(self.scale, option.mode, option.rungs or recipes.RUNGS)]
+        told = {
+            "scale": self.scale,
+            "command": ["pytest", *self.config.invocation_params.args],
+            "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "outcome": outcome,
+            "failures": [{"test": test, "why": why} for test, why in failures],
+            "unfinished": {rung: self.begun.get(rung, []) for rung in asked if rung not in self.runs},
+            "repeats": {rung: repeat.outcome for rung, repeat in self.repeats.items()},
+            "verdicts": [judgement.properties | {"lines": judgement.lines} for judgement in self.judgements],
+        }
+        report.record(self.runs, self.folder / "ladder.json", **told)
+        undrawn = []
+
+        def draw(name: str, function: Callable[..., None], *arguments: Any) -> None:
+            try:
+                function(*arguments, self.folder / name)
+            except Exception as error:  # of whatever kind: it is told, and the rest is worth having
+                undrawn.append(f"{name} could not be written: {type(error).__name__}: {error}")
+
+        draw("ladder.md", report.markdown, self.runs, self.judgements)
+        if self.runs:
+            draw("ladder.png", report.picture, self.runs)
         for group in self.runs.values():
             recipe, dataset = group[0].recipe, self.dataset(group[0].recipe)
-            report.samples(dataset, self.folder / f"samples-{dataset.name}.png")
+            draw(f"samples-{dataset.name}.png", report.samples, dataset)
             if recipe.augmentation:
-                report.views(dataset, recipe.augmentation, self.folder / f"views-{dataset.name}.png")
+                draw(f"views-{dataset.name}.png", report.views, dataset, recipe.augmentation)
         for judgement in self.judgements:
-            if judgement.flips and judgement.flips.outcome == "change":
-                recipe = judgement.runs[0].recipe
-                report.flipped(self.dataset(recipe), judgement, self.folder / f"flipped-{recipe.name}.png")
-        for result in (result for group in self.runs.values() for result in group):
+            recipe = judgement.runs[0].recipe
+            if recipe.name in self.runs and judgement.flips and judgement.flips.outcome == "change":
+                draw(f"flipped-{recipe.name}.png", report.flipped, self.dataset(recipe), judgement)
+
+        def page(path: Path) -> None:
+            from convspec.page import write
+
+            stream = uncaptured(self.config)
+            parts = write(path, self.runs, self.judgements, told, self.dataset, self.model, progress=stream)
+            undrawn.extend(f"{path.name}: {part}" for part in parts)
+
+        draw("index.html", page)
+        for result in (result for group in self.runs.values() for result in group if outcome != "interrupted"):
             self.unfinished(result.recipe, result.seed).unlink(missing_ok=True)
+        return undrawn
 
 
 SESSION = pytest.StashKey[Session]()
