@@ -1,4 +1,4 @@
-"""`python -m convspec`: fetch the real data, split a folder or an archive of pictures, compare timings."""
+"""`python -m convspec`: data fetched and split, timings compared, and what a saved model sees in a picture."""
 
 import argparse
 import os
@@ -15,6 +15,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
 def _data_root() -> Path:
     if given := os.environ.get("CONVSPEC_DATA"):
         return Path(given)
@@ -25,7 +31,8 @@ def _data_root() -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m convspec", description="Data for convspec's full scale, and its timings side by side."
+        prog="python -m convspec",
+        description="Data for convspec's full scale, its timings side by side, and what a saved model sees.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     fetch = commands.add_parser(
@@ -67,7 +74,95 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--rounds", metavar="N", type=int, help="with --interleave, runs of each side (default: 10)")
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown, too")
     compare.add_argument("--plot", metavar="FILE", type=Path, help="draw records as a chart, too: a .png, .svg or .pdf")
+    _add_explaining(commands)
     return parser
+
+
+def _add_explaining(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands of section 5.4."""
+    explain = commands.add_parser(
+        "explain",
+        help="show what in a picture speaks for a class, to a saved model",
+        description="Write PICTURE with the model's class activation map on top, and say what the model predicts.",
+    )
+    activations = commands.add_parser(
+        "activations",
+        help="show every channel of a saved model's layers for a picture",
+        description="Write the maps of LAYERs (default: all that have some) as one picture, and say how many are dead.",
+    )
+    filters = commands.add_parser(
+        "filters",
+        help="show the patterns that the filters of a model respond to",
+        description="Write a grid of patterns for each LAYER (default: the first convolution at each size of its maps),"
+        " SOURCE-LAYER.png.",
+    )
+    for command in (explain, activations):
+        command.add_argument("model", metavar="MODEL", type=Path, help="a .keras file, of convspec's or any other")
+        command.add_argument(
+            "picture", metavar="PICTURE", type=Path, help="a picture file; it is resized for the model"
+        )
+        command.add_argument(
+            "--output", metavar="FILE", type=Path,
+            help=f"the .png to write (default: PICTURE's name with -{command.prog.split()[-1]}, in the current folder)",
+        )  # fmt: skip
+    filters.add_argument("source", metavar="SOURCE", help="a .keras file, or the name of a base, such as mini or vgg16")
+    for command in (activations, filters):
+        command.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
+    for command in (explain, activations, filters):
+        command.add_argument(
+            "--preprocessing", metavar="HOW",
+            help="how the model's inputs are prepared: rescale (0 to 1), none (0 to 255), or as for the weights of a"
+            " base, such as vgg16 (default: as the model's file tells if convspec wrote it, else rescale; of a base its"
+            " own)",
+        )  # fmt: skip
+        command.add_argument(
+            "--overwrite", action="store_true",
+            help="replace whatever is there under the output's name (else: only what one of these commands wrote)",
+        )  # fmt: skip
+    explain.add_argument(
+        "--class", dest="wanted", metavar="CLASS", help="a name or number (default: the one predicted)"
+    )
+    explain.add_argument(
+        "--classes", metavar="A,B,...",
+        help="the classes' names in order (default: as the model's file tells; for 1000 classes ImageNet's, if Keras"
+        " has its list on this machine; else numbers)",
+    )  # fmt: skip
+    explain.add_argument("--layer", metavar="LAYER", help="whose maps (default: the last convolution's)")
+    explain.add_argument("--occlusion", action="store_true", help="cover parts of the picture instead, the slow check")
+    filters.add_argument("--folder", metavar="DIR", type=Path, default=Path(), help="where to write (default: here)")
+    filters.add_argument(
+        "--weights", metavar="FILE", help="a base's weights (default: the data folder's, else Keras's)"
+    )
+    filters.add_argument("--count", metavar="N", type=_positive, default=64, help="the first N filters (default: 64)")
+    filters.add_argument("--size", metavar="PIXELS", type=_positive, default=64, help="of a pattern (default: 64)")
+    filters.add_argument("--steps", metavar="N", type=_positive, default=40, help="of gradient ascent (default: 40)")
+    filters.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the noise at the start (default: 0)")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from convspec import explaining, models
+
+    common = {"preprocessing": options.preprocessing, "overwrite": options.overwrite}
+    if options.command == "filters":
+        weights = options.weights or (models.MINI_WEIGHTS if options.source == "mini" else "imagenet")
+        if not options.weights and (kept := _data_root() / f"{options.source}_notop.weights.h5").is_file():
+            weights = kept
+        lines = explaining.filters(
+            options.source, options.layers, options.folder.expanduser(), weights=weights, count=options.count,
+            size=options.size, steps=options.steps, seed=options.seed, progress=sys.stderr, **common,
+        )  # fmt: skip
+    else:
+        model, picture = options.model.expanduser(), options.picture.expanduser()
+        output = options.output.expanduser() if options.output else Path(f"{picture.stem}-{options.command}.png")
+        if options.command == "activations":
+            lines = explaining.activations(model, picture, output, options.layers, **common)
+        else:
+            lines = explaining.explain(
+                model, picture, output, wanted=options.wanted, layer=options.layer, occlusion=options.occlusion,
+                classes=options.classes.split(",") if options.classes else None, progress=sys.stderr, **common,
+            )  # fmt: skip
+    for line in lines:
+        print(line)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -105,6 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{name}: {'now' if fetched else 'already'} at {root / download.FETCHABLE[name].target}")
         elif options.command == "compare":
             return _compare(options)
+        elif options.command in ("explain", "activations", "filters"):
+            _explain(options)
         else:
             from convspec import gradients, splitting  # noqa: F401, the first says so where Keras's backend is missing
 
@@ -115,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convspec: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        then = "starts again" if options.command == "compare" else "goes on where it stopped"
+        then = "goes on where it stopped" if options.command in ("fetch", "split") else "starts again"
         print(f"convspec: interrupted; the same command {then}", file=sys.stderr)
         return 130
     return 0
