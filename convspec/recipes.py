@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import keras
 import numpy as np
 
-from convspec import BadInput, features, gradients, hardware, images, models, training
+from convspec import BadInput, features, gradients, hardware, images, models, saving, training
 from convspec.augmentation import Augmentation
 from convspec.datasets import Dataset
 from convspec.storage import replacing
@@ -373,8 +373,9 @@ def run(
             )
         with clock("evaluate"):
             probabilities = trainee.predict(parts["test"], verbose=0)
-    with clock("save"), replacing(folder / "models" / f"{key}.keras") as partial:
-        model.save(partial)
+    with clock("save"):
+        prepared = recipe.base if recipe.base and recipe.preprocessing == "base" else "rescale"
+        saving.save(model, folder / "models" / f"{key}.keras", dataset.classes, prepared, recipe.interpolation)
     checkpoint.path.unlink(missing_ok=True)
     predicted = training.predicted_classes(probabilities)
     return Result(
