@@ -7,7 +7,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +21,36 @@ from convspec.storage import DAMAGED, replacing
 from convspec.training import Clock
 
 
+def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+    """The base's output for each batch from number `first` on, in smaller parts where there is no room for a whole one:
+    no picture's output depends on the others'."""
+    most = batches.batch_size
+    for number in range(first, len(batches)):
+        inputs = batches[number][0]
+        while True:
+            try:
+                parts = [base.predict_on_batch(inputs[start : start + most]) for start in range(0, len(inputs), most)]
+                break
+            except Exception as error:
+                if not gradients.out_of_memory(error):
+                    raise
+                if most == 1:
+                    raise BadInput(
+                        f"out of memory: {base.name} has no room for a single picture of {inputs.shape[1:]}; take"
+                        " smaller pictures, or a device with more memory"
+                    ) from error
+                most = -(-most // 2)
+                warnings.warn(
+                    f"out of memory: {base.name} goes on with {most} pictures at a time, which changes its output by no"
+                    " more than rounding",
+                    stacklevel=2,
+                )
+        yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
+Outputs = Callable[[keras.Model, Batches, int], Iterator[np.ndarray]]
+
+
 def extract(
     base: keras.Model,
     batches: Batches,
@@ -28,6 +58,7 @@ def extract(
     *,
     dtype: str = "float32",
     clock: Clock,
+    outputs: Outputs = outputs,
     title: str = "",
     progress: TextIO | None = None,
 ) -> np.ndarray:
@@ -37,7 +68,8 @@ def extract(
     Computed once and kept in `folder`, a store for each base, cut, weights, pictures, preprocessing, augmented view,
     batch size, dtype and version. A store grows picture by picture under the name of a partial one, so that an
     interrupted run goes on where it was killed, and gets its own name when it is whole. The seconds that it took count
-    under the phase "features" whether or not it was computed in this run. Raises BadInput for a store that is damaged
+    under the phase "features" whether or not it was computed in this run. `outputs` computes them: here, or with
+    `cluster.outputs` on many machines, which gives the same store. Raises BadInput for a store that is damaged
     or was made for something else, and where there is no room for it.
     """
     identity = _identity(base, batches, dtype)
@@ -45,7 +77,7 @@ def extract(
     store = folder / f"{base.name}-{key}"
     if not store.is_dir():
         try:
-            _compute(base, batches, store, identity, title, progress)
+            _compute(base, batches, store, identity, outputs, title, progress)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -89,7 +121,13 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _compute(
-    base: keras.Model, batches: Batches, store: Path, identity: dict[str, Any], title: str, progress: TextIO | None
+    base: keras.Model,
+    batches: Batches,
+    store: Path,
+    identity: dict[str, Any],
+    outputs: Outputs,
+    title: str,
+    progress: TextIO | None,
 ) -> None:
     """Append what is missing to the partial store, and give it its name."""
     partial = store.with_name(f"{store.name}.partial")
@@ -115,9 +153,9 @@ def _compute(
         first = min(done * batches.batch_size, shape[0])
         with progress_bar(shape[0], title, "picture", progress, first) as bar:
             began = saved = time.perf_counter()
-            for predicted in _outputs(base, batches, done):
+            for predicted in outputs(base, batches, done):
                 with np.errstate(over="ignore"):
-                    output = predicted.astype(dtype)
+                    output = np.ascontiguousarray(predicted, dtype)  # PyTorch lays channels out first
                 if not np.isfinite(output).all():
                     raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
                 file.write(output.data)
@@ -135,33 +173,6 @@ def _compute(
     (partial / "store.json").write_text(json.dumps(record, indent=1))
     spent.unlink(missing_ok=True)
     os.replace(partial, store)
-
-
-def _outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
-    """The base's output for each batch from number `first` on, in smaller parts where there is no room for a whole one:
-    no picture's output depends on the others'."""
-    most = batches.batch_size
-    for number in range(first, len(batches)):
-        inputs = batches[number][0]
-        while True:
-            try:
-                parts = [base.predict_on_batch(inputs[start : start + most]) for start in range(0, len(inputs), most)]
-                break
-            except Exception as error:
-                if not gradients.out_of_memory(error):
-                    raise
-                if most == 1:
-                    raise BadInput(
-                        f"out of memory: {base.name} has no room for a single picture of {inputs.shape[1:]}; take"
-                        " smaller pictures, or a device with more memory"
-                    ) from error
-                most = -(-most // 2)
-                warnings.warn(
-                    f"out of memory: {base.name} goes on with {most} pictures at a time, which changes its output by no"
-                    " more than rounding",
-                    stacklevel=2,
-                )
-        yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
 def _open(store: Path, identity: dict[str, Any], batches: Batches, clock: Clock) -> np.ndarray:

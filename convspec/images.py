@@ -210,12 +210,12 @@ class View(Batches):
 
     def __init__(self, batches: Batches, augmentation: Augmentation, seed: int, number: int) -> None:
         super().__init__(batches.inputs, batches.labels, batches.batch_size, batches.prepare)
-        self.view = (augmentation, seed, number)
-        self.shown = lambda index: augmentation(self.inputs[index], generator(seed, number, index))
+        self.augmentation, self.seed, self.number = self.view = augmentation, seed, number
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = range(len(self.inputs))[batch * self.batch_size : (batch + 1) * self.batch_size]
-        views = np.stack([self.shown(index) for index in chosen])
+        drawn = [(self.inputs[index], generator(self.seed, self.number, index)) for index in chosen]
+        views = np.stack([self.augmentation(image, draw) for image, draw in drawn])
         return self.prepare(views.astype(np.float32)), self.labels[chosen.start : chosen.stop]
 
 

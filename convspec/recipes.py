@@ -280,6 +280,7 @@ def run(
     *,
     weights: str | Path | None = None,
     devices: int = 1,
+    outputs: features.Outputs = features.outputs,
     progress: TextIO | None = None,
 ) -> Result:
     """Train `recipe` on `dataset` and evaluate it on the test pictures.
@@ -290,8 +291,8 @@ def run(
     machine gives the same result to the last digit. A bar on `progress` shows steps, accuracy and time left.
 
     With more `devices` than one each trains on its share of every batch, which gives the same steps to rounding (see
-    `training.fit`); the base's features and the test pictures are computed on one. Raises BadInput as
-    `gradients.share` does.
+    `training.fit`); the test pictures are predicted on one. `outputs` computes the base's features, see
+    `features.extract`. Raises BadInput as `gradients.share` does.
     """
     gradients.share(recipe.batch_size, devices)
     clock = training.Clock()
@@ -303,7 +304,8 @@ def run(
         if recipe.starts_from:
             start = folder / "models" / f"{run_key(recipe.starts_from, dataset, seed, weights)}.keras"
             if not start.is_file():
-                run(recipe.starts_from, dataset, seed, folder, weights=weights, devices=devices, progress=progress)
+                same: Any = {"weights": weights, "devices": devices, "outputs": outputs, "progress": progress}
+                run(recipe.starts_from, dataset, seed, folder, **same)
         keras.utils.set_random_seed(seed)
         with clock("build"):
             model, base = _build(recipe, dataset, weights, start)
@@ -338,6 +340,7 @@ def run(
                     folder / "features",
                     dtype="float16" if recipe.views else "float32",
                     clock=clock,
+                    outputs=outputs,
                     title=f"{title}: {name} features",
                     progress=progress,
                 )

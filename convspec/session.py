@@ -103,24 +103,20 @@ class Session:
         return result
 
     def _spread(self, recipe: "Recipe", seed: int) -> None:
-        """That run and all others of the session that are not finished, on a Ray cluster; of one alone, its features."""
+        """That run, with all others of the session that are not finished yet, on a Ray cluster."""
         from convspec import cluster
-        from convspec.recipes import RUNGS, climb, run
+        from convspec.recipes import RUNGS, climb
 
-        option, stream = self.config.option, uncaptured(self.config)
-        wanted = [(other, number) for other in climb(self.scale, option.mode, option.rungs or RUNGS) for number in self.seeds]
-        runs = []
-        for which, number in wanted if (recipe, seed) in wanted else [(recipe, seed)]:
-            with suppress(BadInput, MissingData):  # which the rung's own test tells
+        option, runs = self.config.option, []
+        climbed = climb(self.scale, option.mode, option.rungs or RUNGS)
+        session = [(which, number) for which in climbed for number in self.seeds]
+        for which, number in session if (recipe, seed) in session else [(recipe, seed)]:
+            with suppress(BadInput, MissingData):  # which that rung's own test tells
                 if not self.unfinished(which, number).is_file():
                     runs.append(cluster.Run(which, self.dataset(which), number, self.weights(which)))
-        if len(runs) == 1:
-            only, outputs = runs[0], cluster.outputs
-            result = run(*only[:3], self.folder, weights=only.weights, devices=option.devices, outputs=outputs, progress=stream)
-            result.save(self.unfinished(only.recipe, only.seed))
-            return
-        for done, result in cluster.runs(runs, self.folder, devices=option.devices, progress=stream):
-            result.save(self.unfinished(done.recipe, done.seed))
+        stream = uncaptured(self.config)
+        for run, result in cluster.runs(runs, self.folder, devices=option.devices, progress=stream):
+            result.save(self.unfinished(run.recipe, run.seed))
 
     def climb(self, recipe: "Recipe") -> "list[Result]":
         """The runs of all seeds, and under --seeds auto of more while the verdict on them is open."""

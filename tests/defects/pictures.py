@@ -852,8 +852,8 @@ PICTURES = (
     Defect(
         "every view the first",
         "images",
-        "generator(seed, number, index))\n\n    def",
-        "generator(seed, 0, index))\n\n    def",
+        "generator(self.seed, self.number, index)",
+        "generator(self.seed, 0, index)",
         "test_cached.py::test_a_view_shows_each_picture_as_training_sees_it_in_that_pass",
         r"Arrays are not equal",
     ),

@@ -1,0 +1,215 @@
+"""Work spread over the machines of a Ray cluster. Needs the extra "ray"; imported by who asks for it only.
+
+The cluster is the one that $RAY_ADDRESS or an earlier `ray.init` names, else this machine. Its machines need convspec
+in the same versions, and nothing else: pictures, weights and models travel.
+"""
+
+import copy
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TextIO
+
+import keras
+import numpy as np
+
+from convspec import BadInput, features, gradients, recipes
+from convspec.datasets import Dataset
+from convspec.images import Batches
+from convspec.progress import bar as progress_bar
+from convspec.storage import replacing
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else each cluster begun here is reported to Ray's makers
+try:
+    import pyarrow
+    import ray
+    import ray.data
+except ImportError as error:
+    raise BadInput("Ray is not installed: pip install -e '.[ray]'") from error
+
+AT_ONCE = 8  # batches that a worker is given: what is computed again where it dies
+
+
+def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+    """As `features.outputs`: computed on each GPU of the cluster, or where there is none on each of its machines.
+
+    Workers see whole batches, so that the bytes are those of this machine wherever processors are its own. What a
+    worker had in hand when it died is computed again; each batch comes once, in order. The pictures lie in Ray's
+    memory on this machine, or on its disk where they do not fit, and travel to who needs them.
+    """
+    gpus = _join()
+    starts = range(first, len(batches), AT_ONCE)
+    pictures = [ray.put(batches.inputs[_slice(batches, start)]) for start in starts]
+    without = copy.copy(batches)
+    without.inputs = np.empty(0)
+    parts = ray.data.from_items(
+        [{"part": part, "first": start} for part, start in enumerate(starts)], override_num_blocks=max(len(starts), 1)
+    )
+    parts.context.execution_options.preserve_order = True
+    parts.context.enable_progress_bars = parts.context.print_on_execution_start = False
+    computed = parts.map_batches(
+        _Worker,
+        fn_constructor_args=(ray.put(base), without, pictures, len(batches.inputs), gradients.precision()),
+        compute=ray.data.ActorPoolStrategy(size=gpus or sum(machine["Alive"] for machine in ray.nodes())),
+        runtime_env=_environment(),
+        **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+    )
+    expected = first
+    for row in computed.iter_rows():
+        assert row["number"] == expected, f"batch {row['number']} of {len(batches)} came in place of {expected}"
+        yield np.frombuffer(row["output"], np.float32).reshape(-1, *base.output_shape[1:])
+        expected += 1
+    assert expected == len(batches), f"{expected} of {len(batches)} batches came"
+
+
+class Run(NamedTuple):
+    """What `recipes.run` is to be given."""
+
+    recipe: recipes.Recipe
+    dataset: Dataset
+    seed: int
+    weights: str | None
+
+
+def runs(
+    wanted: Sequence[Run], folder: Path, *, devices: int = 1, progress: TextIO | None = None
+) -> Iterator[tuple[Run, recipes.Result]]:
+    """`recipes.run` of all that are `wanted`, spread over the cluster: results as they come, their models in `folder`.
+
+    A rung that starts from another that is wanted, too, waits for it; the model of one that is in `folder` is taken.
+    Each run has a CPU of the cluster, or where there are GPUs `devices` of them, and is begun anew where its worker
+    dies. A single run is done here, and the base's features of it on the cluster. Raises what a run raised.
+    """
+    if len(wanted) == 1:
+        run = wanted[0]
+        options: Any = {"weights": run.weights, "devices": devices, "outputs": outputs, "progress": progress}
+        yield run, recipes.run(run.recipe, run.dataset, run.seed, folder, **options)
+        return
+    gpus = _join()
+    task = ray.remote(_run).options(
+        runtime_env=_environment(),
+        scheduling_strategy="SPREAD",
+        **({"num_gpus": devices} if gpus else {"num_cpus": 1}),
+    )
+    placed: dict[str, Any] = {}
+    begun: dict[Any, Run] = {}
+    for run in wanted:
+        given = run.weights and Path(run.weights).is_file() and Path(run.weights)
+        content = placed.setdefault(str(given), ray.put(given.read_bytes())) if given else None
+        dataset = placed.setdefault(run.dataset.fingerprint, ray.put(run.dataset))
+        started = None
+        if run.recipe.starts_from:
+            key = recipes.run_key(run.recipe.starts_from, *run[1:])
+            if key not in placed and (model := folder / "models" / f"{key}.keras").is_file():
+                placed[key] = ray.put((None, {model.name: model.read_bytes()}))
+            started = placed.get(key)
+        name = given.name if given else run.weights
+        done = task.remote(run.recipe, dataset, run.seed, name, content, started, devices, gradients.precision())
+        begun[done] = run
+        placed[recipes.run_key(*run)] = done
+    with progress_bar(len(wanted), "runs on the cluster", "run", progress) as bar:
+        try:
+            while begun:
+                (done,), _ = ray.wait(list(begun))
+                result, models = ray.get(done)
+                for name, model in models.items():
+                    with replacing(folder / "models" / name) as partial:
+                        partial.write_bytes(model)
+                yield begun.pop(done), result
+                bar.update()
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        finally:
+            for pending in begun:
+                ray.cancel(pending, force=True)
+
+
+def _join() -> int:
+    """Be part of the cluster; how many GPUs it has."""
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _environment() -> dict[str, dict[str, str]]:
+    """What decides in another process, too, how the backend computes."""
+    settings = {
+        "KERAS_BACKEND": keras.backend.backend(),
+        "OMP_NUM_THREADS": str(gradients.threads()),  # which Ray sets to one else
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    return {"env_vars": settings}
+
+
+def _slice(batches: Batches, first: int) -> slice:
+    """The pictures of the batches that a worker is given at once."""
+    return slice(first * batches.batch_size, (first + AT_ONCE) * batches.batch_size)
+
+
+def _compute_in(precision: str) -> None:
+    gradients.make_deterministic()
+    if gradients.precision() != precision:
+        gradients.set_precision(precision)
+
+
+class _Part:
+    """Some of `count` pictures, from number `start` on, under their numbers."""
+
+    def __init__(self, pictures: np.ndarray, start: int, count: int) -> None:
+        self.pictures, self.start, self.count = pictures, start, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        if isinstance(which, slice):
+            return self.pictures[which.start - self.start : which.stop - self.start]
+        return self.pictures[which - self.start]
+
+
+class _Worker:
+    """A base of its own, which sees one batch after the other."""
+
+    def __init__(self, base: Any, batches: Batches, pictures: list[Any], count: int, precision: str) -> None:
+        _compute_in(precision)
+        self.base, self.batches, self.pictures, self.count = ray.get(base), batches, pictures, count
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> "pyarrow.Table":
+        """A row a batch: its number, and the output as bytes of float32."""
+        numbers, found = [], []
+        for part, first in zip(rows["part"].tolist(), rows["first"].tolist(), strict=True):
+            inputs: Any = _Part(ray.get(self.pictures[part]), _slice(self.batches, first).start, self.count)
+            self.batches.inputs = inputs
+            for number in range(first, min(first + AT_ONCE, len(self.batches))):
+                output = next(features.outputs(self.base, self.batches, number))
+                numbers.append(number)
+                found.append(np.ascontiguousarray(output, np.float32).tobytes())
+        return pyarrow.table({"number": numbers, "output": pyarrow.array(found, pyarrow.large_binary())})
+
+
+def _run(
+    recipe: recipes.Recipe,
+    dataset: Dataset,
+    seed: int,
+    weights: str | None,
+    content: bytes | None,
+    started: tuple[recipes.Result | None, dict[str, bytes]] | None,
+    devices: int,
+    precision: str,
+) -> tuple[recipes.Result, dict[str, bytes]]:
+    """One run in a folder of its own, which holds the weights and the model it starts from; its models."""
+    _compute_in(precision)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        models = folder / "models"
+        models.mkdir()
+        for file, model in (started[1] if started else {}).items():
+            (models / file).write_bytes(model)
+        if weights and content:
+            (folder / weights).write_bytes(content)
+            weights = str(folder / weights)
+        result = recipes.run(recipe, dataset, seed, folder, weights=weights, devices=devices)
+        return result, {file.name: file.read_bytes() for file in models.iterdir()}
