@@ -179,7 +179,7 @@ def test_a_picture_is_augmented_in_a_fraction_of_the_time(
 
     def by_layers() -> None:
         for batch in np.split(pictures, len(pictures) // BATCH):
-            np.asarray(layers(batch))
+            keras.ops.convert_to_numpy(layers(batch))
 
     by_keras = rival.startswith("Keras layers")
     if by_keras:

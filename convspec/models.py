@@ -3,6 +3,7 @@
 Two classes end in one sigmoid unit, more in a softmax. Images are (height, width, channels).
 """
 
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,12 @@ def _classifier(units: int, classes: int) -> list[layers.Layer]:
     outputs, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
     # Probabilities are float32 in mixed precision, too: half of it rounds those near 1 to 1, where the loss is 0.
     return [layers.Dense(units, activation="relu"), layers.Dense(outputs, activation=activation, dtype="float32")]
+
+
+def _dropout(rate: float) -> layers.Layer:
+    """With a seed, drawn as Keras draws one, its generator is a variable of the model on every backend: a checkpoint
+    has it. Without, PyTorch takes a generator of its own."""
+    return layers.Dropout(rate, seed=random.randint(1, 10**9))
 
 
 def _flattened(input_shape: tuple[int, ...]) -> list[layers.Layer]:
@@ -72,14 +79,14 @@ def small_convnet(
     """
     stack = [*_convolutions("small_convnet", input_shape, filters, pooled=len(filters)), layers.Flatten()]
     if dropout:
-        stack.append(layers.Dropout(dropout))
+        stack.append(_dropout(dropout))
     return keras.Sequential(stack + _classifier(4 * filters[-1], classes), name="small_convnet")
 
 
 def feature_classifier(feature_shape: tuple[int, ...], dropout: float = 0.5, classes: int = 2) -> keras.Model:
     """Listing 5.18: the head on recorded features; 2,097,665 parameters on VGG16's 4 x 4 x 512."""
     dense, last = _classifier(256, classes)
-    stack = [*_flattened(feature_shape), dense, layers.Dropout(dropout), last]
+    stack = [*_flattened(feature_shape), dense, _dropout(dropout), last]
     return keras.Sequential(stack, name="feature_classifier")
 
 

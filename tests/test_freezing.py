@@ -120,7 +120,7 @@ def test_a_frozen_base_gives_the_same_features_whether_or_not_training_is_on() -
     outputs = []
     for trainable in (True, False):
         base.trainable = trainable
-        outputs += [np.asarray(base(pictures, training=training)) for training in (False, True)]
+        outputs += [keras.ops.convert_to_numpy(base(pictures, training=training)) for training in (False, True)]
     assert not np.allclose(outputs[0], outputs[1], rtol=0.1), "unfrozen, training normalises by the batch"
     np.testing.assert_array_equal(outputs[2], outputs[3])
 

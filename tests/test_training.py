@@ -10,14 +10,13 @@ import keras
 import numpy as np
 import pytest
 
-from convspec import BadInput, images, training
+from convspec import BadInput, images, models, training
 
 
 def model_and_batches(seed: int = 0) -> tuple[keras.Model, images.Batches]:
     """A small model with dropout, compiled, and 32 labelled points for it."""
     keras.utils.set_random_seed(seed)
-    layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.5)]
-    model = keras.Sequential([*layers, keras.layers.Dense(1, activation="sigmoid")])
+    model = models.feature_classifier((4,), dropout=0.5)
     training.compile_model(model, 1e-2)
     points = np.random.default_rng(seed).normal(size=(32, 4)).astype(np.float32)
     return model, images.Batches(points, (points.sum(axis=1) > 0).astype(int), 8, images.unchanged)

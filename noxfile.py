@@ -1,0 +1,24 @@
+"""The tests under every backend, each in an environment of its own that has no other: `nox`.
+
+One of them: `nox -s "suite(jax)"`. What follows `--` goes to pytest in place of the whole suite.
+"""
+
+import nox
+
+BACKENDS = ("tensorflow", "jax", "torch")
+nox.options.reuse_existing_virtualenvs = True
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def suite(session: nox.Session, backend: str) -> None:
+    """The whole suite where Keras finds this backend alone."""
+    session.install("-e", f".[{backend}]", "-c", "constraints.txt")
+    session.run("pytest", *(session.posargs or ["tests", "-n", "auto"]), env={"KERAS_BACKEND": backend})
+
+
+@nox.session
+def agreement(session: nox.Session) -> None:
+    """Whether all three agree, in an environment that has them all, down to the accuracies of some rungs at mini."""
+    session.install("-e", f".[{','.join(BACKENDS)}]", "-c", "constraints.txt")
+    session.run("pytest", *(session.posargs or ["tests/test_backends.py", "--slow"]))
