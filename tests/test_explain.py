@@ -223,7 +223,7 @@ def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
 ) -> None:
     """VGG16's weights were trained with OpenCV's order, less a mean of 104 to 124 for each channel."""
     succeeds(capsys, "filters", own, "first", "--size", 10, "--steps", 2, "--count", 3, "--folder", "new")
-    low = -np.mean([103.939, 116.779, 123.68])
+    low = -float(np.mean([103.939, 116.779, 123.68]))
     patterns = visualization.filter_patterns(model, "first", range(3), 10, 2, value_range=(low, low + 255))
     found, expected = read("new/own-first.png").astype(int), visualization.tile(patterns[..., ::-1], 8, 5)
     assert np.abs(found - expected).max() <= 1
