@@ -6,8 +6,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
 from convspec import BadInput
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -209,7 +207,7 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        run = tf.function(function)
+        run = tf.function(function, autograph=False)
         return lambda *inputs: run(*map(tf.convert_to_tensor, inputs))
     if keras.backend.backend() == "jax":
         import jax

@@ -1,5 +1,8 @@
 """An image followed through a model, and parts of its way gone again."""
 
+from functools import partial
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -62,11 +65,14 @@ def test_from_a_layer_on_what_goes_around_it_must_be_given_or_is_that_of_the_tra
 def test_only_what_is_on_the_way_is_called_again(branched: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = Trace(branched, np.zeros((6, 5, 3), np.float32))
     called: list[str] = []
+
+    def noted(name: str, call: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(name)
+        return call(*args, **kwargs)
+
     for name in trace.calls:
         layer = branched.get_layer(name)
-        monkeypatch.setattr(
-            layer, "call", lambda *a, of=name, call=layer.call, **k: (called.append(of), call(*a, **k))[1]
-        )
+        monkeypatch.setattr(layer, "call", partial(noted, name, layer.call))
     trace.replay({INPUT: np.ones((1, 6, 5, 3), np.float32)}, "two")
     assert called == ["one", "two"], "the model is cut at the layer that is asked for"
     called.clear()
