@@ -1,0 +1,197 @@
+"""What the features of very many pictures cost: the time by stages, its constants, and the page that follows.
+
+`python -m benchmarks.scaling measure` takes the constants on this machine (needs $CONVSPEC_DATA and some minutes)
+and writes docs/scaling.json; `python -m benchmarks.scaling` writes the tables of docs/scaling.md from that.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DOCS = Path(__file__).parents[1] / "docs"
+SIZES = (25, 100, 400)
+PICTURES = {"a million": 10**6, "a billion": 10**9}
+DEVICES = (1, 8, 1000)
+MACHINE = 8  # devices in one machine, where each machine has a run of its own
+
+Constants = dict[str, float]
+
+
+def stages(constants: Constants, device: str, devices: int) -> dict[str, float]:
+    """Seconds a picture takes in each stage of one run on so many devices: "cpu" cores or "gpu"s.
+
+    A run is begun on one machine, whose cores decode; what identifies pictures and writes the store is one process.
+    On one device nothing travels.
+    """
+    cores = min(devices, constants["cores_of_a_machine"]) if device == "cpu" else constants["cores_of_a_machine"]
+    rate = constants["base_per_core"] if device == "cpu" else constants["gpu_flops"] / constants["flop_a_picture"]
+    wire = constants["network_bytes_a_second"] if devices > 1 else float("inf")
+    decoded, features = constants["decoded_bytes"], constants["feature_bytes"]
+    return {
+        "decode": 1 / (constants["decode_per_core"] * cores),
+        "identify": decoded / constants["hash_bytes_a_second"],
+        "send": decoded / wire,
+        "base": 1 / (rate * devices),
+        "return": features / wire,
+        "store": features / constants["store_bytes_a_second"] + features / constants["hash_bytes_a_second"],
+    }
+
+
+def seconds(constants: Constants, device: str, devices: int, pictures: float) -> float:
+    """Of a run: decoding and identifying come first, one after the other; on one device so does all else, on several
+    the rest overlaps."""
+    cost = stages(constants, device, devices)
+    rest = [cost[name] for name in ("send", "base", "return", "store")]
+    return pictures * (cost["decode"] + cost["identify"] + (max(rest) if devices > 1 else sum(rest)))
+
+
+def bottleneck(constants: Constants, device: str, devices: int) -> str:
+    """The stage that takes longest."""
+    cost = stages(constants, device, devices)
+    return max(cost, key=cost.__getitem__)
+
+
+def told(duration: float) -> str:
+    """Seconds, in two digits of the unit that suits."""
+    for unit, size in (("years", 365.25 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
+        if duration >= 2 * size:
+            return f"{float(f'{duration / size:.2g}'):g} {unit}"
+    return f"{float(f'{duration:.2g}'):g} s"
+
+
+def tables(record: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """The tables of the page by name: rows of cells, the first the header."""
+    constants: Constants = {name: entry["value"] for name, entry in record["constants"].items()}
+    check = [["pictures", "measured, core s", "predicted, core s", "predicted / measured"]]
+    for size, taken in zip(SIZES, record["core_seconds"], strict=True):
+        predicted = seconds(constants, "cpu", 1, size)
+        check.append([str(size), f"{taken:.1f}", f"{predicted:.1f}", f"{predicted / taken:.2f}"])
+    kinds = {"cpu": "core", "gpu": "GPU"}
+    cost = [
+        [
+            "pictures",
+            "devices",
+            "predicted time, one run",
+            "longest stage",
+            f"predicted, a run for each {MACHINE}",
+            "store",
+        ]
+    ]
+    for words, pictures in PICTURES.items():
+        store = f"{pictures * constants['feature_bytes'] / 1e12:.3g} TB"
+        for device, kind in kinds.items():
+            for devices in DEVICES:
+                runs = max(devices // MACHINE, 1)
+                one = told(seconds(constants, device, devices, pictures))
+                many = told(seconds(constants, device, devices // runs, pictures / runs))
+                called = f"{devices:,} {kind}{'s' if devices > 1 else ''}"
+                cost.append([words, called, one, bottleneck(constants, device, devices), many, store])
+    moves = [
+        [
+            "stage",
+            *(f"{devices:,} {kind}{'s' if devices > 1 else ''}" for kind in kinds.values() for devices in DEVICES),
+        ]
+    ]
+    columns = [stages(constants, device, devices) for device in kinds for devices in DEVICES]
+    moves += [[stage, *(f"{1e6 * column[stage]:.3g}" for column in columns)] for stage in columns[0]]
+    given = [["constant", "value", "unit", "whence"]]
+    given += [
+        [name, f"{entry['value']:.6g}", entry["unit"], entry["whence"]] for name, entry in record["constants"].items()
+    ]
+    return {"constants": given, "check": check, "stages": moves, "cost": cost}
+
+
+def render(page: str, record: dict[str, Any]) -> str:
+    """The page with each table that follows a mark `<!-- table NAME -->` made anew."""
+    for name, rows in tables(record).items():
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|" + "---|" * len(rows[0]))
+        before, mark, after = page.partition(f"<!-- table {name} -->\n")
+        assert mark, f"the page must have a mark of the table {name}"
+        page = before + mark + "\n".join(lines) + "\n" + re.sub(r"\A(\|[^\n]*\n)*", "", after)
+    return page
+
+
+def _core_seconds(work: Callable[[], object]) -> float:
+    """Processor time of all threads: what other work the machine does hardly counts."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def measure(data: Path) -> dict[str, Any]:
+    """The constants of this machine, and extraction at three sizes, of pictures that no constant was taken from."""
+    from convspec import features, gradients, hardware, images, models, training
+    from convspec.arithmetic import multiply_adds
+
+    files = sorted((data / "dogs_vs_cats_small").rglob("*.jpg"))
+    sample = [files[place] for place in np.random.default_rng(0).permutation(len(files))]
+    base = models.conv_base("vgg16", data / "vgg16_notop.weights.h5", (150, 150, 3))
+    apart, sample = sample[:300], sample[300:]
+    decoding = _core_seconds(lambda: [images.load_image(path, 150) for path in apart])
+    batch = np.stack([images.load_image(path, 150) for path in apart[:20]]) / np.float32(255)
+    output = np.asarray(base.predict_on_batch(batch))  # a warm-up
+    running = min(_core_seconds(lambda: base.predict_on_batch(batch)) for _ in range(5))
+    block = np.random.default_rng(0).integers(0, 256, 2**28, np.uint8)
+    hashing = min(_core_seconds(lambda: hashlib.sha256(block.data)) for _ in range(3))
+
+    def store() -> None:
+        with tempfile.TemporaryFile() as file:
+            for start in range(0, len(block), output.nbytes):
+                part = block[start : start + output.nbytes]
+                file.write(part.data)
+                digest.update(part.data)
+
+    digest = hashlib.sha256()
+    storing = min(_core_seconds(store) for _ in range(3))
+
+    def extraction(count: int) -> None:
+        decoded, _ = images.load_images(sample[:count], 150)
+        batches = images.Batches(decoded, np.zeros(count, np.int64), 20, images.rescale)
+        with tempfile.TemporaryDirectory() as folder:
+            features.extract(base, batches, Path(folder), clock=training.Clock())
+
+    machine = hardware.machine()
+    where = f"{machine['processor']}, {gradients.cores()} cores"
+    values: dict[str, tuple[float, str, str]] = {
+        "decode_per_core": (len(apart) / decoding, "pictures/core s", "measured"),
+        "base_per_core": (len(batch) / running, "pictures/core s", "measured"),
+        "hash_bytes_a_second": (len(block) / hashing, "bytes/s", "measured"),
+        "store_bytes_a_second": (len(block) / storing, "bytes/s", "measured"),
+        "file_bytes": (float(np.mean([path.stat().st_size for path in files])), "bytes/picture", "measured"),
+        "decoded_bytes": (150 * 150 * 3, "bytes/picture", "exact"),
+        "feature_bytes": (output[0].nbytes, "bytes/picture", "exact"),
+        "flop_a_picture": (2 * multiply_adds(base), "FLOP/picture", "exact"),
+        "gpu_flops": (494.7e12, "FLOP/s", "published: H100 SXM, TF32 dense, at its peak"),
+        "network_bytes_a_second": (1.25e9, "bytes/s", "assumed: 10 Gbit/s"),
+        "cores_of_a_machine": (16, "cores", "assumed"),
+    }
+    constants = {
+        name: {"value": value, "unit": unit, "whence": whence} for name, (value, unit, whence) in values.items()
+    }
+    return {
+        "machine": where,
+        "constants": constants,
+        "core_seconds": [_core_seconds(partial(extraction, size)) for size in SIZES],
+    }
+
+
+def main(arguments: list[str]) -> None:
+    record, page = DOCS / "scaling.json", DOCS / "scaling.md"
+    if arguments == ["measure"]:
+        record.write_text(json.dumps(measure(Path(os.environ["CONVSPEC_DATA"])), indent=1) + "\n")
+    page.write_text(render(page.read_text(), json.loads(record.read_text())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,86 @@
+"""docs/scaling.md: its tables follow from its constants, and its model from what was measured."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import scaling
+
+PAGE = (scaling.DOCS / "scaling.md").read_text()
+RECORD = json.loads((scaling.DOCS / "scaling.json").read_text())
+CONSTANTS = {name: entry["value"] for name, entry in RECORD["constants"].items()}
+
+
+def table(name: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """The rows of a table of the page by their first two cells, and each cell by the head of its column."""
+    lines = re.search(rf"<!-- table {name} -->\n((?:\|[^\n]*\n)+)", PAGE)
+    assert lines
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1].splitlines()]
+    return {tuple(row[:2]): dict(zip(head, row, strict=True)) for row in rows}
+
+
+def test_every_table_follows_from_the_constants() -> None:
+    assert scaling.render(PAGE, RECORD) == PAGE, "python -m benchmarks.scaling makes the tables anew"
+
+
+def test_the_model_predicts_what_was_measured_at_three_sizes() -> None:
+    """To a tenth, from a sixteenth of the pictures to all: constants that were taken from other pictures."""
+    assert len(RECORD["core_seconds"]) == len(scaling.SIZES) == 3
+    for size, taken in zip(scaling.SIZES, RECORD["core_seconds"], strict=True):
+        assert scaling.seconds(CONSTANTS, "cpu", 1, size) == pytest.approx(taken, rel=0.1), f"{size} pictures"
+
+
+def test_every_constant_says_whether_it_was_measured() -> None:
+    for name, row in RECORD["constants"].items():
+        assert row["whence"].partition(":")[0] in ("measured", "exact", "published", "assumed"), name
+    rates = ("decode_per_core", "base_per_core", "hash_bytes_a_second", "store_bytes_a_second", "file_bytes")
+    assert {RECORD["constants"][name]["whence"] for name in rates} == {"measured"}
+    assert RECORD["constants"]["gpu_flops"]["whence"].startswith("published")
+
+
+def test_the_cost_on_one_core_is_the_sum_of_what_is_stated() -> None:
+    """Recomputed from the page alone: decode, hash the pixels, run the base, write, and hash the features."""
+    told = {name: float(row["value"]) for (name, _), row in table("constants").items()}
+    each = (
+        1 / told["decode_per_core"]
+        + told["decoded_bytes"] / told["hash_bytes_a_second"]
+        + 1 / told["base_per_core"]
+        + told["feature_bytes"] * (1 / told["store_bytes_a_second"] + 1 / told["hash_bytes_a_second"])
+    )
+    assert table("cost")["a million", "1 core"]["predicted time, one run"] == f"{1e6 * each / 3600:.2g} h"
+    assert table("cost")["a billion", "1 core"]["predicted time, one run"] == f"{1e9 * each / 86400 / 365.25:.2g} years"
+
+
+def test_the_cost_on_a_thousand_gpus_is_that_of_one_machine_that_decodes() -> None:
+    told = {name: float(row["value"]) for (name, _), row in table("constants").items()}
+    pixels, features, wire = told["decoded_bytes"], told["feature_bytes"], told["network_bytes_a_second"]
+    first = 1 / told["decode_per_core"] / told["cores_of_a_machine"] + pixels / told["hash_bytes_a_second"]
+    store = features * (1 / told["store_bytes_a_second"] + 1 / told["hash_bytes_a_second"])
+    base = told["flop_a_picture"] / told["gpu_flops"] / 1000
+    each = first + max(pixels / wire, features / wire, store, base)
+    row = table("cost")["a billion", "1,000 GPUs"]
+    assert row["predicted time, one run"] == f"{1e9 * each / 3600:.2g} h"
+    assert row["longest stage"] == "decode"
+    assert row["store"] == f"{1e9 * features / 1e12:.3g} TB"
+
+
+@given(
+    st.sampled_from(["cpu", "gpu"]), st.integers(2, 10**4), st.integers(1, 10), st.integers(1, 10**9), st.integers(1, 9)
+)
+def test_devices_never_cost_time_and_twice_the_pictures_take_twice_as_long(
+    kind: str, devices: int, more: int, pictures: int, times: int
+) -> None:
+    taken = scaling.seconds(CONSTANTS, kind, devices, pictures)
+    assert scaling.seconds(CONSTANTS, kind, devices + more, pictures) <= taken
+    assert scaling.seconds(CONSTANTS, kind, devices, times * pictures) == pytest.approx(times * taken)
+
+
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [(3.14159, "3.1 s"), (119, "120 s"), (120, "2 min"), (7200, "2 h"), (200000, "2.3 days"), (1e9, "32 years")],
+)
+def test_a_time_is_told_in_the_unit_that_suits(duration: float, words: str) -> None:
+    assert scaling.told(duration) == words
