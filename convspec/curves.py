@@ -41,7 +41,7 @@ def curve(runs: Sequence[Result], metric: str) -> "Figure":
             axes.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0)
             axes.axhline((low + high) / 2, color=GREY, linestyle=style, linewidth=1.5, label=f"{part}, published")
     axes.set(xlabel="epoch", ylabel=metric)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.margins(x=0.02)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return figure

@@ -248,15 +248,16 @@ def _wrong(seen: _Seen) -> dict[str, Any]:
     places = [place for place, label in enumerate(run.test_labels) if run.predicted[place] != label]
     places.sort(key=lambda place: -run.confidence[place])
     shown = []
-    for place in places[:WRONG]:
+    heatmaps = np.empty(0)
+    if seen.layers and places:
+        images, classes = seen.prepare(test.images[places[:WRONG]]), [run.predicted[place] for place in places[:WRONG]]
+        heatmaps = visualization.class_activation_maps(seen.model, images, classes)
+    for number, place in enumerate(places[:WRONG]):
         label, said = (seen.dataset.classes[index] for index in (run.test_labels[place], run.predicted[place]))
         sides, speaks = [_enlarged(test.images[place], SMALLEST)], ""
-        if seen.layers:
-            heatmap = visualization.class_activation_map(
-                seen.model, seen.prepare(test.images[place]), run.predicted[place]
-            )
-            sides.append(visualization.superimpose(sides[0], heatmap))
-            speaks = f"; right, in red what spoke for {said}" if heatmap.any() else f"; nothing spoke for {said}"
+        if len(heatmaps):
+            sides.append(visualization.superimpose(sides[0], heatmaps[number]))
+            speaks = f"; {'right, in red what' if heatmaps[number].any() else 'nothing'} spoke for {said}"
             sides[0] = np.broadcast_to(sides[0], sides[1].shape)
         caption = f"{label}, taken for {said} with a confidence of {run.confidence[place]:.2f}"
         alt = f"The test picture {test.names[place]}{speaks}"

@@ -90,7 +90,7 @@ def claim_rows(runs: Runs) -> list[tuple[str, ...]]:
 
     Of the rungs at full on the chapter's own pictures, and what stands beside them there.
     """
-    rows = [("rung", "part", "published", "measured", "seeds", "next run", "verdict")]
+    rows: list[tuple[str, ...]] = [("rung", "part", "published", "measured", "seeds", "next run", "verdict")]
     for name, recipe in RECIPES["full"].items():
         group = [run for run in runs.get(name, ()) if run.recipe == recipe and run.dataset["name"] == recipe.dataset]
         if not group and name not in RUNGS:

@@ -1,10 +1,12 @@
 """Chromium without a window, asked by the DevTools protocol over a pipe: what a page looks like and how it behaves."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -106,20 +108,24 @@ class Browser:
         return base64.b64decode(self.ask("Page.printToPDF", **sheet)["data"])
 
 
+# Chromium reads from 3 and writes to 4.
+RENUMBER = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
+
+
 @contextmanager
 def started(program: str) -> Iterator[Browser]:
     """A browser that lives as long as the context."""
-    asked, ask = os.pipe()
-    answers, answer = os.pipe()
-    # Chromium reads from 3 and writes to 4; the shell puts the pipes there, whatever their numbers are.
-    shell = ["/bin/sh", "-c", f'exec "$@" 3<&{asked} 4>&{answer}', "sh"]
+    (asked, ask), (answers, answer) = (_far(*os.pipe()) for _ in range(2))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--disable-gpu"]
         options += ["--hide-scrollbars", "--no-first-run", "--disable-dev-shm-usage"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             options.append("--no-sandbox")  # Chromium's own refuses the superuser
+        command = [sys.executable, "-c", RENUMBER, str(asked), str(answer), program, *options]
         process = subprocess.Popen(
-            [*shell, program, *options], pass_fds=(asked, answer), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, pass_fds=(asked, answer), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         os.close(asked)
         os.close(answer)
@@ -131,3 +137,11 @@ def started(program: str) -> Iterator[Browser]:
             process.wait(30)
             os.close(ask)
             os.close(answers)
+
+
+def _far(*ends: int) -> tuple[int, ...]:
+    """The same under numbers from 10 up, so that 3 and 4 are none of them."""
+    found = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return found

@@ -110,7 +110,7 @@ def swap_colours(figure: Figure) -> None:
 
 
 def leave_out_a_bar(figure: Figure) -> None:
-    (list(figure.axes[0].patches) or list(figure.axes[0].collections))[1].remove()
+    [*figure.axes[0].patches, *figure.axes[0].collections][1].remove()
 
 
 def leave_out_the_band(figure: Figure) -> None:
