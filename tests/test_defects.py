@@ -34,6 +34,11 @@ LADDER = "test_plugin.py::test_the_ladder_runs_on_a_users_own_folder_and_ends_in
 CALLED_BY_OTHERS: dict[tuple[str, str], str] = {
     ("datasets", "check"): "test_datasets.py::test_an_unknown_dataset_is_refused_with_the_list_of_datasets",
     ("recipes", "Result.as_dict"): "test_report.py::test_the_record_holds_every_raw_run_and_reads_back",
+    ("report", "chart"): "test_report.py::test_a_dot_stands_where_the_accuracy_is",
+    ("report", "claim_rows"):
+        "test_report.py::test_a_claim_is_reproduced_where_another_run_could_give_the_published_figure",
+    ("report", "flipped_pictures"): "test_page.py::test_verdicts_and_the_pictures_that_flipped_are_there",
+    ("page", "write"): "test_page.py::test_a_part_that_cannot_be_drawn_is_named_and_takes_no_other_with_it",
     ("report", "summary"): "test_report.py::test_each_line_has_the_figures_of_its_own_rung",
     ("plugin", "pytest_addoption"): "test_plugin.py::test_help_explains_every_option_in_one_group",
     ("plugin", "pytest_configure"): "test_plugin.py::test_what_cannot_work_is_a_usage_error_in_one_line",
@@ -44,7 +49,9 @@ CALLED_BY_OTHERS: dict[tuple[str, str], str] = {
     ("plugin", "pytest_terminal_summary"): LADDER,
     ("plugin", "pytest_sessionfinish"):
         "test_gating.py::test_a_regression_fails_with_its_own_exit_code_and_names_what_flipped",
-    ("session", "Session.finish"): LADDER,
+    ("session", "Session.finish"):
+        "test_page.py::test_what_cannot_be_drawn_is_told_and_the_record_is_written_all_the_same",
+    ("session", "Session.model"): "test_page.py::test_each_model_is_found_where_its_training_left_it",
     ("session", "Session.run"): LADDER,
     ("session", "Session.hold"):
         "test_gating.py::test_a_first_run_writes_the_baseline_and_fails_with_the_words_to_say_so",

@@ -473,6 +473,7 @@ def test_verdicts_and_the_pictures_that_flipped_are_there(case: Case, tmp_path: 
     figure, *others = written.section("flipped").all("figure")
     assert not others
     assert f"{CLASSES[labels[7]]} (-1.0)" in figure.text
+    assert report.flipped_pictures(case.dataset, replace(held, flips=None)) == ([], [])
     shown = image_of(figure.all("img")[0])[::4, ::4].astype(float)
     assert np.abs(shown - case.dataset.test.images[7]).mean() < 12
     other = replace(held.runs[0], recipe=replace(recipe, name="somebody's own"))
@@ -589,15 +590,17 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written_all_the_same(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(report, "chart", broken)
-    monkeypatch.setattr(report, "markdown", broken)
-    text, folder = climb(None, "--rungs", "dense_baseline", "--seeds", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "chart", broken)
+        patch.setattr(report, "markdown", broken)
+        text, folder = climb(None, "--rungs", "dense_baseline", "--seeds", "1")
     for line in ("ladder.md could not be written: RuntimeError: no fonts",
                  "ladder.png could not be written: RuntimeError: no fonts",
                  "index.html: chart could not be drawn: RuntimeError: no fonts"):  # fmt: skip
         assert line in text
     assert len(json.loads((folder / "ladder.json").read_text())["runs"]) == 1
     assert Parsed(folder / "index.html").section("curves").all("img")
+    assert "could not be" not in climb(None, "--rungs", "dense_baseline", "--seeds", "1")[0], "and the next is whole"
 
 
 def test_each_model_is_found_where_its_training_left_it(

@@ -151,6 +151,16 @@ def test_each_class_has_a_row_of_its_own_pictures(draw: Callable, flags: Dataset
         assert not (np.abs(rows - other).sum(axis=-1) < 9).any(), f"a row should not show {other}"
 
 
+def test_rows_are_of_the_pictures_that_are_given(flags: Dataset) -> None:
+    """And so they are when others were given before."""
+    for rows_of in (report.sample_rows, lambda given: report.view_rows(given, CHAPTER_AUGMENTATION)):
+        for place in (0, 1):
+            given = replace(flags, train=replace(flags.train, images=np.roll(flags.train.images, place, axis=1)))
+            rows, titles = rows_of(given)
+            np.testing.assert_array_equal(rows[1][0], given.train.images[3])
+            assert titles[0].startswith("caf\udce9 $x$: ")
+
+
 def test_the_views_are_those_that_training_sees(
     flags: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

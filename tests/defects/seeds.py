@@ -3,9 +3,10 @@
 from defects.baselines import BASELINES
 from defects.gates import GATES
 from defects.judgements import JUDGEMENTS
+from defects.page import PAGE
 from defects.pictures import PICTURES
 from defects.reports import REPORTS
 from defects.structure import STRUCTURE
 from defects.training import TRAINING
 
-DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS)
+DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS, *PAGE)
