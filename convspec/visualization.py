@@ -237,39 +237,52 @@ def class_activation_maps(
     layer_name: str | None = None,
     batch: int = 32,
 ) -> np.ndarray:
-    """`class_activation_map` of each of several images, (n, height, width, channels), `batch` of them in a pass.
+    """`class_activation_map` of each of several images, (n, height, width, channels), `batch` of them in a pass that is
+    compiled once for a model, a layer and a number of images.
 
     `class_index` is one for all, or one for each. Returns float32 (n, height, width), each map scaled for itself.
     """
     images = _checked(images, model)
-    trace = Trace(model, images[0])
-    name = trace.maps(layer_name)
-    around = trace.beside(name, LOGITS)
-    classes = _chosen(trace, class_index, len(images))
+    if len(images) == 1:
+        way = _ToMaps(model, images[0], layer_name)
+    else:  # kept with the model, as Keras keeps what it compiles
+        kept, key = vars(model).setdefault("_to_maps", {}), (layer_name, *map(id, model.layers))
+        way = kept[key] if key in kept else kept.setdefault(key, _ToMaps(model, images[0], layer_name))
+    classes = _chosen(way.trace, class_index, len(images))
+    if len(images) == 1:  # has been there
+        found = [way.weighed(classes, *map(way.trace.output, (way.name, *way.around)))]
+    else:
+        starts = range(0, len(images), batch)
+        found = [way.run(images[start : start + batch], classes[start : start + batch]) for start in starts]
+    heatmaps, scores = (np.concatenate([_array(tensor) for tensor in tensors]) for tensors in zip(*found, strict=True))
+    _finite(scores, f"{model.name}'s scores for these images")
+    _finite(heatmaps, f"{model.name}'s maps of {way.name!r} for these images")
+    return np.stack([_normalised(heatmap) for heatmap in heatmaps])
 
-    def weighed(classes: Any, maps: Any, *others: Any) -> tuple[Any, Any]:
-        beside = dict(zip(around, others, strict=True))
+
+class _ToMaps:
+    """The way from images to the maps of a layer, and from those to the score; `run` goes it compiled."""
+
+    def __init__(self, model: keras.Model, image: np.ndarray, layer_name: str | None) -> None:
+        self.trace = Trace(model, image)
+        self.name = self.trace.maps(layer_name)
+        self.around = self.trace.beside(self.name, LOGITS)
+        self.run = compiled(self._through, model.variables)
+
+    def weighed(self, classes: Any, maps: Any, *others: Any) -> tuple[Any, Any]:
+        """The mean over the channels of the maps, each times its mean gradient: (n, height, width); and the scores."""
+        beside = dict(zip(self.around, others, strict=True))
 
         def scored(whole: Any) -> Any:
-            return _scores(trace.replay({name: ops.cast(whole, maps.dtype), **beside}, LOGITS)[0], classes)
+            (logits,) = self.trace.replay({self.name: ops.cast(whole, maps.dtype), **beside}, LOGITS)
+            return _scores(logits, classes)
 
         whole = ops.cast(maps, "float32")
         scores, gradient = value_and_gradient(scored, whole)
         return ops.mean(whole * ops.mean(gradient, axis=(1, 2), keepdims=True), axis=-1), scores
 
-    def through(images: Any, classes: Any) -> tuple[Any, Any]:
-        return weighed(classes, *trace.replay({INPUT: images}, name, *around))
-
-    if len(images) == 1:  # has been through
-        found = [weighed(classes, *map(trace.output, (name, *around)))]
-    else:
-        run = compiled(through, model.variables)
-        starts = range(0, len(images), batch)
-        found = [run(images[start : start + batch], classes[start : start + batch]) for start in starts]
-    heatmaps, scores = (np.concatenate([_array(tensor) for tensor in tensors]) for tensors in zip(*found, strict=True))
-    _finite(scores, f"{model.name}'s scores for these images")
-    _finite(heatmaps, f"{model.name}'s maps of {name!r} for these images")
-    return np.stack([_normalised(heatmap) for heatmap in heatmaps])
+    def _through(self, images: Any, classes: Any) -> tuple[Any, Any]:
+        return self.weighed(classes, *self.trace.replay({INPUT: images}, self.name, *self.around))
 
 
 def occlusion_map(

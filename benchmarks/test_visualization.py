@@ -1,0 +1,171 @@
+"""Section 5.4, timed: filter patterns against the machine's matrix product and one by one, class activation maps
+against a forward pass, and both beside tf-keras-vis where it is installed and runs (the extra `compare`).
+
+Sides run in turn, as in test_transfer.py. At mini the base is the package's own, whose arithmetic is so little that
+compiling decides; what is claimed is claimed of VGG16, at `--scale full`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from convspec import gradients, hardware, models, visualization
+from convspec.arithmetic import multiply_adds
+from convspec.recipes import find_recipe
+from convspec.session import Session, explained
+
+from .conftest import Side
+
+LAYER = "block3_conv1"
+PATTERN = 64  # pixels
+PICTURES = 32
+FILTERS = {"mini": 32, "full": 64}
+STEPS = {"mini": 10, "full": 10}  # of the listing's 40, each like the others
+GREY = {"mini": (0.0, 1.0), "full": (-128.0, 127.0)}  # black and white in the inputs of the weights
+
+
+@pytest.fixture
+def base(convspec_session: Session) -> Callable[[int], keras.Model]:
+    """The scale's base with its weights, for pictures of some size."""
+    recipe = find_recipe("fine_tuned", convspec_session.scale)
+
+    def built(size: int) -> keras.Model:
+        with explained(convspec_session.config):
+            weights = convspec_session.weights(recipe) or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
+            return models.conv_base(str(recipe.base), weights, (size, size, 3))
+
+    return built
+
+
+@pytest.fixture
+def pictures(convspec_session: Session) -> np.ndarray:
+    """As the fine-tuned rung takes them; what is on them costs nothing."""
+    size = find_recipe("fine_tuned", convspec_session.scale).size
+    return np.random.default_rng(0).random((PICTURES, size, size, 3), np.float32)
+
+
+def patterns(base: keras.Model, scale: str, filters: int, batch: int) -> Callable[[], np.ndarray]:
+    return lambda: visualization.filter_patterns(
+        base, LAYER, range(filters), PATTERN, STEPS[scale], value_range=GREY[scale], batch=batch
+    )
+
+
+def flop(base: keras.Model, scale: str) -> float:
+    """Of one pattern: in each step the layers up to LAYER forward, and as much again for the input's gradient."""
+    cut = keras.Model(base.input, base.get_layer(LAYER).output)
+    return 2 * 2 * multiply_adds(cut) * STEPS[scale]
+
+
+def test_patterns_do_nearly_the_arithmetic_that_the_machine_can(
+    record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model]
+) -> None:
+    """Compiling included. 0.6 of a matrix product is claimed of VGG16 on a CPU."""
+    scale = convspec_session.scale
+    model = base(PATTERN)
+    count, each = FILTERS[scale], flop(model, scale)
+    product, flop_of_product = hardware.probes("float32")["matrix_product"]
+    products = max(round(count * each / flop_of_product), 1)
+    record(
+        "filter patterns beside the machine",
+        Side(f"{count} patterns of {LAYER}", patterns(model, scale, count, 16), count * each),
+        Side("matrix products", lambda: [product() for _ in range(products)], products * flop_of_product),
+        pictures=count,
+        flop=each,
+        most={"full": 1 / 0.6}.get(scale),
+    )
+
+
+def test_patterns_sixteen_at_a_time_take_less_than_one_by_one(
+    record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model], benchmark: Any
+) -> None:
+    """Five times less is claimed of a GPU, which one pattern does not keep busy; a few cores it does."""
+    scale = convspec_session.scale
+    model = base(PATTERN)
+    record(
+        "filter patterns by batch",
+        Side("sixteen at a time", patterns(model, scale, 16, 16), 16),
+        Side("one by one", patterns(model, scale, 16, 1), 16),
+        pictures=16,
+        flop=flop(model, scale),
+        most={"full": 1.1}.get(scale),
+    )
+    if scale == "full" and gradients.accelerators() and not benchmark.disabled:
+        assert benchmark.extra_info["ratio"] <= 1 / 5
+
+
+def test_class_activation_maps_cost_hardly_more_than_a_forward_pass(
+    record: Callable[..., None],
+    convspec_session: Session,
+    base: Callable[[int], keras.Model],
+    pictures: np.ndarray,
+) -> None:
+    """Following the first picture and compiling included: only what is above the last convolution needs a gradient."""
+    model = models.end_to_end(base(pictures.shape[1]))
+    record(
+        f"class activation maps of {PICTURES} pictures",
+        Side("class activation maps", lambda: visualization.class_activation_maps(model, pictures), PICTURES),
+        Side("a forward pass", lambda: model.predict_on_batch(pictures), PICTURES),
+        pictures=PICTURES,
+        flop=2 * multiply_adds(model),
+        most={"full": 1.15}.get(convspec_session.scale),
+    )
+
+
+def test_class_activation_maps_beside_tf_keras_vis(
+    record: Callable[..., None],
+    convspec_session: Session,
+    base: Callable[[int], keras.Model],
+    pictures: np.ndarray,
+) -> None:
+    """On a flat model: one that is nested in another it cannot see into."""
+    gradcam = pytest.importorskip("tf_keras_vis.gradcam", reason="needs tf-keras-vis: pip install -e '.[compare]'")
+    trunk = base(pictures.shape[1])
+    outputs = layers.Dense(1, activation="sigmoid")(
+        layers.Dense(256, activation="relu")(layers.Flatten()(trunk.output))
+    )
+    model = keras.Model(trunk.input, outputs)
+    theirs = gradcam.Gradcam(model)
+    record(
+        f"class activation maps of {PICTURES} pictures, two tools",
+        Side("convspec", lambda: visualization.class_activation_maps(model, pictures, 1), PICTURES),
+        Side("tf-keras-vis", lambda: theirs(lambda output: output[:, 0], pictures, expand_cam=False), PICTURES),
+        pictures=PICTURES,
+        flop=2 * multiply_adds(model),
+    )
+
+
+def test_patterns_beside_tf_keras_vis(
+    record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model]
+) -> None:
+    """The same steps on as many patterns at once, without its regularizers, which cost it more."""
+    theirs = pytest.importorskip(
+        "tf_keras_vis.activation_maximization", reason="needs tf-keras-vis: pip install -e '.[compare]'"
+    )
+    scale = convspec_session.scale
+    model = base(PATTERN)
+    cut = keras.Model(model.input, model.get_layer(LAYER).output)
+    noise = np.random.default_rng(0).random((16, PATTERN, PATTERN, 3), np.float32)
+    own = np.eye(cut.output_shape[-1], dtype=np.float32)[:16, None, None]
+
+    def maximized() -> Any:
+        return theirs.ActivationMaximization(cut)(
+            lambda maps: maps * own,
+            noise,
+            input_range=GREY[scale],
+            input_modifiers=[],
+            regularizers=[],
+            steps=STEPS[scale],
+            optimizer=keras.optimizers.RMSprop(1.0),
+        )
+
+    record(
+        "filter patterns, two tools",
+        Side("convspec", patterns(model, scale, 16, 16), 16),
+        Side("tf-keras-vis", maximized, 16),
+        pictures=16,
+        flop=flop(model, scale),
+    )
