@@ -26,22 +26,23 @@ FOOTNOTE = (
     "\nbase img: pictures that went through the base, forward, in one run."
 )
 COLUMNS = {
-    "rung": "<22", "published": "<22", "test": "<21", "val": ">5", "train": ">5", "seeds": ">5",
-    "s/run": ">7", "img/s": ">7", "base img": ">8", "peak MiB": ">8",
+    "rung": "<", "published": "<", "test": "<", "val": ">", "train": ">", "seeds": ">",
+    "s/run": ">", "img/s": ">", "base img": ">", "peak MiB": ">",
 }  # fmt: skip
 COLUMNS_OF_PICTURES = 8
 MOST_ROWS = 10
 
 
 def published(result: Result) -> str:
-    """The chapter's figures, where the run used the chapter's own pictures and schedule; "-" elsewhere."""
+    """The chapter's figures, where it has any and the run used its own pictures and schedule; "-" elsewhere."""
     recipe = result.recipe
     if recipe.scale != "full" or result.dataset["name"] != recipe.dataset:
         return "-"
-    return ", ".join(
+    figures = [
         f"{'val' if part == 'validation' else part} {low:.3g}" + (f"-{high:.3g}" if high > low else "")
         for part, (low, high) in recipe.published.items()
-    )
+    ]
+    return ", ".join(figures) or "-"
 
 
 def summary(runs: Sequence[Result]) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def table(runs: Runs) -> list[str]:
             str(figures["peak_memory_mib"]),
         )
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
-    return ["  ".join(format(row[title], width) for title, width in COLUMNS.items()).rstrip() for row in rows]
+    widths = {title: max(len(row[title]) for row in rows) for title in COLUMNS}
+    return ["  ".join(format(row[t], f"{side}{widths[t]}") for t, side in COLUMNS.items()).rstrip() for row in rows]
 
 
 def claim_rows(runs: Runs) -> list[tuple[str, ...]]:
