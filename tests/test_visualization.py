@@ -597,17 +597,16 @@ def finder() -> keras.Model:
     stack += [layers.Conv2D(16, 3, padding="same", activation="relu"), layers.GlobalAveragePooling2D()]
     model = keras.Sequential([*stack, layers.Dense(1, activation="sigmoid")])
     model.compile(keras.optimizers.Adam(1e-2), "binary_crossentropy", metrics=["accuracy"])
-    pictures, labels, _ = planted(400, 0)
-    model.fit(pictures, labels, batch_size=20, epochs=12, verbose=0)
+    pictures, labels, _ = planted(240, 0)
+    model.fit(pictures, labels, batch_size=20, epochs=10, verbose=0)
     pictures, labels, _ = planted(100, 1)
     assert model.evaluate(pictures, labels, verbose=0)[1] >= 0.95, "the convnet must have learnt what is asked of it"
     return model
 
 
-def met(points: np.ndarray, corners: np.ndarray, pixel: float) -> float:
-    """The pointing game of Zhang et al. 2016: the share of points, each a pixel of a map, of which the part of the
-    picture below meets the patch."""
-    return float(np.mean((np.abs(points - corners - PATCH / 2) <= (PATCH + pixel) / 2).all(axis=1)))
+def met(points: np.ndarray, corners: np.ndarray) -> float:
+    """The pointing game of Zhang et al. 2016, without their tolerance: the share of points that lie in the patch."""
+    return float(np.mean((np.abs(points - corners - PATCH / 2) <= PATCH / 2).all(axis=1)))
 
 
 def peaks(heatmaps: np.ndarray) -> np.ndarray:
@@ -616,18 +615,16 @@ def peaks(heatmaps: np.ndarray) -> np.ndarray:
 
 
 def test_the_map_peaks_at_a_planted_patch_that_alone_decides_the_class(finder: keras.Model) -> None:
-    """0.95 of 200 pictures; who points at the middle of each meets the patch in a third."""
+    """0.95 of 200 pictures; who points at the middle of each finds the patch in a ninth."""
     pictures, _, corners = (whole[1::2] for whole in planted(400, 2))
-    heatmaps = visualization.class_activation_maps(finder, pictures, 1)
-    pixel = SIDE / heatmaps.shape[1]
-    assert met(np.full((200, 2), SIDE / 2), corners, pixel) < 0.5, "the game must not be won by pointing at the middle"
-    assert met(peaks(heatmaps), corners, pixel) >= 0.95
+    assert met(np.full((200, 2), SIDE / 2), corners) < 0.2, "the game must not be won by pointing at the middle"
+    assert met(peaks(visualization.class_activation_maps(finder, pictures, 1)), corners) >= 0.95
 
 
 def test_occlusion_finds_the_planted_patch_too(finder: keras.Model) -> None:
     pictures, _, corners = (whole[1::2] for whole in planted(40, 3))
     heatmaps = np.stack([visualization.occlusion_map(finder, picture, 1, patch=PATCH) for picture in pictures])
-    assert met(peaks(heatmaps), corners, pixel=1) >= 0.9
+    assert met(peaks(heatmaps), corners) >= 0.9
 
 
 def test_random_weights_destroy_the_map_and_a_hundredth_of_noise_does_not(finder: keras.Model) -> None:
@@ -770,21 +767,42 @@ def test_what_cannot_work_is_refused_by_name_value_and_remedy(attempt: Callable[
 
 # The real base
 
+SLOW = pytest.mark.slow  # one to four minutes each on two cores
 
-@pytest.mark.full
-@pytest.mark.parametrize("block", [1, 2, 3, 4, 5])
-def test_64_filters_of_vgg16_respond_to_their_own_patterns(block: int, data_folder: Path) -> None:
-    """Figures 5.30 to 5.33, of each block's first layer; grey is 0 in the inputs that VGG16 was trained on.
 
-    Of block1_conv1 two filters are dead on grey, and many are nearly the same detector of an edge: 38 like their own
-    pattern best, and nearly all others within a fifth as much as a sibling's.
-    """
+@pytest.fixture(scope="module", params=[1, *(pytest.param(block, marks=SLOW) for block in (2, 3, 4, 5))])
+def responses(request: pytest.FixtureRequest, data_folder: Path) -> tuple[int, np.ndarray, np.ndarray]:
+    """A block of VGG16, and the mean activations of the first 64 filters of its first layer: (64,) on the grey noise,
+    (64 patterns, 64 filters) on their patterns. Figures 5.30 to 5.33; grey is 0 in the inputs that VGG16 was trained
+    on."""
     base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (64, 64, 3))
-    name = f"block{block}_conv1"
+    name = f"block{request.param}_conv1"
     kwargs: dict[str, Any] = {"size": 64, "value_range": (-128, 127), "as_pictures": False}
     start, patterns = (visualization.filter_patterns(base, name, range(64), steps=steps, **kwargs) for steps in (0, 40))
     cut = keras.Model(base.input, base.get_layer(name).output)
     before, after = (cut.predict(x, batch_size=16, verbose=0).mean(axis=(1, 2))[:, :64] for x in (start, patterns))
+    return request.param, before[0], after
+
+
+@pytest.mark.full
+def test_of_64_filters_of_vgg16_60_respond_five_times_as_much_to_their_patterns_as_to_the_start(
+    responses: tuple[int, np.ndarray, np.ndarray],
+) -> None:
+    """Of block 1 two filters are dead on grey, and stay so."""
+    _, before, after = responses
+    own = after.diagonal()
+    assert np.sum((own > 0) & (own >= 5 * before)) >= 60
+
+
+@pytest.mark.full
+def test_of_64_filters_of_vgg16_50_respond_to_their_own_patterns_most(
+    responses: tuple[int, np.ndarray, np.ndarray], request: pytest.FixtureRequest
+) -> None:
+    block, _, after = responses
     own, best = after.diagonal(), after.max(axis=0)
-    assert np.sum((own > 0) & (own >= 5 * before.diagonal())) >= 60, "filters whose mean activation rose five times"
-    assert np.sum((own > 0) & (own >= (0.8 if block == 1 else 1) * best)) >= 50, "filters that like their pattern best"
+    if block == 1:
+        # Many are nearly the same detector of an edge or a colour, and a sibling's pattern is as good by chance.
+        assert np.sum((own > 0) & (own >= 0.8 * best)) >= 50, "nearly most"
+        reason = "38 of block1_conv1's 64; of the others all that are not dead are within a fifth of the best"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    assert np.sum((own > 0) & (own >= best)) >= 50
