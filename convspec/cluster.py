@@ -39,13 +39,15 @@ def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndar
     worker had in hand when it died is computed again; each batch comes once, in order. The pictures lie in Ray's
     memory on this machine, or on its disk where they do not fit, and travel to who needs them.
     """
+    if first == len(batches):
+        return
     gpus = _join()
     starts = range(first, len(batches), AT_ONCE)
-    pictures = [ray.put(batches.inputs[_slice(batches, start)]) for start in starts]
+    pictures = [ray.put(np.asarray(batches.inputs[_slice(batches, start)])) for start in starts]
     without = copy.copy(batches)
     without.inputs = np.empty(0)
     parts = ray.data.from_items(
-        [{"part": part, "first": start} for part, start in enumerate(starts)], override_num_blocks=max(len(starts), 1)
+        [{"part": part, "first": start} for part, start in enumerate(starts)], override_num_blocks=len(starts)
     )
     parts.context.execution_options.preserve_order = True
     parts.context.enable_progress_bars = parts.context.print_on_execution_start = False
@@ -89,35 +91,36 @@ def runs(
         return
     gpus = _join()
     task = ray.remote(_run).options(
+        num_returns=2,
         runtime_env=_environment(),
         scheduling_strategy="SPREAD",
         **({"num_gpus": devices} if gpus else {"num_cpus": 1}),
     )
-    placed: dict[str, Any] = {}
-    begun: dict[Any, Run] = {}
+    datasets = {key: ray.put(held) for key, held in {id(run.dataset): run.dataset for run in wanted}.items()}
+    files = {str(run.weights) for run in wanted if run.weights and Path(run.weights).is_file()}
+    contents = {name: ray.put(Path(name).read_bytes()) for name in files}
+    models: dict[str, Any] = {}  # by the key of their run: what it leaves, to be, or the file that is there
+    begun: dict[Any, tuple[Run, Any]] = {}
     for run in wanted:
-        given = run.weights and Path(run.weights).is_file() and Path(run.weights)
-        content = placed.setdefault(str(given), ray.put(given.read_bytes())) if given else None
-        dataset = placed.setdefault(run.dataset.fingerprint, ray.put(run.dataset))
-        started = None
-        if run.recipe.starts_from:
-            key = recipes.run_key(run.recipe.starts_from, *run[1:])
-            if key not in placed and (model := folder / "models" / f"{key}.keras").is_file():
-                placed[key] = ray.put((None, {model.name: model.read_bytes()}))
-            started = placed.get(key)
-        name = given.name if given else run.weights
-        done = task.remote(run.recipe, dataset, run.seed, name, content, started, devices, gradients.precision())
-        begun[done] = run
-        placed[recipes.run_key(*run)] = done
+        before = run.recipe.starts_from and recipes.run_key(run.recipe.starts_from, *run[1:])
+        if before and (file := folder / "models" / f"{before}.keras").is_file():
+            models[before] = ray.put({file.name: file.read_bytes()})
+        weights = Path(run.weights).name if run.weights else None
+        given = contents.get(str(run.weights)), models.get(str(before))
+        result, left = task.remote(
+            run.recipe, datasets[id(run.dataset)], run.seed, weights, *given, devices, gradients.precision()
+        )
+        begun[result] = run, left
+        models[recipes.run_key(*run)] = left
     with progress_bar(len(wanted), "runs on the cluster", "run", progress) as bar:
         try:
             while begun:
                 (done,), _ = ray.wait(list(begun))
-                result, models = ray.get(done)
-                for name, model in models.items():
+                result, (run, left) = ray.get(done), begun.pop(done)
+                for name, content in ray.get(left).items():
                     with replacing(folder / "models" / name) as partial:
-                        partial.write_bytes(model)
-                yield begun.pop(done), result
+                        partial.write_bytes(content)
+                yield run, result
                 bar.update()
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
@@ -196,20 +199,20 @@ def _run(
     seed: int,
     weights: str | None,
     content: bytes | None,
-    started: tuple[recipes.Result | None, dict[str, bytes]] | None,
+    started: dict[str, bytes] | None,
     devices: int,
     precision: str,
 ) -> tuple[recipes.Result, dict[str, bytes]]:
-    """One run in a folder of its own, which holds the weights and the model it starts from; its models."""
+    """One run in a folder of its own, with the weights and the model it starts from; what models it leaves there."""
     _compute_in(precision)
     with TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, given = Path(name), started or {}
         models = folder / "models"
         models.mkdir()
-        for file, model in (started[1] if started else {}).items():
+        for file, model in given.items():
             (models / file).write_bytes(model)
         if weights and content:
             (folder / weights).write_bytes(content)
             weights = str(folder / weights)
         result = recipes.run(recipe, dataset, seed, folder, weights=weights, devices=devices)
-        return result, {file.name: file.read_bytes() for file in models.iterdir()}
+        return result, {file.name: file.read_bytes() for file in models.iterdir() if file.name not in given}

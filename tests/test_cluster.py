@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +44,8 @@ def cluster() -> Iterator[ModuleType]:
     machines = Cluster(initialize_head=True, head_node_args=machine | {"include_dashboard": False})
     try:
         machines.add_node(**machine)
-        ray.init(machines.address, log_to_driver=False)
+        with chdir(os.sep):  # where workers look for modules first
+            ray.init(machines.address, log_to_driver=False)
         yield cluster
     finally:
         ray.shutdown()
@@ -111,7 +113,8 @@ def test_a_run_that_was_killed_itself_goes_on_where_it_was(
     """And augmented views are those of one machine."""
     whole = 8 * int(np.prod(base.output_shape[1:])) * 4  # bytes of a batch
     settings = {"RAY_ADDRESS": cluster.ray.get_runtime_context().gcs_address}
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "many")], env=os.environ | settings) as driver:
+    command = [sys.executable, "-P", "-c", DRIVER, str(tmp_path / "many")]
+    with subprocess.Popen(command, env=os.environ | settings, cwd=os.sep) as driver:
         grown, until = 0, time.monotonic() + 240
         while grown < 8 * whole and driver.poll() is None and time.monotonic() < until:
             time.sleep(0.1)

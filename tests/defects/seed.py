@@ -19,3 +19,4 @@ class Defect:
     test: str  # below tests/, as pytest takes it
     message: str
     quick: bool = False  # one of the quick half, which runs without --slow
+    needs: str = ""  # a package without which the test is skipped

@@ -1,6 +1,7 @@
 """All seeded defects."""
 
 from defects.baselines import BASELINES
+from defects.cluster import CLUSTER
 from defects.gates import GATES
 from defects.judgements import JUDGEMENTS
 from defects.page import PAGE
@@ -9,4 +10,4 @@ from defects.reports import REPORTS
 from defects.structure import STRUCTURE
 from defects.training import TRAINING
 
-DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS, *PAGE)
+DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS, *PAGE, *CLUSTER)
