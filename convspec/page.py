@@ -16,14 +16,14 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from convspec import BadInput, MissingData, curves, recipes, report, visualization
+from convspec import BadInput, curves, recipes, report, saving, visualization
 from convspec.datasets import Dataset
 from convspec.judgement import Judgement
 from convspec.progress import bar
 from convspec.recipes import Recipe, Result
 from convspec.report import Runs
 from convspec.storage import replacing
-from convspec.tracing import CONVOLUTIONS
+from convspec.tracing import CONVOLUTIONS, Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,7 @@ class _Seen(NamedTuple):
     model: keras.Model
     dataset: Dataset
     prepare: Callable[[np.ndarray], np.ndarray]
+    convolutions: list[str]
     layers: dict[str, int]  # the first convolution at each size of maps, and how many channels it has
 
 
@@ -219,27 +220,14 @@ def _look(runs: Runs, dataset: Callable[[Recipe], Dataset], model: Callable[[Res
     pictures, file = dataset(best.recipe), model(best)
     if list(pictures.test.names) != best.test_names:
         raise BadInput(f"{pictures.name}: its test pictures are not those that {best.recipe.name} was tested with")
-    if not file.is_file():
-        raise MissingData(f"no trained model {str(file)!r}")
-    loaded = keras.models.load_model(file, compile=False)
+    loaded = saving.load(file).model
     prepare = recipes._preparation(best.recipe, pictures)
-    outputs = visualization.activations(loaded, prepare(pictures.test.images[0]))
+    calls = Trace(loaded, prepare(pictures.test.images[0])).calls
+    shapes = {name: call.output.shape[1:] for name, call in calls.items() if isinstance(call.layer, CONVOLUTIONS)}
     first: dict[tuple[int, ...], str] = {}
-    for name in _convolutions(loaded):
-        first.setdefault(outputs[name].shape[:2], name)
-    layers = {name: outputs[name].shape[-1] for name in first.values()}
-    return _Seen(best, loaded, pictures, prepare, layers)
-
-
-def _convolutions(model: keras.Model) -> list[str]:
-    """The names of its convolutions and of those of the models in it."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found += _convolutions(layer)
-        elif isinstance(layer, CONVOLUTIONS):
-            found.append(layer.name)
-    return found
+    for name, shape in shapes.items():
+        first.setdefault(tuple(shape[:2]), name)
+    return _Seen(best, loaded, pictures, prepare, list(shapes), {name: shapes[name][-1] for name in first.values()})
 
 
 def _wrong(seen: _Seen) -> dict[str, Any]:
@@ -282,7 +270,7 @@ def _activations(seen: _Seen) -> dict[str, Any]:
         size = f"{maps.shape[0]} x {maps.shape[1]}"
         alt = f"What {name} makes of the picture: {some} of {size}, side by side; black ones are dead"
         shown.append(_photo(_enlarged(tiles, 16 * 48), alt, f"{name}: {some} of {size}"))
-    dead = [visualization.dead_share({name: each[name] for name in _convolutions(seen.model)}) for each in outputs]
+    dead = [visualization.dead_share({name: each[name] for name in seen.convolutions}) for each in outputs]
     shares = {name: float(np.mean([each[name] for each in dead])) for name in dead[0]}
     said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return {

@@ -414,7 +414,7 @@ def test_a_part_that_cannot_be_drawn_is_named_and_takes_no_other_with_it(case: C
     undrawn = page.write(
         tmp_path / "index.html", runs, [], TOLD, lambda _: case.dataset, lambda _: gone
     )  # fmt: skip
-    expected = [f"{part} could not be drawn: MissingData: no trained model {str(gone)!r}" for part in page.SLOW]
+    expected = [f"{part} could not be drawn: BadInput: no model file {str(gone)!r}" for part in page.SLOW]
     assert undrawn[1:] == expected
     assert undrawn[0].startswith("curves could not be drawn: BadInput: runs must have a history of loss")
     written = Parsed(tmp_path / "index.html")

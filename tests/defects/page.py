@@ -148,7 +148,7 @@ PAGE = (
         "a part that fails and takes the page with it",
         "page",
         "except Exception as error:",
-        "except MissingData as error:",
+        "except OSError as error:",
         "test_page.py::test_a_part_that_cannot_be_drawn_is_named_and_takes_no_other_with_it",
         r"runs must have a history of loss",
     ),
