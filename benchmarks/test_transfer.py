@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -26,20 +25,13 @@ from convspec.arithmetic import multiply_adds
 from convspec.recipes import CHAPTER_AUGMENTATION, Recipe
 from convspec.session import Session, explained, uncaptured
 
+from .conftest import ROUNDS, Side
+
 PICTURES = {"mini": 400, "full": 40}
-ROUNDS = {"mini": 5, "full": 5}
 STEPS = {"mini": 20, "full": 10}
 COUNTS = {"mini": (500, 2000, 8000), "full": (20, 40, 80)}
 MOST_GROWTH = 20  # MiB from the least count to the most; at mini the features alone are 25 MiB more
 SIX = [name for name in models.BASES if name != "mini"]  # of section 5.3.1
-
-
-class Side(NamedTuple):
-    """What is timed, and how much work one call of it is: pictures, or FLOP."""
-
-    name: str
-    run: Callable[[], object]
-    work: float
 
 
 @pytest.fixture(scope="module")
@@ -82,74 +74,6 @@ def read(paths: list[Path], recipe: Recipe) -> images.Batches:
 def extract(base: keras.Model, batches: images.Batches, folder: Path) -> np.ndarray:
     """Into a new folder each time, as what is recorded already is not computed again."""
     return features.extract(base, batches, Path(tempfile.mkdtemp(dir=folder)), clock=training.Clock())
-
-
-@pytest.fixture(scope="session")
-def reached() -> dict[str, float]:
-    return hardware.probe()
-
-
-@pytest.fixture
-def record(benchmark: BenchmarkFixture, convspec_session: Session, reached: dict[str, float]) -> Callable[..., None]:
-    """Times a side, in turn with another if there is one, and leaves the record.
-
-    `pictures` is how many one call goes through, `flop` the arithmetic that each takes. The first side may take
-    `most` of the other's time, work for work; not on a GPU, where other things limit small steps.
-    """
-
-    def recorded(
-        group: str,
-        ours: Side,
-        rival: Side | None = None,
-        pictures: int = 0,
-        flop: float = 0,
-        most: float | None = None,
-    ) -> None:
-        seconds: dict[str, list[float]] = {side.name: [] for side in (ours, rival) if side}
-        memory, energy = hardware.PeakMemory(), hardware.Energy()
-        peaks: list[tuple[float, float | str, float | str]] = []
-
-        def timed(side: Side) -> None:
-            start = time.perf_counter()
-            gradients.synchronise(side.run())
-            seconds[side.name].append((time.perf_counter() - start) / side.work)
-
-        def other() -> None:
-            if rival:
-                timed(rival)
-
-        def metered() -> None:
-            with memory, energy:
-                timed(ours)
-            peaks.append((memory.mib, memory.device_mib, energy.joules))
-
-        benchmark.group = f"{group}, {convspec_session.scale}"
-        rounds = ROUNDS[convspec_session.scale]
-        benchmark.pedantic(metered, setup=other, rounds=rounds, warmup_rounds=1)
-        if benchmark.disabled:  # then each has run once, and nothing is known of their speed
-            return
-        mine, *others = (np.array(times[1:]) for times in seconds.values())
-        a_second = pictures / (float(np.median(mine)) * ours.work)
-        ratio = float(np.median(mine / others[0])) if others else None
-        mib, device_mib, joules = zip(*peaks[1:], strict=True)
-        benchmark.extra_info.update(
-            images_per_second=round(a_second, 1) if pictures else "unknown",
-            flops_per_second=a_second * flop if flop else "unknown",
-            share_of_probe=round(a_second * flop / reached["matrix_product_float32"], 3) if flop else "unknown",
-            peak_memory_mib=round(max(mib)),
-            device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
-            energy_joules="unknown" if "unknown" in joules else float(np.median(joules)),
-            machine=hardware.machine(),
-            probe=reached,
-        )
-        if rival and ratio:
-            benchmark.extra_info.update(ratio=round(ratio, 4), rival=rival.name)
-            told = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
-            outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {told}"
-            uncaptured(convspec_session.config).write(f"\n{outcome}\n")
-            assert not most or ratio <= most or gradients.accelerators(), f"{outcome}, but should take {most} at most"
-
-    return recorded
 
 
 @pytest.mark.parametrize(

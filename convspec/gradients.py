@@ -44,6 +44,19 @@ def make_deterministic() -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def portable(config: Any) -> Any:
+    """Keras's configuration of a compiled model as every backend can take it up.
+
+    PyTorch's optimizers would be saved as classes that are not there without PyTorch, and what "auto" meant for
+    compiling the graph, which is yes on JAX, would keep PyTorch busy for minutes.
+    """
+    if not isinstance(config, dict):
+        return config
+    if str(config.get("module")).startswith("keras.src.backend.torch.optimizers"):
+        config = config | {"module": "keras.optimizers", "registered_name": None}
+    return {name: "auto" if name == "jit_compile" else portable(value) for name, value in config.items()}
+
+
 def accelerators() -> list[str]:
     """Names of the GPUs or TPUs that the backend will use; empty on a CPU."""
     if keras.backend.backend() == "tensorflow":

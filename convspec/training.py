@@ -44,6 +44,8 @@ def compile_model(model: keras.Model, learning_rate: float) -> None:
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
     model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=learning_rate), loss=loss, metrics=["accuracy"])
     model.optimizer.compiled_for = _trainable(model)  # on the optimizer, which every compilation makes anew
+    told = model.get_compile_config
+    model.get_compile_config = lambda: gradients.portable(told())  # what is saved with the model
 
 
 def _trainable(model: keras.Model) -> frozenset[str]:

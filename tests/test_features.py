@@ -46,6 +46,16 @@ def test_row_k_is_the_bases_output_for_picture_k(base: keras.Model, batches: ima
         np.testing.assert_allclose(recorded[k], alone[0], rtol=1e-4, atol=1e-5, err_msg=f"picture {k}")
 
 
+def test_maps_that_lie_in_memory_channels_first_are_recorded_channels_last(
+    base: keras.Model, batches: images.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PyTorch gives them."""
+    ones = np.arange(len(batches.inputs) * 864, dtype=np.float32).reshape(-1, 96, 3, 3).transpose(0, 2, 3, 1)
+    parts = iter(np.split(ones, range(8, len(ones), 8)))
+    monkeypatch.setattr(base, "predict_on_batch", lambda inputs: next(parts))
+    np.testing.assert_array_equal(extract(base, batches, tmp_path), ones)
+
+
 def test_features_on_disk_are_read_back_as_they_were(
     base: keras.Model, batches: images.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,3 +182,20 @@ def test_each_sample_has_the_gradient_of_its_own_number() -> None:
 def test_where_nothing_depends_on_the_input_the_gradient_is_0(cut: Any) -> None:
     _, gradient = at_once(cut, np.ones((2, 3)))
     assert gradient.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_a_saved_configuration_names_what_every_backend_has() -> None:
+    """What Keras saves of RMSprop in PyTorch, also wrapped for float16, and of compiling the graph in JAX."""
+    rmsprop = {
+        "module": "keras.src.backend.torch.optimizers.torch_rmsprop",
+        "class_name": "RMSprop",
+        "config": {"rho": 0.9},
+        "registered_name": "RMSprop",
+    }
+    public = {"module": "keras.optimizers", "class_name": "RMSprop", "config": {"rho": 0.9}, "registered_name": None}
+    scaled = {"module": "keras.optimizers", "class_name": "LossScaleOptimizer", "config": {"inner_optimizer": rmsprop}}
+    assert gradients.portable({"optimizer": rmsprop, "metrics": ["accuracy"], "jit_compile": True}) == {
+        "optimizer": public, "metrics": ["accuracy"], "jit_compile": "auto",
+    }  # fmt: skip
+    assert gradients.portable({"optimizer": scaled})["optimizer"]["config"] == {"inner_optimizer": public}
+    assert gradients.portable({"optimizer": public}) == {"optimizer": public}

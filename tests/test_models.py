@@ -98,6 +98,16 @@ def test_dropout_stands_right_before_the_dense_layers_and_adds_no_parameters() -
     assert "Dropout" not in [type(layer).__name__ for layer in models.small_convnet().layers]
 
 
+def test_the_seed_of_dropout_is_its_own_and_follows_from_that_of_the_session() -> None:
+    seeds = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)
+        seeds += [models.feature_classifier((8,)).layers[1].seed, models.small_convnet(dropout=0.5).layers[-3].seed]
+    assert None not in seeds, "without one, PyTorch draws from a generator that no checkpoint has"
+    assert seeds[:2] == seeds[2:4], "the same seed repeats a run"
+    assert len(set(seeds)) == 4, "another run, or another layer, drops other units"
+
+
 def test_there_are_30_trainable_tensors_then_4_once_frozen_and_10_once_block5_is_thawed() -> None:
     base = models.conv_base()
     model = models.end_to_end(base)

@@ -1,7 +1,9 @@
 """Fitting, phases, checkpoints and predictions."""
 
 import _thread
+import json
 import signal
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,20 @@ def test_models_are_compiled_with_rmsprop_at_the_given_rate_and_the_loss_of_thei
     assert isinstance(model.optimizer, keras.optimizers.RMSprop)
     assert float(model.optimizer.learning_rate) == pytest.approx(2e-5)
     assert model.loss == loss
+
+
+def test_a_saved_model_names_nothing_that_only_this_backend_has_and_trains_on_once_loaded(tmp_path: Path) -> None:
+    _, batches = model_and_batches()
+    model = models.dense_baseline((4,), classes=2)
+    training.compile_model(model, 1e-2)
+    model.train_on_batch(*batches[0])
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as saved:
+        config = json.loads(saved.read("config.json"))
+    assert "keras.src" not in json.dumps(config), "a module of Keras's own insides, perhaps of one backend"
+    assert config["compile_config"]["jit_compile"] == "auto", "compiled or not as suits where it is loaded"
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.train_on_batch(*batches[1])
+    for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))

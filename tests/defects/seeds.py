@@ -1,5 +1,6 @@
 """All seeded defects."""
 
+from defects.backends import BACKENDS
 from defects.baselines import BASELINES
 from defects.cluster import CLUSTER
 from defects.gates import GATES
@@ -10,4 +11,4 @@ from defects.reports import REPORTS
 from defects.structure import STRUCTURE
 from defects.training import TRAINING
 
-DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS, *PAGE, *CLUSTER)
+DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS, *PAGE, *CLUSTER, *BACKENDS)

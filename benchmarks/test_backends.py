@@ -1,0 +1,260 @@
+"""What convspec and Keras take of a step, timed: the base's features and a step of training beside the same model
+written in the backend itself, with neither.
+
+Run it once on each backend (KERAS_BACKEND). Two sides run in turn in one process on the same weights and pictures, in
+memory and not augmented; what is told is the median over rounds of the ratio between them. The model is that of the
+rung `fine_tuned`, with weights of chance: the package's own base on pictures of 48 x 48, or at `--scale full` VGG16 on
+150 x 150. Written bare, it is compiled where the backend compiles, and has the optimizer that the backend brings.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from convspec import features, images, models, recipes, training
+from convspec.arithmetic import multiply_adds
+from convspec.recipes import Recipe
+from convspec.session import Session
+
+from .conftest import Side
+
+PICTURES = {"mini": 400, "full": 40}
+STEPS = {"mini": 20, "full": 2}
+DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
+
+
+@pytest.fixture(scope="module")
+def recipe(convspec_session: Session) -> Recipe:
+    return recipes.find_recipe("fine_tuned", convspec_session.scale)
+
+
+@pytest.fixture
+def model(recipe: Recipe) -> keras.Model:
+    """The rung's model, thawed as it says and compiled."""
+    keras.utils.set_random_seed(0)
+    base = models.conv_base(str(recipe.base), None, (recipe.size, recipe.size, 3))
+    model = models.end_to_end(base)
+    models.thaw_from(base, str(recipe.thaw))
+    training.compile_model(model, recipe.learning_rate)
+    return model
+
+
+@pytest.fixture(scope="module")
+def batches(recipe: Recipe) -> images.Batches:
+    count = PICTURES[recipe.scale]
+    drawn = np.random.default_rng(0).integers(0, 256, (count, recipe.size, recipe.size, 3), np.uint8)
+    return images.Batches(drawn, np.arange(count) % 2, recipe.batch_size, images.rescale)
+
+
+class Bare:
+    """A model of convolutions, poolings and two dense layers, in the backend's own terms."""
+
+    def __init__(self, model: keras.Model, learning_rate: float) -> None:
+        base, *head = model.layers[-4:]
+        self.rate = learning_rate
+        layers = [layer for layer in base.layers if not isinstance(layer, keras.layers.InputLayer)]
+        self.pools = [isinstance(layer, keras.layers.MaxPooling2D) for layer in layers]
+        self.layers = [layer for layer in [*layers, *head] if layer.weights]
+        weights = [weight for layer in self.layers for weight in layer.weights]
+        self.weights = [keras.ops.convert_to_numpy(weight) for weight in weights]
+        self.first = 2 * [layer.trainable for layer in self.layers].index(True)  # of the weights that are trained
+        self.convolutions = len(self.pools) - sum(self.pools)
+
+    def pairs(self, weights: Any) -> list[tuple[Any, Any]]:
+        return list(zip(weights[::2], weights[1::2], strict=True))
+
+
+def bare_tensorflow(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+    import tensorflow as tf
+
+    weights = [tf.Variable(weight) for weight in bare.weights]
+    trained = weights[bare.first :]
+    slots = [tf.Variable(tf.zeros_like(weight)) for weight in trained]
+
+    def maps(x: Any) -> Any:
+        found = iter(bare.pairs(weights))
+        for pool in bare.pools:
+            if pool:
+                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            else:
+                kernel, bias = next(found)
+                x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+        return x
+
+    @tf.function
+    def extract(x: Any) -> Any:
+        return maps(x)
+
+    @tf.function
+    def step(x: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            (hidden, offset), (last, end) = bare.pairs(weights)[-2:]
+            x = tf.nn.relu(tf.reshape(maps(x), (x.shape[0], -1)) @ hidden + offset)
+            logits = (x @ last + end)[:, 0]
+            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
+        for weight, slot, gradient in zip(trained, slots, tape.gradient(loss, trained), strict=True):
+            slot.assign(DECAY * slot + (1 - DECAY) * gradient**2)
+            weight.assign_sub(bare.rate * gradient / tf.sqrt(slot + EPSILON))
+        return loss
+
+    return lambda x: extract(tf.convert_to_tensor(x)), lambda x, y: step(*map(tf.convert_to_tensor, (x, y)))
+
+
+def bare_jax(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+    import jax
+    from jax import lax, numpy
+
+    state = [[numpy.asarray(weight) for weight in bare.weights]]
+    frozen, trained = state[0][: bare.first], state[0][bare.first :]
+    held = {"trained": trained, "slots": [numpy.zeros_like(weight) for weight in trained]}
+
+    def maps(weights: Any, x: Any) -> Any:
+        found = iter(bare.pairs(weights))
+        for pool in bare.pools:
+            if pool:
+                x = lax.reduce_window(x, -numpy.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+            else:
+                kernel, bias = next(found)
+                convolved = lax.conv_general_dilated(
+                    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
+                x = jax.nn.relu(convolved + bias)
+        return x
+
+    def loss(trained: Any, x: Any, labels: Any) -> Any:
+        weights = [*frozen, *trained]
+        (hidden, offset), (last, end) = bare.pairs(weights)[-2:]
+        x = jax.nn.relu(maps(weights, x).reshape(len(x), -1) @ hidden + offset)
+        logits = (x @ last + end)[:, 0]
+        return numpy.mean(jax.nn.softplus(logits) - labels * logits)
+
+    def update(trained: Any, slots: Any, x: Any, labels: Any) -> Any:
+        value, gradients = jax.value_and_grad(loss)(trained, x, labels)
+        slots = [DECAY * slot + (1 - DECAY) * gradient**2 for slot, gradient in zip(slots, gradients, strict=True)]
+        trained = [
+            weight - bare.rate * gradient / numpy.sqrt(slot + EPSILON)
+            for weight, gradient, slot in zip(trained, gradients, slots, strict=True)
+        ]
+        return value, trained, slots
+
+    extract, compiled = jax.jit(maps), jax.jit(update, donate_argnums=(0, 1))
+
+    def step(x: np.ndarray, labels: np.ndarray) -> Any:
+        value, held["trained"], held["slots"] = compiled(held["trained"], held["slots"], x, labels)
+        return value
+
+    return lambda x: extract([*frozen, *held["trained"]], x), step
+
+
+def bare_torch(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+    """Channels last in memory, as they come from Keras, and first in the order of axes, as PyTorch has them."""
+    import torch
+    from torch.nn import functional
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = [
+        torch.tensor(weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight, device=device)
+        for weight in bare.weights
+    ]
+    trained = [weight.requires_grad_() for weight in weights[bare.first :]]
+    optimizer = torch.optim.RMSprop(trained, lr=bare.rate, alpha=DECAY, eps=EPSILON)
+
+    def maps(x: np.ndarray) -> Any:
+        found, tensor = iter(bare.pairs(weights)), torch.from_numpy(x).to(device).permute(0, 3, 1, 2)
+        for pool in bare.pools:
+            if pool:
+                tensor = functional.max_pool2d(tensor, 2)
+            else:
+                tensor = functional.relu(functional.conv2d(tensor, *next(found), padding="same"))
+        return tensor.permute(0, 2, 3, 1)
+
+    def step(x: np.ndarray, labels: np.ndarray) -> Any:
+        (hidden, offset), (last, end) = bare.pairs(weights)[-2:]
+        flat = functional.relu(maps(x).flatten(1) @ hidden + offset)
+        logits = (flat @ last + end)[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels).to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return torch.no_grad()(maps), step
+
+
+BARE = {"tensorflow": bare_tensorflow, "jax": bare_jax, "torch": bare_torch}
+
+
+@pytest.fixture
+def bare(
+    model: keras.Model, recipe: Recipe
+) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+    """The base's features of a batch, and a step that gives the loss, without Keras and convspec."""
+    return BARE[keras.backend.backend()](Bare(model, recipe.learning_rate))
+
+
+def test_recording_features_beside_the_bare_base(
+    record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: images.Batches, bare: Any, tmp_path: Path
+) -> None:
+    base = model.get_layer(str(recipe.base))
+    prepared = [batches[number][0] for number in range(len(batches))]
+    extract, _ = bare
+
+    def ours() -> np.ndarray:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))  # what is recorded already is not computed again
+        return features.extract(base, batches, folder, clock=training.Clock())
+
+    def theirs() -> list[np.ndarray]:
+        return [np.asarray(keras.ops.convert_to_numpy(extract(batch))) for batch in prepared]
+
+    np.testing.assert_allclose(np.concatenate(theirs()), ours(), rtol=1e-3, atol=1e-4)
+    record(
+        f"features beside {keras.backend.backend()} alone",
+        Side("recorded", ours, len(batches.inputs)),
+        Side(f"bare {keras.backend.backend()}", theirs, len(batches.inputs)),
+        pictures=len(batches.inputs),
+        flop=2 * multiply_adds(base),
+    )
+
+
+@pytest.mark.parametrize("rival", ["bare", "Keras"])
+def test_a_step_of_training_beside_the_bare_step(
+    rival: str, record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: images.Batches, bare: Any
+) -> None:
+    """And beside Keras's own `fit` on the same batches, without convspec's clock, history and threads."""
+    steps = STEPS[recipe.scale]
+    prepared = [
+        (inputs, labels.astype(np.float32)) for inputs, labels in (batches[number] for number in range(len(batches)))
+    ]
+    _, step = bare
+
+    def fit(model: keras.Model, source: Iterator) -> None:
+        training.fit(model, source, 1, steps, None, clock=training.Clock(), history={})
+
+    def ours() -> None:
+        fit(model, images.stream(batches, 0))
+
+    around = cycle(prepared)
+    sides = {
+        "bare": Side(
+            f"bare {keras.backend.backend()}",
+            lambda: float([step(*next(around)) for _ in range(steps)][-1]),
+            steps,
+        ),
+        "Keras": Side("Keras alone", lambda: model.fit(around, steps_per_epoch=steps, verbose=0, shuffle=False), steps),
+    }
+    if rival == "bare":
+        probabilities = model.predict(prepared[0][0], verbose=0)[:, 0]
+        expected = -np.log(np.where(prepared[0][1] > 0, probabilities, 1 - probabilities)).mean()
+        assert float(step(*prepared[0])) == pytest.approx(expected, rel=1e-4), "the same model, or nothing is compared"
+    record(
+        f"a step of training beside {rival}, {keras.backend.backend()}",
+        Side("convspec", ours, steps),
+        sides[rival],
+        pictures=steps * recipe.batch_size,
+    )
