@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +34,7 @@ def explain(
     occlusion: bool = False,
     overwrite: bool = False,
     progress: TextIO | None = None,
-) -> Iterator[str]:
+) -> list[str]:
     """Write the picture with the map of the class `wanted`, a name or a number, on top (listing 5.44); tells the
     classes that the model predicts, and what was written.
 
@@ -57,13 +57,12 @@ def explain(
         heatmap = visualization.class_activation_map(saved.model, prepared, chosen, layer)
         how = f"Grad-CAM of {layer}"
     _write(visualization.superimpose(whole, heatmap), output)
+    told = [f"{shares[number]:.3f}  {names[number]}" for number in np.argsort(-shares, kind="stable")[:3]]
     if names == [str(number) for number in range(len(shares))]:
-        yield "classes go by their numbers here: --classes A,B,... names them"
-    for number in np.argsort(-shares, kind="stable")[:3]:
-        yield f"{shares[number]:.3f}  {names[number]}"
+        told.insert(0, "classes go by their numbers here: --classes A,B,... names them")
     if not heatmap.any():
-        yield f"nothing in the picture speaks for {names[chosen]}: the map is 0 everywhere"
-    yield f"{output}: what speaks for {names[chosen]}, by {how}"
+        told.append(f"nothing in the picture speaks for {names[chosen]}: the map is 0 everywhere")
+    return [*told, f"{output}: what speaks for {names[chosen]}, by {how}"]
 
 
 def filters(
@@ -79,7 +78,7 @@ def filters(
     preprocessing: str | None = None,
     overwrite: bool = False,
     progress: TextIO | None = None,
-) -> Iterator[str]:
+) -> list[str]:
     """Write the patterns of the first `count` filters of each of `layers` (listing 5.39); tells what was written.
 
     `source` is a model's file or a base of `models.BASES`, with `weights` as `models.conv_base` takes them. Without
@@ -97,6 +96,7 @@ def filters(
     outputs = [folder / f"{Path(source).stem}-{name.replace(':', '-')}.png" for name in names]
     for output in outputs:
         _refuse_others(output, overwrite)
+    told = []
     for name, output in zip(names, outputs, strict=True):
         chosen = range(min(count, trace.output(trace.maps(name)).shape[-1]))
         patterns = visualization.filter_patterns(
@@ -106,7 +106,8 @@ def filters(
             patterns = patterns[..., ::-1]  # the model's inputs are BGR
         grid = visualization.tile(patterns, COLUMNS, MARGIN)
         _write(grid[..., 0] if grid.shape[-1] == 1 else grid, output)
-        yield f"{output}: patterns of {len(chosen)} filters of {name}"
+        told.append(f"{output}: patterns of {len(chosen)} filters of {name}")
+    return told
 
 
 def activations(
@@ -117,7 +118,7 @@ def activations(
     *,
     preprocessing: str | None = None,
     overwrite: bool = False,
-) -> Iterator[str]:
+) -> list[str]:
     """Write every channel of each of `layers`, or of all that have maps, as one picture (listing 5.31); tells each
     layer's share of dead channels."""
     _refuse_others(output, overwrite)
@@ -129,14 +130,16 @@ def activations(
     found = {name: found[name] for name in layers or found}
     if not found:
         raise BadInput(f"{saved.model.name} has no layers with maps")
-    strips = []
-    for name, dead in visualization.dead_share(found).items():
-        height, width, depth = found[name].shape
-        title = f"{name}: {depth} maps of {height} x {width}, {dead:.0%} of them dead"
-        strips.append(_strip(title, visualization.channel_tiles(found[name])))
-        yield title
+    dead = visualization.dead_share(found)
+    titles = [
+        f"{name}: {depth} maps of {height} x {width}, {dead[name]:.0%} of them dead"
+        for name, (height, width, depth) in ((name, maps.shape) for name, maps in found.items())
+    ]
+    strips = [
+        _strip(title, visualization.channel_tiles(found[name])) for title, name in zip(titles, found, strict=True)
+    ]
     _write(np.concatenate(strips), output)
-    yield f"{output}: every channel, 16 a row, dead ones black"
+    return [*titles, f"{output}: every channel, 16 a row, dead ones black"]
 
 
 def _strip(title: str, tiles: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -12,8 +13,9 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from convspec import BadInput, explaining, images, saving, visualization
+from convspec import BadInput, explaining, images, recipes, saving, visualization
 from convspec.__main__ import main
+from convspec.datasets import Dataset
 
 
 @pytest.fixture
@@ -351,10 +353,20 @@ def test_a_model_is_saved_whole_or_not_at_all(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_commands_are_functions_that_tell_what_they_do_as_they_do_it(foreign: Path, picture: Path) -> None:
+def test_the_commands_are_functions_that_tell_what_they_did(foreign: Path, picture: Path) -> None:
     told = explaining.filters(str(foreign), ["first"], Path(), size=8, steps=1)
-    assert not Path("foreign-first.png").exists()
-    assert [*told] == ["foreign-first.png: patterns of 9 filters of first"]
-    assert Path("foreign-first.png").exists()
-    assert "emu.png" in [*explaining.explain(foreign, picture, Path("emu.png"))][-1]
-    assert "all.png" in [*explaining.activations(foreign, picture, Path("all.png"))][-1]
+    assert told == ["foreign-first.png: patterns of 9 filters of first"]
+    assert "emu.png" in explaining.explain(foreign, picture, Path("emu.png"))[-1]
+    assert "all.png" in explaining.activations(foreign, picture, Path("all.png"))[-1]
+    assert {path.name for path in Path().iterdir()} == {"foreign-first.png", "emu.png", "all.png"}
+
+
+def test_a_run_of_the_ladder_leaves_a_model_that_can_be_asked_for_a_class_by_name(
+    few_shapes: Dataset, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(recipes.find_recipe("feature_extraction", "mini"), epochs=1)
+    recipes.run(recipe, few_shapes, 0, Path("run"))
+    (file,) = Path("run", "models").glob("*.keras")
+    assert saving.load(file)[1:] == (("fish", "key"), "rescale", "nearest")
+    lines = succeeds(capsys, "explain", file, picture, "--class", "fish")
+    assert lines[-1] == "some.cat-explain.png: what speaks for fish, by Grad-CAM of block4_conv2"
