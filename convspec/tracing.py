@@ -15,6 +15,7 @@ from keras import layers, ops, tree
 from convspec import BadInput
 
 CONVOLUTIONS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D)
+FINAL = (keras.activations.softmax, keras.activations.sigmoid)
 INPUT, LOGITS = ":input", ":logits"
 
 
@@ -50,7 +51,9 @@ class Trace:
         self._origin = {id(self.input): INPUT}
         output = self._through(model, self.input)
         name = self._origin.get(id(output))
-        self._last = None if name in (None, INPUT) else self._without_activation(self.calls[name])
+        self._ends: dict[str, Call] = {}
+        if name not in (None, INPUT):
+            self._ends[LOGITS] = self._without_activation(self.calls[name], FINAL)
 
     def _through(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, keras.Sequential):
@@ -72,12 +75,12 @@ class Trace:
         return output
 
     @staticmethod
-    def _without_activation(call: Call) -> Call:
-        """The call without the softmax or sigmoid in which it ends, if it does."""
+    def _without_activation(call: Call, activations: tuple[Any, ...]) -> Call:
+        """The call without the softmax or sigmoid that it is, or the one of `activations` in which its layer ends."""
         layer = call.layer
         if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation out of keras.ops
             return call._replace(layer=lambda x, **_: x, output=call.args[0])
-        if getattr(layer, "activation", None) not in (keras.activations.softmax, keras.activations.sigmoid):
+        if getattr(layer, "activation", None) not in activations:
             return call
 
         def linear(*args: Any, **kwargs: Any) -> Any:  # the layer itself, as a copy would draw its weights first
@@ -89,12 +92,20 @@ class Trace:
 
         return call._replace(layer=linear, output=ops.stop_gradient(linear(*call.args, **call.kwargs)))
 
+    def before_relu(self, name: str) -> str:
+        """A name for what the call gives without the ReLU in which its layer ends; `name` itself where there is none.
+
+        Where a ReLU gives 0 everywhere no gradient says which way is up; what it is given has one.
+        """
+        if getattr(self.calls[name].layer, "activation", None) is not keras.activations.relu:
+            return name
+        self._ends[f"{name}:linear"] = self._without_activation(self.calls[name], (keras.activations.relu,))
+        return f"{name}:linear"
+
     def _call(self, name: str) -> Call:
-        if name != LOGITS:
-            return self.calls[name]
-        if self._last is None:
-            raise BadInput(f"model must end in one output of a layer, {self.model.name} does not")
-        return self._last
+        if name in self.calls or name in self._ends:
+            return self._ends.get(name) or self.calls[name]
+        raise BadInput(f"model must end in one output of a layer, {self.model.name} does not")
 
     def _sources(self, name: str) -> Iterator[str]:
         """The calls whose outputs the call was given, and INPUT."""
@@ -112,7 +123,7 @@ class Trace:
                 found.add(name)
                 needed += self._sources(name)
         way: list[str] = []
-        for name in (*self.calls, LOGITS):
+        for name in (*self.calls, *self._ends):
             if name in found and name not in given and any(n in given or n in way for n in self._sources(name)):
                 way.append(name)
         return way

@@ -162,7 +162,8 @@ def filter_patterns(
     and `step` are scaled to it. All filters start from the same noise, of `seed`. A bar on `progress` counts steps.
     Returns uint8 (filters, size, size, channels), each made visible by `deprocess_image`, or float32 inputs of the
     model if not `as_pictures`; channels in the model's order, which is BGR for some weights, VGG16's among them.
-    A filter that is dead on the noise, without a gradient, is left as noise.
+    A filter that is dead, 0 everywhere on the noise, has no gradient, and the listing leaves it as noise: here it
+    ascends what its ReLU is given until it is alive.
     Raises BadInput for a layer without maps, a filter that it does not have, a size that leaves nothing of its maps,
     and NaN in the model.
     """
@@ -188,10 +189,14 @@ def filter_patterns(
     if left < 1:
         raise BadInput(f"size must leave something of {name!r} in {model.name}, got {size}: take a larger one")
 
+    before = trace.before_relu(name)
+
     def ascended(inputs: Any, own: Any) -> Any:
         def mean_activations(inputs: Any) -> Any:
-            (maps,) = trace.replay({INPUT: inputs}, name)
-            return ops.sum(ops.mean(ops.cast(maps, "float32"), axis=(1, 2)) * own, axis=-1)
+            maps = ops.cast(trace.replay({INPUT: inputs}, before)[0], "float32")
+            active = maps if before == name else ops.relu(maps)
+            given, means = (ops.sum(ops.mean(maps, axis=(1, 2)) * own, axis=-1) for maps in (maps, active))
+            return means if before == name else ops.where(means > 0, means, given)
 
         _, gradient = value_and_gradient(mean_activations, inputs)
         root_mean_square = ops.sqrt(ops.mean(ops.square(gradient), axis=(1, 2, 3), keepdims=True))

@@ -254,13 +254,22 @@ def test_ascent_makes_a_filter_respond_to_its_own_pattern_more_than_to_noise_and
     assert np.sum(own == after.max(axis=0)) >= 30, "of 32 filters"
 
 
-def test_a_filter_that_is_dead_on_the_noise_is_left_as_noise() -> None:
+def test_a_filter_that_is_dead_on_the_noise_is_brought_to_life(rng: np.random.Generator) -> None:
+    """Its gradient is 0, and the listing gets nowhere; up to its first response the way is that of its input."""
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3, activation="relu", name="dead")])
-    kernel, _ = model.get_weights()
-    model.set_weights([kernel, np.array([-1e6, 1e6], np.float32)])
-    start, end = (visualization.filter_patterns(model, "dead", [0, 1], 8, n, as_pictures=False) for n in (0, 2))
-    np.testing.assert_array_equal(end[0], start[0])
-    assert np.abs(end[1] - start[1]).max() > 1, "the other one is not dead"
+    kernel = rng.normal(size=(3, 3, 3, 2)).astype(np.float32)
+    dead = kernel - kernel.mean(axis=(0, 1, 2))  # of noise about grey it makes next to nothing
+    model.set_weights([dead, np.array([-100, 100], np.float32)])
+    start, one, end = (
+        visualization.filter_patterns(model, "dead", [0, 1], 8, steps, as_pictures=False) for steps in (0, 1, 40)
+    )
+    before, after = (model.predict(inputs, verbose=0).mean(axis=(1, 2)).diagonal() for inputs in (start, end))
+    assert before[0] == 0, "the filter must be dead on the noise"
+    assert after[0] > 1
+    slope = np.zeros((8, 8, 3))
+    for top, left in np.ndindex(6, 6):
+        slope[top : top + 3, left : left + 3] += dead[..., 0]
+    np.testing.assert_allclose(one[0] - start[0], slope / np.sqrt(np.mean(slope**2)), atol=1e-3)
 
 
 def test_patterns_need_only_the_layers_up_to_theirs_and_no_input_of_the_models_own_size(
