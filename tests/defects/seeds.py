@@ -10,5 +10,18 @@ from defects.pictures import PICTURES
 from defects.reports import REPORTS
 from defects.structure import STRUCTURE
 from defects.training import TRAINING
+from defects.visualization import VISUALIZATION
 
-DEFECTS = (*STRUCTURE, *PICTURES, *TRAINING, *REPORTS, *BASELINES, *GATES, *JUDGEMENTS, *PAGE, *CLUSTER, *BACKENDS)
+DEFECTS = (
+    *STRUCTURE,
+    *PICTURES,
+    *TRAINING,
+    *REPORTS,
+    *BASELINES,
+    *GATES,
+    *JUDGEMENTS,
+    *PAGE,
+    *CLUSTER,
+    *BACKENDS,
+    *VISUALIZATION,
+)
