@@ -247,7 +247,7 @@ def _wrong(seen: _Seen) -> dict[str, Any]:
             sides.append(visualization.superimpose(sides[0], heatmaps[number]))
             speaks = f"; {'right, in red what' if heatmaps[number].any() else 'nothing'} spoke for {said}"
             sides[0] = np.broadcast_to(sides[0], sides[1].shape)
-        caption = f"{label}, taken for {said} with a confidence of {run.confidence[place]:.2f}"
+        caption = f"{test.names[place]}: {label}, taken for {said} with a confidence of {run.confidence[place]:.2f}"
         alt = f"The test picture {test.names[place]}{speaks}"
         shown.append(_photo(visualization.tile(sides, len(sides), 4, fill=128), alt, caption))
     confused = Counter(

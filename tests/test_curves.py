@@ -114,14 +114,19 @@ def test_runs_without_the_metric_are_refused_with_what_they_have() -> None:
         curves.curve(TWO, "loss")
 
 
-def test_a_bar_is_as_long_as_the_share_of_dead_channels_and_the_first_layer_is_at_the_top() -> None:
-    figure = curves.dead_by_depth({"first": 0.0, "middle": 0.25, "last": 0.5})
+@pytest.mark.parametrize("shares", [(0.0, 0.25, 0.5), (0.5, 0.125, 1.0)])
+def test_a_bar_is_as_long_as_the_share_of_dead_channels_and_the_first_layer_is_at_the_top(
+    shares: tuple[float, float, float],
+) -> None:
+    figure = curves.dead_by_depth(dict(zip(("first", "middle", "last"), shares, strict=True)))
     axes = figure.axes[0]
-    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == pytest.approx([0, 25, 50])
+    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == pytest.approx(
+        [100 * share for share in shares]
+    )
     low, high = axes.get_ylim()
     assert low > high, "downwards"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "middle", "last"]
-    assert {"0%", "25%", "50%"} <= set(golden.words(figure))
+    assert {f"{share:.0%}" for share in shares} <= set(golden.words(figure))
 
 
 @pytest.mark.parametrize("kind", COLOUR_BLIND)

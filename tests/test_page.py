@@ -321,7 +321,9 @@ def test_what_the_best_model_gets_wrong_is_shown_most_confident_first_beside_its
     assert len(figures) == page.WRONG
     for place, figure in zip(wrong, figures, strict=False):
         label, said = CLASSES[test.labels[place]], CLASSES[run.predicted[place]]
-        assert figure.text.strip() == f"{label}, taken for {said} with a confidence of {run.confidence[place]:.2f}"
+        name = test.names[place].encode("utf-8", "backslashreplace").decode()
+        caption = f"{name}: {label}, taken for {said} with a confidence of {run.confidence[place]:.2f}"
+        assert figure.text.strip() == caption
         pictures = image_of(figure.all("img")[0]).astype(float)
         heatmap = visualization.class_activation_map(
             model, test.images[place] / np.float32(255), int(run.predicted[place])
