@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keras import Sequential, layers
+from keras import Sequential, layers, ops
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
@@ -311,7 +311,7 @@ def test_each_keras_layer_is_one_warp_of_its_parameters(place: int, fill_mode: s
         np.stack([picture(20, 31, seed=seed) for seed in range(20)]),
     )
     own, parameters = drawn_by(layer, images)
-    by_layer = np.asarray(layer.transform_images(images, own))
+    by_layer = ops.convert_to_numpy(layer.transform_images(images, own))
     ours = warped_one_by_one(images, parameters, fill_mode)
     np.testing.assert_allclose(
         by_layer, ours, rtol=0, atol=2 * tolerance(31), err_msg="both in float32, or ours in 1/32"
@@ -335,7 +335,7 @@ def test_the_keras_layers_in_the_tables_order_make_the_map_of_one_warp_and_blur_
         total = {name: np.full(len(images), value) for name, value in STILL.items()}
         for layer in keras_layers():
             own, parameters = drawn_by(layer, images)
-            images = np.asarray(layer.transform_images(images, own))
+            images = ops.convert_to_numpy(layer.transform_images(images, own))
             for name, values in parameters.items():
                 total[name] = total[name] * values if name in ("zx", "zy") else total[name] + values
         return images, total
@@ -373,14 +373,15 @@ def test_random_zoom_takes_one_number_for_one_factor_on_both_axes() -> None:
 def test_a_positive_number_zooms_out_and_moves_down_and_right_in_the_keras_layers() -> None:
     image = np.zeros((1, 9, 9, 1), np.float32)
     image[:, 3:6, 3:6] = 1
-    assert np.sum(layers.RandomZoom((0.5, 0.5))(image)) < 9 < np.sum(layers.RandomZoom((-0.5, -0.5))(image))
-    moved = np.asarray(layers.RandomTranslation((1 / 9, 1 / 9), (2 / 9, 2 / 9))(image))
+    outwards, inwards = (float(ops.sum(layers.RandomZoom((by, by))(image))) for by in (0.5, -0.5))
+    assert outwards < 9 < inwards
+    moved = ops.convert_to_numpy(layers.RandomTranslation((1 / 9, 1 / 9), (2 / 9, 2 / 9))(image))
     np.testing.assert_allclose(moved, np.roll(image, (1, 2), axis=(1, 2)), atol=1e-5)
 
 
 def test_random_flip_by_default_turns_half_of_the_pictures_by_half_a_turn() -> None:
     images = np.stack([picture(4, 5, seed=seed) for seed in range(40)])
-    flipped = np.asarray(layers.RandomFlip(seed=1)(images))
+    flipped = ops.convert_to_numpy(layers.RandomFlip(seed=1)(images))
     turned = np.array([np.array_equal(view, image[::-1, ::-1]) for view, image in zip(flipped, images, strict=True)])
     np.testing.assert_array_equal(flipped[~turned], images[~turned], "else left as they are: never along one axis")
     assert 8 < turned.sum() < 32

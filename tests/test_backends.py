@@ -65,9 +65,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
     for backend, program in running.items():  # all have saved their model before one loads another's
         assert program.stdout
         assert program.stdout.readline() == "written\n", f"the program broke off on {backend}"
+    for program in running.values():
+        assert program.stdin
+        program.stdin.close()  # go on
     for backend, program in running.items():
-        program.communicate("go on\n")
-        assert program.returncode == 0, f"the program broke off on {backend}"
+        assert program.wait() == 0, f"the program broke off on {backend}"
     return {
         backend: {**np.load(folder / f"{backend}.npz"), **np.load(folder / f"{backend}-loaded.npz")}
         for backend in running
@@ -84,8 +86,8 @@ def sides(pair: Pair, request: pytest.FixtureRequest) -> list[Found]:
 def agree(sides: list[Found], group: str, tolerance: float) -> None:
     """Every array of the group, to `tolerance` of its largest value, or of 1 where that is more."""
     one, other = sides
-    names = [name for name in one if name.startswith(f"{group}/")]
-    assert names == [name for name in other if name.startswith(f"{group}/")] != []
+    names = {name for name in one if name.startswith(f"{group}/")}
+    assert names == {name for name in other if name.startswith(f"{group}/")} != set()
     for name in names:
         largest = np.abs(one[name]).max()
         assert largest > 0, f"{name}: nothing to compare"
@@ -270,7 +272,7 @@ def compute(folder: Path) -> None:
     np.savez(folder / f"{backend}.npz", **found)  # type: ignore[arg-type]
 
     print("written", flush=True)
-    sys.stdin.readline()
+    sys.stdin.read()
     found = {}
     for path in sorted(folder.glob("*.keras")):
         loaded = keras.models.load_model(path)
