@@ -228,7 +228,7 @@ def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
     low = -float(np.mean([103.939, 116.779, 123.68]))
     patterns = visualization.filter_patterns(model, "first", range(3), 10, 2, value_range=(low, low + 255))
     found, expected = read("new/own-first.png").astype(int), visualization.tile(patterns[..., ::-1], 8, 5)
-    assert np.abs(found - expected).max() <= 1
+    assert np.abs(found - expected).max() <= 1, "red and blue are swapped"
 
 
 def test_a_base_has_its_own_weights_and_takes_its_name_for_a_file(

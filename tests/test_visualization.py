@@ -165,7 +165,7 @@ def test_a_deprocessed_image_has_its_mean_at_half_the_range_and_a_tenth_to_the_s
     image = visualization.deprocess_image(array)
     assert image.dtype == np.uint8
     expected = np.floor(np.clip((array - array.mean()) / array.std() / 10 + 0.5, 0, 1) * 255)
-    assert np.abs(image - expected).max() <= 1
+    assert np.abs(image - expected).max() <= 1, "a tenth of the range to the standard deviation"
     assert np.mean(image == expected) > 0.99
     np.testing.assert_array_equal(visualization.deprocess_image(np.where(np.eye(9) == 1, 900, 0.0)).max(), 199)
 

@@ -134,7 +134,7 @@ VISUALIZATION = (
         "deviation * 0.1 + 0.5",
         "deviation * 0.05 + 0.5",
         "test_visualization.py::test_a_deprocessed_image_has_its_mean_at_half_the_range_and_a_tenth_to_the_standard_deviation",
-        r"max\(\)",
+        r"a tenth of the range to the standard deviation",
     ),
     # visualization: class activation maps
     Defect(
@@ -218,7 +218,7 @@ VISUALIZATION = (
         "patterns = patterns[..., ::-1]",
         "patterns = patterns[...]",
         "test_explain.py::test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb",
-        r"max\(\)",
+        r"red and blue are swapped",
     ),
     Defect(
         "every model's inputs rescaled",
