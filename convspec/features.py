@@ -153,7 +153,7 @@ def _compute(
         first = min(done * batches.batch_size, shape[0])
         with progress_bar(shape[0], title, "picture", progress, first) as bar:
             began = saved = time.perf_counter()
-            for predicted in outputs(base, batches, done):
+            for _, predicted in zip(range(done, len(batches)), outputs(base, batches, done), strict=True):
                 with np.errstate(over="ignore"):
                     output = np.ascontiguousarray(predicted, dtype)  # PyTorch lays channels out first
                 if not np.isfinite(output).all():

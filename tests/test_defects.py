@@ -33,6 +33,8 @@ EXEMPT = {
 # Tests of functions that no test calls by name.
 LADDER = "test_plugin.py::test_the_ladder_runs_on_a_users_own_folder_and_ends_in_table_picture_and_record"
 CALLED_BY_OTHERS: dict[tuple[str, str], str] = {
+    ("features", "outputs"): "test_recipes.py::test_features_are_computed_once_and_shared_by_the_seeds",
+    ("gradients", "data_parallel"): "test_devices.py::test_each_of_two_devices_has_the_model",
     ("datasets", "check"): "test_datasets.py::test_an_unknown_dataset_is_refused_with_the_list_of_datasets",
     ("recipes", "Result.as_dict"): "test_report.py::test_the_record_holds_every_raw_run_and_reads_back",
     ("report", "chart"): "test_report.py::test_a_dot_stands_where_the_accuracy_is",
