@@ -246,7 +246,11 @@ def test_a_step_of_training_beside_the_bare_step(
             lambda: float([step(*next(around)) for _ in range(steps)][-1]),
             steps,
         ),
-        "Keras": Side("Keras alone", lambda: model.fit(around, steps_per_epoch=steps, verbose=0, shuffle=False), steps),
+        "Keras": Side(
+            "Keras alone",
+            lambda: model.fit((pair for pair in around), steps_per_epoch=steps, verbose=0, shuffle=False),
+            steps,
+        ),
     }
     if rival == "bare":
         probabilities = model.predict(prepared[0][0], verbose=0)[:, 0]
