@@ -559,9 +559,9 @@ def test_a_run_that_failed_half_way_has_a_page_that_says_which_test_and_why(clim
     written = Parsed(folder / "index.html")
     said = " ".join(written.root.text.split())
     assert "Failed. 1 rung finished, 2 runs in all; not finished: from_scratch (1 run kept), augmented. 1 test" in said
-    (_, (test, why)) = written.rows("failures")
-    assert test.endswith("::test_rung[from_scratch]")
-    assert "RuntimeError: <b>the disk is full</b>" in why
+    test, why = written.section("failures").all("dt", "dd")
+    assert test.text.endswith("::test_rung[from_scratch]")
+    assert "RuntimeError: <b>the disk is full</b>" in why.text
     assert "failed" in written.all("title")[0].text
     assert [row[0] for row in written.rows("ladder")[1:]] == ["dense_baseline", "from_scratch", "augmented"]
     record = json.loads((folder / "ladder.json").read_text())
