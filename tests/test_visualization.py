@@ -797,7 +797,7 @@ def responses(request: pytest.FixtureRequest, data_folder: Path) -> tuple[int, n
 def test_of_64_filters_of_vgg16_60_respond_five_times_as_much_to_their_patterns_as_to_the_start(
     responses: tuple[int, np.ndarray, np.ndarray],
 ) -> None:
-    """Those included that are dead on the grey noise, where the listing leaves them: 2, 3, 0, 5 and 15 of each block."""
+    """Those included that are dead on the grey noise, where the listing leaves them: 2, 3, 0, 5 and 15, by block."""
     _, before, after = responses
     own = after.diagonal()
     assert np.sum((own > 0) & (own >= 5 * before)) >= 60
