@@ -156,9 +156,8 @@ def test_a_linear_probe_at_two_sizes_has_the_features_of_both() -> None:
     large = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
     small = keras.ops.convert_to_numpy(keras.ops.image.resize(large, (48, 48), antialias=True))
     pooled = keras.Model(probe.input, probe.get_layer("pooled").output).predict(large, verbose=0)
-    expected = [
-        pool(keras.ops.convert_to_numpy(base(pictures)), axis=(1, 2)) for pictures in (large, small) for pool in (np.mean, np.max)
-    ]
+    maps = [keras.ops.convert_to_numpy(base(pictures)) for pictures in (large, small)]
+    expected = [pool(seen, axis=(1, 2)) for seen in maps for pool in (np.mean, np.max)]
     np.testing.assert_allclose(pooled, np.concatenate(expected, axis=1), rtol=1e-5)
 
 
