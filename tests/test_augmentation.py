@@ -20,6 +20,7 @@ Two of Keras's habits are not what its documentation says, and are not followed:
 from dataclasses import asdict, fields
 
 import cv2
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -387,7 +388,7 @@ def test_random_flip_by_default_turns_half_of_the_pictures_by_half_a_turn() -> N
     assert 8 < turned.sum() < 32
 
 
-def test_the_keras_layers_mirror_at_the_border_by_default_and_lose_pixels_in_wrap() -> None:
+def test_the_keras_layers_mirror_at_the_border_by_default_and_lose_pixels_in_wrap_on_tensorflow() -> None:
     row = np.arange(1.0, 7.0).reshape(1, 1, 6, 1)
     by_two = {"height_factor": 0, "width_factor": (1 / 3, 1 / 3)}
     assert np.ravel(layers.RandomTranslation(**by_two)(row)).round(5).tolist() == [2, 1, 1, 2, 3, 4]
@@ -396,7 +397,8 @@ def test_the_keras_layers_mirror_at_the_border_by_default_and_lose_pixels_in_wra
     for layer in (layers.RandomRotation(0.1), layers.RandomShear(0.1), layers.RandomZoom(0.1)):
         assert layer.fill_mode == "reflect"
     whole_width = layers.RandomTranslation(0, (-1, -1), fill_mode="wrap")(row)
-    assert np.ravel(whole_width).tolist() == [1, 2, 3, 4, 1, 1], "1 2 3 4 5 6 again, if wrap were sound"
+    lost = keras.backend.backend() == "tensorflow"
+    assert np.ravel(whole_width).round(5).tolist() == ([1, 2, 3, 4, 1, 1] if lost else [1, 2, 3, 4, 5, 6])
 
 
 def test_the_keras_layers_act_whenever_called_except_under_training_false_and_return_floats() -> None:
