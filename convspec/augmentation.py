@@ -18,7 +18,7 @@ module):
     zoom_range=0.2            RandomZoom(0.2, 0.2)                 one number is one factor for both axes; a positive
                                                                    number zooms out (as zx and zy above 1 do here)
     horizontal_flip=True      RandomFlip("horizontal")             the default turns half of the pictures by half a turn
-    fill_mode="nearest"       fill_mode="nearest" in all but       the default is "reflect"; TensorFlow's "wrap" is lossy
+    fill_mode="nearest"       fill_mode="nearest" in all but       "reflect" by default; TensorFlow's "wrap" is lossy
                               RandomFlip
 
 In this order the layers make the map that is made here, but each interpolates and fills its borders anew, so that four
