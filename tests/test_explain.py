@@ -29,7 +29,9 @@ def model() -> keras.Model:
     keras.utils.set_random_seed(4)
     convolutions = [layers.Conv2D(9, 3, activation="relu", name="first"), layers.MaxPooling2D(2)]
     convolutions.append(layers.Conv2D(17, 3, name="last"))
-    model = keras.Sequential([keras.Input((12, 12, 3)), *convolutions, layers.Flatten(), layers.Dense(3, "softmax")])
+    model = keras.Sequential(
+        [keras.Input((12, 12, 3)), *convolutions, layers.Flatten(), layers.Dense(3, "softmax")], name="three"
+    )
     kernel, bias = model.get_layer("first").get_weights()
     model.get_layer("first").set_weights([kernel, np.where(np.arange(9) < 2, -1e6, bias + 1)])  # two dead filters
     return model
@@ -287,7 +289,7 @@ def test_an_output_is_whole_or_not_there(
         ("explain MODEL MODEL", "foreign.keras' is not a readable picture: "),
         ("explain MODEL PICTURE --class owl", "no class 'owl'; choose from 0, 1, 2, or a number from 0 to 2"),
         ("explain MODEL PICTURE --class 3", "no class '3'; choose from 0, 1, 2"),
-        ("explain MODEL PICTURE --classes a,b", "classes must be 3 names, as sequential has, got a, b"),
+        ("explain MODEL PICTURE --classes a,b", "classes must be 3 names, as three has, got a, b"),
         ("explain MODEL PICTURE --layer x", "has no layer 'x' with maps; choose from first, "),
         ("explain MODEL PICTURE --preprocessing x", "preprocessing must be one of inception_v3, mini, mobilenet, none"),
         ("explain MODEL PICTURE --output x.jpg", "output must be a .png, got 'x.jpg'"),
@@ -306,7 +308,7 @@ def test_what_cannot_work_is_an_error_of_one_line_and_writes_nothing(
     out, err = capsys.readouterr()
     assert err.startswith("convspec: error: ")
     assert err.count("\n") == 1, "one line"
-    assert message.replace("sequential", "") in err.replace("sequential", "")
+    assert message in err
     assert not out
     assert list(Path().iterdir()) == []
 

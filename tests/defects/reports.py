@@ -195,8 +195,8 @@ REPORTS = (
     Defect(
         "a seed that does not reach the split",
         "__main__",
-        "seed=options.seed",
-        "seed=0",
+        "seed=options.seed, link",
+        "seed=0, link",
         "test_download.py::test_split_passes_its_options_on_and_prints_the_summary",
         r"2'\), 0, True\)",
     ),

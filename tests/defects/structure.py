@@ -240,8 +240,8 @@ STRUCTURE = (
     Defect(
         "softmax of two units for two classes",
         "models",
-        'layers.Dense(1, activation="sigmoid") if classes == 2',
-        'layers.Dense(1, activation="sigmoid") if classes == 1',
+        '(1, "sigmoid") if classes == 2',
+        '(1, "sigmoid") if classes == 1',
         "test_models.py::test_two_classes_end_in_one_sigmoid_unit_and_more_in_a_softmax",
         r"\(2, 'softmax'\) == \(1, 'sigmoid'\)",
         quick=True,
@@ -249,10 +249,10 @@ STRUCTURE = (
     Defect(
         "dropout between the dense layers",
         "models",
-        "    if dropout:\n        stack.append(layers.Dropout(dropout))\n"
+        "    if dropout:\n        stack.append(_dropout(dropout))\n"
         '    return keras.Sequential(stack + _classifier(4 * filters[-1], classes), name="small_convnet")',
         "    dense, last = _classifier(4 * filters[-1], classes)\n"
-        "    stack += [dense, layers.Dropout(dropout), last] if dropout else [dense, last]\n"
+        "    stack += [dense, _dropout(dropout), last] if dropout else [dense, last]\n"
         '    return keras.Sequential(stack, name="small_convnet")',
         "test_models.py::test_dropout_stands_right_before_the_dense_layers_and_adds_no_parameters",
         r"'Dropout'",
@@ -260,8 +260,8 @@ STRUCTURE = (
     Defect(
         "the head's dropout left at another rate",
         "models",
-        "stack = [*_flattened(feature_shape), dense, layers.Dropout(dropout), last]",
-        "stack = [*_flattened(feature_shape), dense, layers.Dropout(0.2), last]",
+        "stack = [*_flattened(feature_shape), dense, _dropout(dropout), last]",
+        "stack = [*_flattened(feature_shape), dense, _dropout(0.2), last]",
         "test_models.py::test_the_head_on_recorded_features_has_2097665_parameters_and_the_layers_of_listing_5_18",
         r"0\.2 == 0\.5",
     ),
