@@ -39,7 +39,13 @@ def test_the_first_step_beyond_the_tolerance_is_named(
     )
 
 
-@pytest.mark.parametrize("rung", ["from_scratch", "feature_extraction_fast", "fine_tuned"])
+@pytest.mark.parametrize(
+    "rung",
+    [
+        "feature_extraction_fast",
+        *(pytest.param(rung, marks=pytest.mark.slow) for rung in ("from_scratch", "fine_tuned")),
+    ],
+)
 def test_a_rung_repeats_itself_bit_by_bit_on_a_processor(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     assert determinism.repeat(find_recipe(rung, "mini"), few_shapes, 0, tmp_path).outcome == "bit-identical"
 

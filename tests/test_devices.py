@@ -74,7 +74,7 @@ np.savez(sys.argv[2], **kept)
 """
 
 
-@pytest.fixture(scope="module", params=["tensorflow", "jax"])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("tensorflow", "jax")])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """What came out of BOTH on a backend."""
     if not find_spec(request.param):

@@ -635,7 +635,7 @@ BROKEN = "[...document.images].filter(each => !each.complete || !each.naturalWid
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(768, marks=pytest.mark.slow), 1280])
 def test_in_a_browser_nothing_overflows_no_picture_is_broken_and_the_console_is_silent(
     width: int, dark: bool, chromium: browser.Browser, case: Case
 ) -> None:

@@ -243,6 +243,7 @@ def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pyteste
     assert [run["seed"] for run in record["runs"]] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_none_is_skipped_counted_and_named(pytester: pytest.Pytester, few_pictures: Path) -> None:
     (few_pictures / "fish" / "notes.jpg").write_text("not a picture")
     result = fresh_ladder(pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "1")
@@ -293,6 +294,7 @@ def test_weights_of_another_architecture_fail_in_one_line(pytester: pytest.Pytes
     assert "Traceback" not in lines(result)
 
 
+@pytest.mark.slow
 def test_a_session_that_was_cut_off_keeps_its_finished_runs_and_the_next_one_goes_on(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:

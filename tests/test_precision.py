@@ -56,7 +56,7 @@ def test_probabilities_are_float32_whatever_the_layers_before_compute_in(name: s
     assert keras.backend.standardize_dtype(model.outputs[0].dtype) == "float32"
 
 
-@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("name", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart_from_it(
     name: str, few_shapes: Dataset, tmp_path: Path
 ) -> None:

@@ -19,7 +19,9 @@ EACH_RUNG = pytest.mark.parametrize(
     [
         pytest.param(
             rung,
-            marks=pytest.mark.slow if rung in ("dense_baseline", "from_scratch", "frozen_end_to_end") else (),
+            marks=pytest.mark.slow
+            if rung in ("dense_baseline", "from_scratch", "frozen_end_to_end", "fine_tuned_fast")
+            else (),
         )
         for rung in (*RUNGS, "fine_tuned_fast")
     ],

@@ -275,6 +275,7 @@ def short() -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_pretraining_rebuilds_a_base_of_the_packaged_architecture(short: dict[str, Any], packaged: keras.Model) -> None:
     def architecture(base: keras.Model) -> list[tuple[str, str, Any]]:
         return [(type(layer).__name__, layer.name, layer.output.shape) for layer in base.layers[1:]]
@@ -283,15 +284,18 @@ def test_pretraining_rebuilds_a_base_of_the_packaged_architecture(short: dict[st
     assert short["bases"][0].count_params() == packaged.count_params()
 
 
+@pytest.mark.slow
 def test_pretraining_draws_source_classes_only(short: dict[str, Any]) -> None:
     assert short["forms"] == set(shapes.SOURCES)
 
 
+@pytest.mark.slow
 def test_pretraining_learns(short: dict[str, Any]) -> None:
     losses = short["losses"][0]
     assert losses[-1] < losses[0], f"loss by epoch: {losses}"
 
 
+@pytest.mark.slow
 def test_pretraining_with_one_seed_gives_the_same_weights_to_the_last_bit(short: dict[str, Any]) -> None:
     first, again = (base.get_weights() for base in short["bases"])
     for one, other in zip(first, again, strict=True):
