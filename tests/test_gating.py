@@ -177,6 +177,7 @@ def test_a_changed_test_set_is_said_not_to_be_comparable_and_is_not_compared(pyt
     assert int(pytester.runpytest_inprocess("-p", "no:cacheprovider").ret) == pytest.ExitCode.OK
 
 
+@pytest.mark.slow
 def test_the_example_in_the_documentation_writes_its_baseline_and_then_passes(pytester: pytest.Pytester) -> None:
     shutil.copy(ROOT / "examples" / "test_digits.py", pytester.path)
     assert int(pytester.runpytest_inprocess("-p", "no:cacheprovider").ret) == NO_BASELINE

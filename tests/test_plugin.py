@@ -219,6 +219,7 @@ def test_missing_pictures_fail_under_require_data(pytester: pytest.Pytester) -> 
     assert "Traceback" not in lines(result)
 
 
+@pytest.mark.slow
 def test_the_ladder_runs_on_a_users_own_folder_and_ends_in_table_picture_and_record(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
