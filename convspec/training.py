@@ -3,9 +3,10 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TextIO
 
 import keras
@@ -216,22 +217,26 @@ def fit(
     Each of `devices` takes its share of every batch; the steps are those on one, but that in TensorFlow dropout draws
     one mask, which every share has.
 
+    A generator of batches is closed at the end, and the threads that it may have end with it.
+
     Phases counted: compile (the first step, where the graph is built), train (all other steps), validate, and
     input (reading, augmenting and preparing batches, which overlaps the others). Raises BadInput where layers were
     frozen or thawed since `compile_model`, where memory does not suffice for a step, and as `gradients.share` does.
     """
     _refuse_stale(model)
 
-    size = 0
+    size, source, lock = 0, iter(batches), Lock()
 
-    def timed() -> Iterator:
+    def drawn() -> tuple[np.ndarray, np.ndarray] | None:
         nonlocal size
-        source = iter(batches)
-        while True:
-            with clock("input"):
-                batch = next(source)
+        with lock, clock("input"):
+            batch = next(source, None)
+        if batch is not None:
             gradients.share(size := len(batch[1]), devices)
-            yield batch
+        return batch
+
+    def timed() -> Generator:
+        yield from iter(drawn, None)
 
     done, alone = len(history.get("loss", [])), devices == 1
     filled = None if alone or validation is None else _Filled(validation, devices)
@@ -261,6 +266,10 @@ def fit(
                 f"out of memory: {model.name} has no room for a step of {size} pictures, and with fewer it would be"
                 " another result; change batch_size in the recipe, take smaller pictures, or a device with more memory"
             ) from error
+        finally:
+            if isinstance(source, Generator):  # TensorFlow never lets go of what it drew from, and may be drawing still
+                with lock:
+                    source.close()
     return history
 
 

@@ -3,6 +3,7 @@
 import _thread
 import json
 import signal
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_every_second_of_a_fit_belongs_to_one_phase() -> None:
     # What Keras does before on_train_begin is outside the phases: setting up the iterator, well under a second.
     outside = total.seconds["fit"] - sum(phases.values())
     assert 0 <= outside < max(2, 0.25 * total.seconds["fit"])  # the share, where other work slows all of it
+
+
+def test_the_threads_that_made_the_batches_end_with_the_fit() -> None:
+    """TensorFlow keeps the iterator that it drew from, and with it all that the iterator holds."""
+    model, batches = model_and_batches()
+    before = set(threading.enumerate())
+    stream = images.stream(batches, 0, threads=2)
+    training.fit(model, stream, 1, 4, None, clock=training.Clock(), history={})
+    assert next(stream, None) is None, "the stream is closed"
+    assert [thread.name for thread in set(threading.enumerate()) - before if "Pool" in thread.name] == []
 
 
 def test_a_run_resumed_from_its_checkpoint_equals_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
