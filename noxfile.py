@@ -14,7 +14,9 @@ nox.options.reuse_existing_virtualenvs = True
 def suite(session: nox.Session, backend: str) -> None:
     """The whole suite where Keras finds this backend alone."""
     session.install("-e", f".[{backend}]", "-c", "constraints.txt")
-    session.run("pytest", *(session.posargs or ["tests", "-n", "auto"]), env={"KERAS_BACKEND": backend})
+    session.run(
+        "pytest", *(session.posargs or ["tests", "-n", "auto", "--dist", "worksteal"]), env={"KERAS_BACKEND": backend}
+    )
 
 
 @nox.session

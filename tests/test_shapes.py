@@ -304,9 +304,11 @@ def test_pretraining_with_one_seed_gives_the_same_weights_to_the_last_bit(short:
 
 
 def test_folding_the_batch_normalization_leaves_the_outputs_unchanged() -> None:
-    """In float64, whose roundings, 2^-53 each, stay far below 1e-9 of the largest output through six convolutions."""
+    """In float64, whose roundings, 2^-53 each, stay far below 1e-9 of the largest output through six convolutions;
+    JAX has none by default, and Keras's normalization rounds to float32 on PyTorch: 2^-24 each, below 1e-5."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")
+    dtype, tolerance = ("float64", 1e-9) if keras.backend.backend() == "tensorflow" else ("float32", 1e-5)
+    keras.config.set_dtype_policy(dtype)
     try:
         rng = np.random.default_rng(0)
         base = models.conv_base("mini", None, (16, 16, 3))
@@ -322,6 +324,6 @@ def test_folding_the_batch_normalization_leaves_the_outputs_unchanged() -> None:
         expected, folded = (keras.ops.convert_to_numpy(model(images, training=False)) for model in (last, base))
     finally:
         keras.config.set_dtype_policy(before)
-    assert folded.dtype == np.float64
+    assert folded.dtype == dtype
     assert expected.std() > 0, "outputs that are all the same would show nothing"
-    np.testing.assert_allclose(folded, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(folded, expected, rtol=0, atol=tolerance * np.abs(expected).max())

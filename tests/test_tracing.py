@@ -42,9 +42,9 @@ def test_an_image_of_its_own_going_the_same_way_gives_what_keras_gives(
     trace = Trace(branched, images[0])
     found = trace.replay({INPUT: images[1:]}, "two", "sum", "head")
     for new, expected in zip(found, outputs(branched, images[1:], "two", "sum", "head"), strict=True):
-        np.testing.assert_allclose(new, expected, atol=1e-5)
+        np.testing.assert_allclose(ops.convert_to_numpy(new), expected, atol=1e-5)
     (first,) = outputs(branched, images[:1], "sum", "head")[:1]
-    np.testing.assert_allclose(trace.output("sum"), first, atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(trace.output("sum")), first, atol=1e-5)
 
 
 def test_from_a_layer_on_what_goes_around_it_must_be_given_or_is_that_of_the_traced_image(
@@ -57,9 +57,9 @@ def test_from_a_layer_on_what_goes_around_it_must_be_given_or_is_that_of_the_tra
     assert trace.beside("sum", LOGITS) == []
     two, one, other = trace.replay({INPUT: images}, "two", "one", "other")
     (whole,) = trace.replay({"two": two, "one": one, "other": other}, "head")
-    np.testing.assert_allclose(whole, branched.predict(images, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(whole), branched.predict(images, verbose=0), atol=1e-5)
     (alone,) = trace.replay({"two": two[:1]}, "head")
-    np.testing.assert_allclose(alone, whole[:1], atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(alone), ops.convert_to_numpy(whole[:1]), atol=1e-5)
 
 
 def test_only_what_is_on_the_way_is_called_again(branched: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +101,9 @@ def test_logits_are_what_the_final_activation_was_given_and_the_model_stays_as_i
         keras.random.uniform((3,), seed=None), expected, "Keras's random numbers were used up"
     )
     kernel, bias = model.get_weights()
-    np.testing.assert_allclose(logits[0], image.ravel() @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(logits)[0], image.ravel() @ kernel + bias, atol=1e-5)
     active = {"softmax": ops.softmax, "sigmoid": ops.sigmoid}[activation]
-    np.testing.assert_allclose(model(image[None]), active(logits), atol=1e-6)
+    np.testing.assert_allclose(model.predict(image[None], verbose=0), ops.convert_to_numpy(active(logits)), atol=1e-6)
 
 
 def test_the_last_convolution_with_more_than_a_pixel_is_found_and_any_layer_with_maps_by_name(
