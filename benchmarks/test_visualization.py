@@ -115,6 +115,13 @@ def test_class_activation_maps_cost_hardly_more_than_a_forward_pass(
     )
 
 
+def tf_keras_vis(name: str) -> Any:
+    """A module of the package, which knows TensorFlow only."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf-keras-vis needs Keras on TensorFlow: KERAS_BACKEND=tensorflow")
+    return pytest.importorskip(f"tf_keras_vis.{name}", reason="needs tf-keras-vis: pip install -e '.[compare]'")
+
+
 def test_class_activation_maps_beside_tf_keras_vis(
     record: Callable[..., None],
     convspec_session: Session,
@@ -122,7 +129,7 @@ def test_class_activation_maps_beside_tf_keras_vis(
     pictures: np.ndarray,
 ) -> None:
     """On a flat model: one that is nested in another it cannot see into."""
-    gradcam = pytest.importorskip("tf_keras_vis.gradcam", reason="needs tf-keras-vis: pip install -e '.[compare]'")
+    gradcam = tf_keras_vis("gradcam")
     trunk = base(pictures.shape[1])
     outputs = layers.Dense(1, activation="sigmoid")(
         layers.Dense(256, activation="relu")(layers.Flatten()(trunk.output))
@@ -142,9 +149,7 @@ def test_patterns_beside_tf_keras_vis(
     record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model]
 ) -> None:
     """The same steps on as many patterns at once, without its regularizers, which cost it more."""
-    theirs = pytest.importorskip(
-        "tf_keras_vis.activation_maximization", reason="needs tf-keras-vis: pip install -e '.[compare]'"
-    )
+    theirs = tf_keras_vis("activation_maximization")
     scale = convspec_session.scale
     model = base(PATTERN)
     cut = keras.Model(model.input, model.get_layer(LAYER).output)

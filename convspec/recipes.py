@@ -375,7 +375,7 @@ def run(
                 progress=progress,
             )
         with clock("evaluate"):
-            probabilities = trainee.predict(parts["test"], verbose=0)
+            probabilities = trainee.predict(gradients.feed(parts["test"]), verbose=0)
     with clock("save"):
         prepared = recipe.base if recipe.base and recipe.preprocessing == "base" else "rescale"
         saving.save(model, folder / "models" / f"{key}.keras", dataset.classes, prepared, recipe.interpolation)

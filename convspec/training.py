@@ -247,11 +247,11 @@ def fit(
     ):
         try:
             trained.fit(
-                timed() if alone else kept,
+                gradients.feed(timed()) if alone else kept,
                 epochs=epochs,
                 initial_epoch=done,
                 steps_per_epoch=steps,
-                validation_data=validation if alone else None,
+                validation_data=gradients.feed(validation) if alone and validation else None,
                 shuffle=False,
                 verbose=0,
                 callbacks=[

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import cycle, islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from convspec import gradients, reference
+from convspec import gradients, images, reference
 
 
 @pytest.fixture
@@ -199,3 +200,22 @@ def test_a_saved_configuration_names_what_every_backend_has() -> None:
     }  # fmt: skip
     assert gradients.portable({"optimizer": scaled})["optimizer"]["config"] == {"inner_optimizer": public}
     assert gradients.portable({"optimizer": public}) == {"optimizer": public}
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_itself(endless: bool) -> None:
+    """What tunes itself in TensorFlow may keep the end of a fit waiting for as long as a minute."""
+    inputs = np.arange(7 * 2, dtype=np.float32).reshape(7, 2)
+    batches = images.Batches(inputs, np.arange(7), 3, images.unchanged)
+    expected = [batches[number] for number in (0, 1, 2)] * (2 if endless else 1)
+    fed = gradients.feed((batch for batch in cycle(expected)) if endless else batches)
+    if keras.backend.backend() == "tensorflow":
+        assert fed.options().autotune.enabled is False
+        drawn = [tuple(part.numpy() for part in batch) for batch in islice(fed, len(expected) + 1)]
+    else:
+        drawn = list(islice(fed, len(expected) + 1)) if endless else [fed[number] for number in range(len(fed))]
+    assert len(drawn) == len(expected) + endless
+    for found, wanted in zip(drawn, expected, strict=False):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype

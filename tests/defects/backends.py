@@ -67,4 +67,28 @@ BACKENDS = (
         "test_features.py::test_maps_that_lie_in_memory_channels_first_are_recorded_channels_last",
         r"not C-contiguous",
     ),
+    Defect(
+        "a dataset that tunes itself, whose end waits for a thread that sleeps",
+        "gradients",
+        "options.autotune.enabled = False",
+        "options.autotune.enabled = True",
+        "test_gradients.py::test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_itself",
+        r"assert True is False",
+    ),
+    Defect(
+        "a first batch that is drawn for its shape and lost",
+        "gradients",
+        "chain([first], batches)",
+        "batches",
+        "test_gradients.py::test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_itself",
+        r"Arrays are not equal",
+    ),
+    Defect(
+        "threads that prepare batches after the fit has ended",
+        "training",
+        "source.close()",
+        "pass",
+        "test_training.py::test_the_threads_that_made_the_batches_end_with_the_fit",
+        r"the stream is closed",
+    ),
 )
