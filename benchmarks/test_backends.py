@@ -25,7 +25,7 @@ from convspec.session import Session
 from .conftest import Side
 
 PICTURES = {"mini": 400, "full": 40}
-STEPS = {"mini": 20, "full": 2}
+STEPS = {"mini": 200, "full": 4}  # of one fit: a run has thousands, and what begins and ends it is done once
 DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 
