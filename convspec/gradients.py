@@ -247,9 +247,10 @@ def feed(batches: Any) -> Any:
 
     whole = isinstance(batches, keras.utils.PyDataset)
     first = batches[0] if whole else next(batches)
+    again = iter([first])  # TensorFlow keeps `drawn` for good, and this lets go of the batch once it is drawn
 
     def drawn() -> Iterator[Any]:
-        return map(batches.__getitem__, range(len(batches))) if whole else chain([first], batches)
+        return map(batches.__getitem__, range(len(batches))) if whole else chain(again, batches)
 
     signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
     options = tf.data.Options()

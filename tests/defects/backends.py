@@ -78,7 +78,7 @@ BACKENDS = (
     Defect(
         "a first batch that is drawn for its shape and lost",
         "gradients",
-        "chain([first], batches)",
+        "chain(again, batches)",
         "batches",
         "test_gradients.py::test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_itself",
         r"Arrays are not equal",
