@@ -221,7 +221,7 @@ def _look(runs: Runs, dataset: Callable[[Recipe], Dataset], model: Callable[[Res
     if list(pictures.test.names) != best.test_names:
         raise BadInput(f"{pictures.name}: its test pictures are not those that {best.recipe.name} was tested with")
     loaded = saving.load(file).model
-    prepare = recipes._preparation(best.recipe, pictures)
+    prepare = recipes.preparation(best.recipe, pictures)
     calls = Trace(loaded, prepare(pictures.test.images[0])).calls
     shapes = {name: call.output.shape[1:] for name, call in calls.items() if isinstance(call.layer, CONVOLUTIONS)}
     first: dict[tuple[int, ...], str] = {}

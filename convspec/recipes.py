@@ -309,7 +309,7 @@ def run(
         keras.utils.set_random_seed(seed)
         with clock("build"):
             model, base = _build(recipe, dataset, weights, start)
-            prepare = _preparation(recipe, dataset)
+            prepare = preparation(recipe, dataset)
         parts = {
             part: images.Batches(
                 split.images,
@@ -453,7 +453,8 @@ def _cut(recipe: Recipe, model: keras.Model, base: keras.Model | None) -> tuple[
     return trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *head])
 
 
-def _preparation(recipe: Recipe, dataset: Dataset) -> images.Prepare:
+def preparation(recipe: Recipe, dataset: Dataset) -> images.Prepare:
+    """What makes inputs of batches of its pictures, grey ones in the three channels that a base takes."""
     prepare: images.Prepare = images.rescale
     if recipe.base and recipe.preprocessing == "base":
         prepare = models.PREPROCESSING[recipe.base]

@@ -92,7 +92,7 @@ def right(trained: Trained, seeds: range, folder: Path, monkeypatch: pytest.Monk
     recipe, dataset, weights, prepare = trained
     with monkeypatch.context() as patch:
         if prepare:
-            patch.setattr(recipes, "_preparation", lambda *_: prepare)
+            patch.setattr(recipes, "preparation", lambda *_: prepare)
         runs = [recipes.run(recipe, dataset, seed, folder, weights=weights) for seed in seeds]
     return np.array([np.equal(run.predicted, run.test_labels) for run in runs])
 
