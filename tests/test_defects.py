@@ -166,6 +166,9 @@ def test_every_module_with_functions_is_seeded_and_each_defect_once() -> None:
     assert len(DEFECTS) >= 40
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS)
     assert {module for module, _, _ in STUBS} - {defect.module for defect in DEFECTS} == set()
+    for defect in DEFECTS:
+        times = (ROOT / "convspec" / f"{defect.module}.py").read_text().count(defect.old)
+        assert times == 1, f"{defect.name}: what it replaces stands {times} times in {defect.module}.py"
 
 
 def test_every_exception_is_that_of_a_stub_that_exists() -> None:
