@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
-from itertools import chain
+from itertools import count
 from typing import Any
 
 from convspec import BadInput
@@ -237,25 +237,26 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
     return lambda *inputs: torch.no_grad()(function)(*map(keras.ops.convert_to_tensor, inputs))
 
 
-def feed(batches: Any) -> Any:
-    """What Keras is to draw `batches` from, a generator or a PyDataset: themselves, but in TensorFlow a dataset that
-    does not tune itself. The end of one that does may wait, up to a minute, for a thread that sleeps: TensorFlow wakes
-    it before the thread can see that it is to end, and so it sleeps on."""
+def feed(batches: keras.utils.PyDataset) -> Any:
+    """What Keras is to draw `batches` from: themselves, but in TensorFlow a dataset that does not tune itself. The end
+    of one that does may wait, up to a minute, for a thread that sleeps: TensorFlow wakes it before the thread can see
+    that it is to end, and so it sleeps on."""
     if keras.backend.backend() != "tensorflow":
         return batches
     import tensorflow as tf
 
-    whole = isinstance(batches, keras.utils.PyDataset)
-    first = batches[0] if whole else next(batches)
-    again = iter([first])  # TensorFlow keeps `drawn` for good, and this lets go of the batch once it is drawn
+    most = batches.num_batches
 
     def drawn() -> Iterator[Any]:
-        return map(batches.__getitem__, range(len(batches))) if whole else chain(again, batches)
+        return map(batches.__getitem__, count() if most is None else range(most))
 
-    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
+    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
+    dataset = tf.data.Dataset.from_generator(drawn, output_signature=signature)
+    if most is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(most))
     options = tf.data.Options()
     options.autotune.enabled = False
-    return tf.data.Dataset.from_generator(drawn, output_signature=signature).prefetch(1).with_options(options)
+    return dataset.prefetch(1).with_options(options)
 
 
 def share(batch_size: int, devices: int) -> int:

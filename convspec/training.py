@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -177,12 +177,12 @@ class _Filled(keras.utils.PyDataset):
 
 
 class _Kept(keras.utils.PyDataset):
-    """The batches of an iterator by number, all kept until training has begun: on several devices in TensorFlow Keras
-    draws some before, to build the model by, and then draws anew."""
+    """The batches that `draw` gives by number, all kept until training has begun: Keras looks at some before, and on
+    several devices in TensorFlow draws some to build the model by, and then draws anew."""
 
-    def __init__(self, source: Iterator) -> None:
+    def __init__(self, draw: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
         super().__init__()
-        self.source, self.drawn, self.training = source, dict[int, tuple[np.ndarray, np.ndarray]](), False
+        self.draw, self.kept, self.training = draw, dict[int, tuple[np.ndarray, np.ndarray]](), False
 
     def begin(self, logs: dict | None = None) -> None:
         """As a callback of Keras's, when training begins."""
@@ -193,9 +193,9 @@ class _Kept(keras.utils.PyDataset):
         """Without end."""
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        if batch not in self.drawn:
-            self.drawn[batch] = next(self.source)
-        return self.drawn.pop(batch) if self.training else self.drawn[batch]
+        if batch not in self.kept:
+            self.kept[batch] = self.draw()
+        return self.kept.pop(batch) if self.training else self.kept[batch]
 
 
 def fit(
@@ -227,27 +227,23 @@ def fit(
 
     size, source, lock = 0, iter(batches), Lock()
 
-    def drawn() -> tuple[np.ndarray, np.ndarray] | None:
+    def draw() -> tuple[np.ndarray, np.ndarray]:
         nonlocal size
         with lock, clock("input"):
-            batch = next(source, None)
-        if batch is not None:
-            gradients.share(size := len(batch[1]), devices)
+            batch = next(source)
+        gradients.share(size := len(batch[1]), devices)
         return batch
-
-    def timed() -> Generator:
-        yield from iter(drawn, None)
 
     done, alone = len(history.get("loss", [])), devices == 1
     filled = None if alone or validation is None else _Filled(validation, devices)
-    kept = _Kept(timed())
+    kept = _Kept(draw)
     with (
         progress_bar(epochs * steps, title, "step", progress, done * steps) as bar,
         gradients.data_parallel(model, devices) as trained,
     ):
         try:
             trained.fit(
-                gradients.feed(timed()) if alone else kept,
+                gradients.feed(kept),
                 epochs=epochs,
                 initial_epoch=done,
                 steps_per_epoch=steps,

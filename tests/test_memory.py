@@ -125,11 +125,12 @@ def test_training_without_room_for_a_step_stops_and_names_the_batch(
     training.compile_model(model, 1e-3)
     batch = np.zeros((7, 4), np.float32), np.zeros(7)
 
-    def fit(source: Any, **_: Any) -> None:
-        next(source)
+    def fit(source: keras.utils.PyDataset, **_: Any) -> None:
+        assert len(source[0][1]) == 7
         raise error
 
     monkeypatch.setattr(model, "fit", fit)
+    monkeypatch.setattr(gradients, "feed", lambda source: source)
     with pytest.raises(expected) as raised:
         training.fit(model, repeat(batch), 1, 1, None, clock=training.Clock(), history={})
     if expected is BadInput:

@@ -76,12 +76,12 @@ BACKENDS = (
         r"assert True is False",
     ),
     Defect(
-        "a first batch that is drawn for its shape and lost",
+        "a fit that ends where its pictures have been seen once",
         "gradients",
-        "chain(again, batches)",
-        "batches",
+        "count() if most is None else range(most)",
+        "range(most or 3)",
         "test_gradients.py::test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_itself",
-        r"Arrays are not equal",
+        r"assert 3 == \(6 \+ True\)",
     ),
     Defect(
         "threads that prepare batches after the fit has ended",

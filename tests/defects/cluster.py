@@ -63,8 +63,8 @@ CLUSTER = (
     Defect(
         "batches lost where Keras begins anew",
         "training",
-        "self.drawn.pop(batch) if self.training else self.drawn[batch]",
-        "self.drawn.pop(batch)",
+        "self.kept.pop(batch) if self.training else self.kept[batch]",
+        "self.kept.pop(batch)",
         "test_devices.py::test_batches_come_in_the_same_order_and_none_is_left_out",
         r"Not equal to tolerance",
         needs="tensorflow",
