@@ -62,6 +62,17 @@ def test_every_second_of_a_fit_belongs_to_one_phase() -> None:
     assert 0 <= outside < max(2, 0.25 * total.seconds["fit"])  # the share, where other work slows all of it
 
 
+def test_every_batch_of_the_stream_is_a_step_from_the_first_on() -> None:
+    """Keras looks at some before it trains."""
+    (fitted, batches), (stepped, _) = model_and_batches(), model_and_batches()
+    training.fit(fitted, images.stream(batches, 0), 1, 3, None, clock=training.Clock(), history={})
+    stream = images.stream(batches, 0)
+    for _ in range(3):
+        stepped.train_on_batch(*next(stream))
+    for one, other in zip(fitted.get_weights(), stepped.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_the_threads_that_made_the_batches_end_with_the_fit() -> None:
     """TensorFlow keeps the iterator that it drew from, and with it all that the iterator holds."""
     model, batches = model_and_batches()

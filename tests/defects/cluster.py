@@ -65,9 +65,8 @@ CLUSTER = (
         "training",
         "self.kept.pop(batch) if self.training else self.kept[batch]",
         "self.kept.pop(batch)",
-        "test_devices.py::test_batches_come_in_the_same_order_and_none_is_left_out",
+        "test_training.py::test_every_batch_of_the_stream_is_a_step_from_the_first_on",
         r"Not equal to tolerance",
-        needs="tensorflow",
     ),
     Defect(
         "validation by the worst picture",
