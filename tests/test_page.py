@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -124,7 +123,6 @@ class Case:
     dataset: Dataset
     model: Path
     undrawn: list[str]
-    seconds: float  # of processor
 
     @property
     def best(self) -> Result:
@@ -166,11 +164,10 @@ def case(few_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Case:
     ]  # fmt: skip
     for run in (run for group in runs.values() for run in group):
         run.dataset.update(name=dataset.name, classes=list(CLASSES))
-    start = time.process_time()
     undrawn = page.write(
         folder / "index.html", runs, [], TOLD, lambda _: dataset, lambda _: folder / "model.keras"
     )  # fmt: skip
-    return Case(folder / "index.html", runs, dataset, folder / "model.keras", undrawn, time.process_time() - start)
+    return Case(folder / "index.html", runs, dataset, folder / "model.keras", undrawn)
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +175,9 @@ def parsed(case: Case) -> Parsed:
     return Parsed(case.file)
 
 
-def test_a_whole_run_at_mini_takes_less_than_5_mb_and_10_seconds(case: Case) -> None:
+def test_a_whole_run_at_mini_is_drawn_in_all_its_parts_and_takes_less_than_5_mb(case: Case) -> None:
     assert case.undrawn == []
     assert case.file.stat().st_size < 5e6
-    assert case.seconds < 10, "of one processor, whatever else the machine does: less on two that are free"
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(parsed: Parsed, case: Case) -> None:
