@@ -1,6 +1,7 @@
 """The base's output, computed once: in the order of the pictures, kept on disk, never mixed up."""
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -253,12 +254,16 @@ def test_each_view_has_a_store_of_its_own(base: keras.Model, batches: images.Bat
 
 
 def test_peak_memory_does_not_grow_with_the_pictures(base: keras.Model, tmp_path: Path) -> None:
-    growth = []
-    for count in (200, 2000):
-        pictures = np.zeros((count, 48, 48, 3), np.uint8)
-        batches = images.Batches(pictures, np.zeros(count, np.int64), 100, images.rescale)
-        tracemalloc.start()
-        extract(base, batches, tmp_path)
-        growth.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert growth[1] - growth[0] < 100_000, f"6 MB of features more should take no memory, peaks were {growth}"
+    """The least of three times each, as what any other thread of the process takes meanwhile is counted, too."""
+    peaks: dict[int, list[int]] = {200: [], 2000: []}
+    for again in range(3):
+        for count, found in peaks.items():
+            pictures = np.zeros((count, 48, 48, 3), np.uint8)
+            batches = images.Batches(pictures, np.zeros(count, np.int64), 100, images.rescale)
+            gc.collect()
+            tracemalloc.start()
+            extract(base, batches, tmp_path / str(again))
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    few, many = map(min, peaks.values())
+    assert many - few < 100_000, f"6 MB of features more should take no memory, peaks were {peaks}"
