@@ -265,4 +265,5 @@ def test_peak_memory_does_not_grow_with_the_pictures(base: keras.Model, tmp_path
             extract(base, batches, tmp_path / str(again))
             found.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-    assert min(peaks[2400]) - max(peaks[600]) < 6e5, f"6 MB of features more should not take a tenth, peaks: {peaks}"
+    growth, batch = min(peaks[2400]) - min(peaks[600]), 100 * 48 * 48 * 3 * 4
+    assert growth < 1.1 * batch, f"6 MB of features more take no memory, a batch more in flight 2.8 MB; peaks: {peaks}"
