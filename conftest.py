@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:  # nothing that needs Keras is imported before convspec.plugin has seen that its backend is there
-    from convspec.datasets import Dataset
+    from convspec.data.datasets import Dataset
 
 pytest_plugins = ["pytester"]
 
@@ -72,7 +72,7 @@ def data_folder() -> Path:
 
 def _cut(whole: "Dataset", *counts: int) -> "Dataset":
     """Every so many pictures of each part, so that all classes stay."""
-    from convspec.datasets import Dataset, Split
+    from convspec.data.datasets import Dataset, Split
 
     parts = [part for part in (whole.train, whole.validation, whole.test) if part is not None]
     steps = [len(part) // count | 1 for part, count in zip(parts, counts, strict=True)]
@@ -83,7 +83,7 @@ def _cut(whole: "Dataset", *counts: int) -> "Dataset":
 @pytest.fixture(scope="session")
 def few_shapes() -> "Dataset":
     """Some 40, 20 and 20 pictures of `shapes`."""
-    from convspec import datasets
+    from convspec.data import datasets
 
     return _cut(datasets.load("shapes", 48, Path()), 40, 20, 20)
 
@@ -91,6 +91,6 @@ def few_shapes() -> "Dataset":
 @pytest.fixture(scope="session")
 def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
     """Some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
-    from convspec import datasets
+    from convspec.data import datasets
 
     return _cut(datasets.load("dogs_vs_cats", 150, data_folder), 40, 20, 20), data_folder / "vgg16_notop.weights.h5"

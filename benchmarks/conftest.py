@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 
-from convspec.session import Session, uncaptured
+from convspec.plugin.session import Session, uncaptured
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -44,9 +44,9 @@ class Side(NamedTuple):
 @pytest.fixture(scope="session")
 def reached() -> dict[str, float]:
     """What this machine reaches at each probe, once a session."""
-    from convspec import hardware
+    from convspec import machine
 
-    return hardware.probe()
+    return machine.probe()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
     `pictures` is how many one call goes through, `flop` the arithmetic that each takes. The first side may take
     `most` of the other's time, work for work; not on a GPU, where other things limit small steps.
     """
-    from convspec import gradients, hardware
+    from convspec import backend, machine
 
     def recorded(
         group: str,
@@ -67,12 +67,12 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
         most: float | None = None,
     ) -> None:
         seconds: dict[str, list[float]] = {side.name: [] for side in (ours, rival) if side}
-        memory, energy = hardware.PeakMemory(), hardware.Energy()
+        memory, energy = machine.PeakMemory(), machine.Energy()
         peaks: list[tuple[float, float | str, float | str]] = []
 
         def timed(side: Side) -> None:
             start = time.perf_counter()
-            gradients.synchronise(side.run())
+            backend.synchronise(side.run())
             seconds[side.name].append((time.perf_counter() - start) / side.work)
 
         def other() -> None:
@@ -100,7 +100,7 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
             peak_memory_mib=round(max(mib)),
             device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
             energy_joules="unknown" if "unknown" in joules else float(np.median(joules)),
-            machine=hardware.machine(),
+            machine=machine.machine(),
             probe=reached,
         )
         if rival and ratio:
@@ -108,6 +108,6 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
             told = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
             outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {told}"
             uncaptured(convspec_session.config).write(f"\n{outcome}\n")
-            assert not most or ratio <= most or gradients.accelerators(), f"{outcome}, but should take {most} at most"
+            assert not most or ratio <= most or backend.accelerators(), f"{outcome}, but should take {most} at most"
 
     return recorded

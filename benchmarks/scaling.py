@@ -132,15 +132,19 @@ def _core_seconds(work: Callable[[], object]) -> float:
 
 def measure(data: Path) -> dict[str, Any]:
     """The constants of this machine, and extraction at three sizes, of pictures that no constant was taken from."""
-    from convspec import features, gradients, hardware, images, models, training
+    from convspec import backend, models, progress
+    from convspec import machine as machine_module
     from convspec.arithmetic import multiply_adds
+    from convspec.data import decode
+    from convspec.data.batches import Batches, rescale
+    from convspec.features import extract
 
     files = sorted((data / "dogs_vs_cats_small").rglob("*.jpg"))
     sample = [files[place] for place in np.random.default_rng(0).permutation(len(files))]
     base = models.conv_base("vgg16", data / "vgg16_notop.weights.h5", (150, 150, 3))
     apart, sample = sample[:300], sample[300:]
-    decoding = _core_seconds(lambda: [images.load_image(path, 150) for path in apart])
-    batch = np.stack([images.load_image(path, 150) for path in apart[:20]]) / np.float32(255)
+    decoding = _core_seconds(lambda: [decode.load_image(path, 150) for path in apart])
+    batch = np.stack([decode.load_image(path, 150) for path in apart[:20]]) / np.float32(255)
     output = np.asarray(base.predict_on_batch(batch))  # a warm-up
     running = min(_core_seconds(lambda: base.predict_on_batch(batch)) for _ in range(5))
     block = np.random.default_rng(0).integers(0, 256, 2**28, np.uint8)
@@ -157,13 +161,13 @@ def measure(data: Path) -> dict[str, Any]:
     storing = min(_core_seconds(store) for _ in range(3))
 
     def extraction(count: int) -> None:
-        decoded, _ = images.load_images(sample[:count], 150)
-        batches = images.Batches(decoded, np.zeros(count, np.int64), 20, images.rescale)
+        decoded, _ = decode.load_images(sample[:count], 150)
+        batches = Batches(decoded, np.zeros(count, np.int64), 20, rescale)
         with tempfile.TemporaryDirectory() as folder:
-            features.extract(base, batches, Path(folder), clock=training.Clock())
+            extract(base, batches, Path(folder), clock=progress.Clock())
 
-    machine = hardware.machine()
-    where = f"{machine['processor']}, {gradients.cores()} cores"
+    machine = machine_module.machine()
+    where = f"{machine['processor']}, {backend.cores()} cores"
     values: dict[str, tuple[float, str, str]] = {
         "decode_per_core": (len(apart) / decoding, "pictures/core s", "measured"),
         "base_per_core": (len(batch) / running, "pictures/core s", "measured"),

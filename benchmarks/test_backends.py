@@ -17,10 +17,12 @@ import keras
 import numpy as np
 import pytest
 
-from convspec import features, images, models, recipes, training
+from convspec import features, models, progress, training
 from convspec.arithmetic import multiply_adds
-from convspec.recipes import Recipe
-from convspec.session import Session
+from convspec.data.batches import Batches, rescale, stream
+from convspec.ladder import rungs
+from convspec.ladder.recipe import Recipe
+from convspec.plugin.session import Session
 
 from .conftest import Side
 
@@ -31,7 +33,7 @@ DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 @pytest.fixture(scope="module")
 def recipe(convspec_session: Session) -> Recipe:
-    return recipes.find_recipe("fine_tuned", convspec_session.scale)
+    return rungs.find_recipe("fine_tuned", convspec_session.scale)
 
 
 @pytest.fixture
@@ -46,10 +48,10 @@ def model(recipe: Recipe) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def batches(recipe: Recipe) -> images.Batches:
+def batches(recipe: Recipe) -> Batches:
     count = PICTURES[recipe.scale]
     drawn = np.random.default_rng(0).integers(0, 256, (count, recipe.size, recipe.size, 3), np.uint8)
-    return images.Batches(drawn, np.arange(count) % 2, recipe.batch_size, images.rescale)
+    return Batches(drawn, np.arange(count) % 2, recipe.batch_size, rescale)
 
 
 class Bare:
@@ -199,7 +201,7 @@ def bare(
 
 
 def test_recording_features_beside_the_bare_base(
-    record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: images.Batches, bare: Any, tmp_path: Path
+    record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: Batches, bare: Any, tmp_path: Path
 ) -> None:
     base = model.get_layer(str(recipe.base))
     prepared = [batches[number][0] for number in range(len(batches))]
@@ -207,7 +209,7 @@ def test_recording_features_beside_the_bare_base(
 
     def ours() -> np.ndarray:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))  # what is recorded already is not computed again
-        return features.extract(base, batches, folder, clock=training.Clock())
+        return features.extract(base, batches, folder, clock=progress.Clock())
 
     def theirs() -> list[np.ndarray]:
         return [np.asarray(keras.ops.convert_to_numpy(extract(batch))) for batch in prepared]
@@ -224,7 +226,7 @@ def test_recording_features_beside_the_bare_base(
 
 @pytest.mark.parametrize("rival", ["bare", "Keras"])
 def test_a_step_of_training_beside_the_bare_step(
-    rival: str, record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: images.Batches, bare: Any
+    rival: str, record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: Batches, bare: Any
 ) -> None:
     """And beside Keras's own `fit` on the same batches, without convspec's clock, history and threads."""
     steps = STEPS[recipe.scale]
@@ -234,10 +236,10 @@ def test_a_step_of_training_beside_the_bare_step(
     _, step = bare
 
     def fit(model: keras.Model, source: Iterator) -> None:
-        training.fit(model, source, 1, steps, None, clock=training.Clock(), history={})
+        training.fit(model, source, 1, steps, None, clock=progress.Clock(), history={})
 
     def ours() -> None:
-        fit(model, images.stream(batches, 0))
+        fit(model, stream(batches, 0))
 
     around = cycle(prepared)
     sides = {

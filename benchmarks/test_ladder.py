@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convspec import determinism, recipes, regression, report
-from convspec.session import Session, explained
+from convspec.accuracy import statistics
+from convspec.ladder import determinism
+from convspec.ladder.rungs import RUNGS, climb, find_recipe
+from convspec.plugin.session import Session, explained
+from convspec.report import tables
 
 # Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
 # extraction, by a margin of one point, which is what "<=" can mean between two samples.
@@ -25,14 +28,14 @@ CURVES = "accuracy", "val_accuracy", "val_loss"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function in (test_rung, test_rung_repeats_itself, test_the_accuracy_is_that_of_the_baseline):
         option = metafunc.config.option
-        climbed = recipes.climb(option.scale, option.mode, option.rungs or recipes.RUNGS)
+        climbed = climb(option.scale, option.mode, option.rungs or RUNGS)
         metafunc.parametrize("rung", [recipe.name for recipe in climbed])
 
 
 def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureRequest) -> None:
     """Train the rung once a seed; a run finished in a session that was cut off is not trained again."""
     session, config = convspec_session, request.config
-    recipe = recipes.find_recipe(rung, session.scale)
+    recipe = find_recipe(rung, session.scale)
     if hasattr(config, "workerinput"):
         pytest.skip("the ladder is timed, one run at a time: leave out -n")
     with explained(config):
@@ -43,7 +46,7 @@ def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureReque
             benchmark.pedantic(session.run, setup=lambda: ((recipe, next(pending)), {}), rounds=len(new))
         runs = session.climb(recipe)
     if new:
-        benchmark.extra_info.update(report.summary(runs), machine=runs[-1].machine)
+        benchmark.extra_info.update(tables.summary(runs), machine=runs[-1].machine)
     for run in runs:
         assert len(run.history["loss"]) == recipe.epochs, (
             f"{recipe.name}, seed {run.seed}: trained {len(run.history['loss'])} epochs"
@@ -57,7 +60,7 @@ def test_rung_repeats_itself(
     session = convspec_session
     if rung not in session.runs:
         pytest.skip(f"needs the rung {rung} in this session")
-    recipe = recipes.find_recipe(rung, session.scale)
+    recipe = find_recipe(rung, session.scale)
     found = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
     session.repeats[rung] = found
     request.node.user_properties.append(("determinism", found.outcome))
@@ -94,7 +97,7 @@ def test_the_ladder_has_the_chapters_order(
     below, above = ([run.test_accuracy for run in runs[rung]] for rung in (lower, higher))
     if len(below) < 2:
         pytest.skip("one seed cannot show a step of the order: give --seeds 5")
-    p = regression.probability_of_no_gain(below, above, least_gain)
+    p = statistics.probability_of_no_gain(below, above, least_gain)
     assert p < 0.05, (
         f"{higher} should gain more than {least_gain} over {lower} with p < 0.05; p is {p:.3f},"
         f" {lower} reached {below}, {higher} {above}"
@@ -119,9 +122,9 @@ def test_from_scratch_overfits_and_with_augmentation_training_and_validation_sta
         lowest = [min(run.history["val_loss"]) for run in runs[rung]]
         rises[rung] = np.subtract(last["val_loss"], lowest).tolist()
     gap, kept, turned = (
-        regression.probability_of_no_gain(ends["from_scratch"][1], ends["from_scratch"][0], 0.1),
-        regression.probability_of_no_gain(ends["augmented"][0], ends["augmented"][1], -0.1),
-        regression.probability_of_no_gain(rises["augmented"], rises["from_scratch"]),
+        statistics.probability_of_no_gain(ends["from_scratch"][1], ends["from_scratch"][0], 0.1),
+        statistics.probability_of_no_gain(ends["augmented"][0], ends["augmented"][1], -0.1),
+        statistics.probability_of_no_gain(rises["augmented"], rises["from_scratch"]),
     )
     assert gap < 0.05, f"from scratch training should end ten points above validation, p is {gap:.3f}: {ends}"
     assert kept < 0.05, f"with augmentation validation should end no ten points below training, p is {kept:.3f}: {ends}"

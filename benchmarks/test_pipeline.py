@@ -24,9 +24,12 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from convspec import datasets, gradients, images, models, recipes, shapes, training
-from convspec.recipes import CHAPTER_AUGMENTATION
-from convspec.session import Session, uncaptured
+from convspec import backend, models, progress, training
+from convspec.data import datasets, decode, shapes
+from convspec.data.batches import Batches, rescale, stream
+from convspec.ladder import rungs
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION
+from convspec.plugin.session import Session, uncaptured
 
 SIZE, BATCH = 150, 20  # listing 5.7
 
@@ -172,7 +175,7 @@ def keras_layers(as_a_graph: bool) -> Callable[[np.ndarray], object]:
 def test_a_picture_is_augmented_in_a_fraction_of_the_time(
     rival: str, at_least: float, compare: Callable[..., None], forty: list[Path]
 ) -> None:
-    pictures, rng = np.stack([images.load_image(path, SIZE) for path in forty]), np.random.default_rng(0)
+    pictures, rng = np.stack([decode.load_image(path, SIZE) for path in forty]), np.random.default_rng(0)
 
     def ours() -> None:
         for image in pictures:
@@ -212,7 +215,7 @@ def test_a_picture_is_read_as_fast_as_by_keras_and_faster_where_it_need_not_be_t
                 picture.resize((picture.width * enlarged, picture.height * enlarged)).save(file)
 
     def ours() -> np.ndarray:
-        return np.stack([images.load_image(file, SIZE, interpolation) for file in files])
+        return np.stack([decode.load_image(file, SIZE, interpolation) for file in files])
 
     def by_keras() -> np.ndarray:
         loaded = [keras.utils.load_img(file, target_size=(SIZE, SIZE)) for file in files]
@@ -230,7 +233,7 @@ def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
 ) -> None:
     def ours() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         train = datasets.load(folder, SIZE, folder).train
-        return images.stream(images.Batches(train.images, train.labels, BATCH, images.rescale), 0, CHAPTER_AUGMENTATION)
+        return stream(Batches(train.images, train.labels, BATCH, rescale), 0, CHAPTER_AUGMENTATION)
 
     def theirs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         generator = ImageDataGenerator(rescale=1 / 255, **asdict(CHAPTER_AUGMENTATION))
@@ -253,11 +256,11 @@ def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
 def test_a_training_step_waits_for_its_pictures_for_less_than_a_twentieth_of_the_time(
     rung: str, benchmark: BenchmarkFixture, convspec_session: Session, folder: Path
 ) -> None:
-    recipe, train = recipes.find_recipe(rung, "full"), datasets.load(folder, SIZE, folder).train
+    recipe, train = rungs.find_recipe(rung, "full"), datasets.load(folder, SIZE, folder).train
     model = models.small_convnet((SIZE, SIZE, 3), recipe.dropout)
     training.compile_model(model, recipe.learning_rate)
-    batches = images.Batches(train.images, train.labels, recipe.batch_size, images.rescale)
-    source, clock = images.stream(batches, 0, recipe.augmentation), training.Clock()
+    batches = Batches(train.images, train.labels, recipe.batch_size, rescale)
+    source, clock = stream(batches, 0, recipe.augmentation), progress.Clock()
 
     def wait() -> tuple[tuple, dict]:
         with clock("input"):
@@ -278,4 +281,4 @@ def test_a_training_step_waits_for_its_pictures_for_less_than_a_twentieth_of_the
     )
     uncaptured(convspec_session.config).write(f"\n{outcome}\n")
     # A GPU's steps are so short that two cores cannot feed them.
-    assert share < 0.05 or gradients.accelerators(), outcome
+    assert share < 0.05 or backend.accelerators(), outcome

@@ -20,10 +20,14 @@ import pytest
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from convspec import MissingData, datasets, features, gradients, hardware, images, models, recipes, training
+from convspec import MissingData, backend, features, machine, models, progress, training
 from convspec.arithmetic import multiply_adds
-from convspec.recipes import CHAPTER_AUGMENTATION, Recipe
-from convspec.session import Session, explained, uncaptured
+from convspec.data import datasets, decode
+from convspec.data.batches import Batches, View, rescale, stream, unchanged
+from convspec.ladder import rungs
+from convspec.ladder.recipe import Recipe
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION
+from convspec.plugin.session import Session, explained, uncaptured
 
 from .conftest import ROUNDS, Side
 
@@ -36,7 +40,7 @@ SIX = [name for name in models.BASES if name != "mini"]  # of section 5.3.1
 
 @pytest.fixture(scope="module")
 def recipe(convspec_session: Session) -> Recipe:
-    return recipes.find_recipe("fine_tuned", convspec_session.scale)
+    return rungs.find_recipe("fine_tuned", convspec_session.scale)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +68,16 @@ def base(recipe: Recipe, convspec_session: Session) -> keras.Model:
         return models.conv_base(str(recipe.base), weights, (recipe.size, recipe.size, 3))
 
 
-def read(paths: list[Path], recipe: Recipe) -> images.Batches:
+def read(paths: list[Path], recipe: Recipe) -> Batches:
     """Decoded anew, as `datasets.load` does, in batches of the rung's size."""
-    decoded, failures = images.load_images(paths, recipe.size, recipe.interpolation)
+    decoded, failures = decode.load_images(paths, recipe.size, recipe.interpolation)
     assert not failures
-    return images.Batches(decoded, np.arange(len(decoded)) % 2, recipe.batch_size, images.rescale)
+    return Batches(decoded, np.arange(len(decoded)) % 2, recipe.batch_size, rescale)
 
 
-def extract(base: keras.Model, batches: images.Batches, folder: Path) -> np.ndarray:
+def extract(base: keras.Model, batches: Batches, folder: Path) -> np.ndarray:
     """Into a new folder each time, as what is recorded already is not computed again."""
-    return features.extract(base, batches, Path(tempfile.mkdtemp(dir=folder)), clock=training.Clock())
+    return features.extract(base, batches, Path(tempfile.mkdtemp(dir=folder)), clock=progress.Clock())
 
 
 @pytest.mark.parametrize(
@@ -111,8 +115,8 @@ def test_a_base_does_nearly_the_arithmetic_that_the_machine_can(
     size, count, products = {"mini": (96, 10, 1), "full": (150, 40, 5)}[recipe.scale]
     base = models.conv_base(name, None, (size, size, 3))
     drawn = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
-    batches = images.Batches(drawn, np.arange(count) % 2, recipe.batch_size, images.rescale)
-    product, flop_of_product = hardware.probes("float32")["matrix_product"]
+    batches = Batches(drawn, np.arange(count) % 2, recipe.batch_size, rescale)
+    product, flop_of_product = machine.probes("float32")["matrix_product"]
     flop = 2 * multiply_adds(base)
     record(
         f"features by each base at {size} x {size}",
@@ -150,16 +154,16 @@ def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
     for compiled in (model, trainee):
         training.compile_model(compiled, recipe.learning_rate)
     decoded, steps = read(paths, recipe), STEPS[recipe.scale]
-    views = extract(trunk, images.View(decoded, CHAPTER_AUGMENTATION, seed=0, number=0), tmp_path)
-    recorded = images.Batches(views, decoded.labels, recipe.batch_size, images.unchanged)
+    views = extract(trunk, View(decoded, CHAPTER_AUGMENTATION, seed=0, number=0), tmp_path)
+    recorded = Batches(views, decoded.labels, recipe.batch_size, unchanged)
 
     def epoch(model: keras.Model, source: Iterator[tuple[np.ndarray, np.ndarray]]) -> Callable[[], object]:
         return lambda: [model.train_on_batch(*next(source)) for _ in range(steps)]
 
     record(
         f"an epoch of {steps} steps, {rung}",
-        Side("recorded views", epoch(trainee, images.stream(recorded, 0)), steps),
-        Side("literal", epoch(model, images.stream(decoded, 0, CHAPTER_AUGMENTATION)), steps),
+        Side("recorded views", epoch(trainee, stream(recorded, 0)), steps),
+        Side("literal", epoch(model, stream(decoded, 0, CHAPTER_AUGMENTATION)), steps),
         pictures=steps * recipe.batch_size,
         flop=3 * 2 * multiply_adds(trainee),  # forward, and for two gradients
         most=most.get(recipe.scale),
@@ -177,9 +181,9 @@ def test_each_picture_costs_the_same_however_many_there_are(
 
     def in_turn() -> None:
         for count in counts:
-            batches = images.Batches(drawn[:count], np.arange(count) % 2, recipe.batch_size, images.rescale)
+            batches = Batches(drawn[:count], np.arange(count) % 2, recipe.batch_size, rescale)
             start = time.perf_counter()
-            with hardware.PeakMemory() as memory:
+            with machine.PeakMemory() as memory:
                 kept = extract(base, batches, tmp_path)
             del kept  # while it was there, memory was looked at
             seconds[count].append(time.perf_counter() - start)
@@ -199,11 +203,11 @@ def test_each_picture_costs_the_same_however_many_there_are(
         slope=round(slope, 3),
         peak_memory_mib=round(max(peaks[counts[-1]])),
         memory_growth_mib=round(growth),
-        machine=hardware.machine(),
+        machine=machine.machine(),
     )
     outcome = f"pictures/s by count {a_second}, time as count to the power {slope:.3f}, memory +{growth:.0f} MiB"
     uncaptured(convspec_session.config).write(f"\n{outcome}\n")
-    assert gradients.accelerators() or 0.9 <= slope <= 1.1, outcome
+    assert backend.accelerators() or 0.9 <= slope <= 1.1, outcome
     assert growth < MOST_GROWTH, outcome
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from convspec import gradients, hardware, models, visualization
+from convspec import backend, machine, models
 from convspec.arithmetic import multiply_adds
-from convspec.recipes import find_recipe
-from convspec.session import Session, explained
+from convspec.ladder.rungs import find_recipe
+from convspec.plugin.session import Session, explained
+from convspec.visualization.maps import class_activation_maps
+from convspec.visualization.patterns import filter_patterns
 
 from .conftest import Side
 
@@ -49,7 +51,7 @@ def pictures(convspec_session: Session) -> np.ndarray:
 
 
 def patterns(base: keras.Model, scale: str, filters: int, batch: int) -> Callable[[], np.ndarray]:
-    return lambda: visualization.filter_patterns(
+    return lambda: filter_patterns(
         base, LAYER, range(filters), PATTERN, STEPS[scale], value_range=GREY[scale], batch=batch
     )
 
@@ -67,7 +69,7 @@ def test_patterns_do_nearly_the_arithmetic_that_the_machine_can(
     scale = convspec_session.scale
     model = base(PATTERN)
     count, each = FILTERS[scale], flop(model, scale)
-    product, flop_of_product = hardware.probes("float32")["matrix_product"]
+    product, flop_of_product = machine.probes("float32")["matrix_product"]
     products = max(round(count * each / flop_of_product), 1)
     record(
         "filter patterns beside the machine",
@@ -93,7 +95,7 @@ def test_patterns_sixteen_at_a_time_take_less_than_one_by_one(
         flop=flop(model, scale),
         most={"full": 1.1}.get(scale),
     )
-    if scale == "full" and gradients.accelerators() and not benchmark.disabled:
+    if scale == "full" and backend.accelerators() and not benchmark.disabled:
         assert benchmark.extra_info["ratio"] <= 1 / 5
 
 
@@ -107,7 +109,7 @@ def test_class_activation_maps_cost_hardly_more_than_a_forward_pass(
     model = models.end_to_end(base(pictures.shape[1]))
     record(
         f"class activation maps of {PICTURES} pictures",
-        Side("class activation maps", lambda: visualization.class_activation_maps(model, pictures), PICTURES),
+        Side("class activation maps", lambda: class_activation_maps(model, pictures), PICTURES),
         Side("a forward pass", lambda: model.predict_on_batch(pictures), PICTURES),
         pictures=PICTURES,
         flop=2 * multiply_adds(model),
@@ -138,7 +140,7 @@ def test_class_activation_maps_beside_tf_keras_vis(
     theirs = gradcam.Gradcam(model)
     record(
         f"class activation maps of {PICTURES} pictures, two tools",
-        Side("convspec", lambda: visualization.class_activation_maps(model, pictures, 1), PICTURES),
+        Side("convspec", lambda: class_activation_maps(model, pictures, 1), PICTURES),
         Side("tf-keras-vis", lambda: theirs(lambda output: output[:, 0], pictures, expand_cam=False), PICTURES),
         pictures=PICTURES,
         flop=2 * multiply_adds(model),

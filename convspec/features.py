@@ -14,11 +14,11 @@ from typing import Any, TextIO
 import keras
 import numpy as np
 
-from convspec import BadInput, gradients
-from convspec.images import Batches
+from convspec import BadInput, backend
+from convspec.data.batches import Batches
+from convspec.files import DAMAGED, replacing
+from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
-from convspec.storage import DAMAGED, replacing
-from convspec.training import Clock
 
 
 def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
@@ -32,7 +32,7 @@ def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndar
                 parts = [base.predict_on_batch(inputs[start : start + most]) for start in range(0, len(inputs), most)]
                 break
             except Exception as error:
-                if not gradients.out_of_memory(error):
+                if not backend.out_of_memory(error):
                     raise
                 if most == 1:
                     raise BadInput(

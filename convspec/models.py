@@ -14,7 +14,7 @@ from keras import layers
 
 from convspec import BadInput, MissingData
 from convspec.arithmetic import receptive_field
-from convspec.images import rescale
+from convspec.data.batches import rescale
 
 MINI_WEIGHTS = Path(__file__).with_name("mini_base.weights.h5")
 

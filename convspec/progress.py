@@ -1,5 +1,9 @@
 """Progress bars: for people who watch, and sparse enough for a log."""
 
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
@@ -20,3 +24,18 @@ def bar(total: int, title: str, unit: str, file: TextIO | None, initial: int = 0
         mininterval=0.1 if watched else 30,
         dynamic_ncols=watched,
     )
+
+
+class Clock:
+    """Seconds by phase; phases may be entered many times."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start

@@ -2,9 +2,7 @@
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TextIO
@@ -13,10 +11,11 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from convspec import BadInput, gradients
-from convspec.images import Batches
+from convspec import BadInput, backend
+from convspec.data.batches import Batches
+from convspec.files import DAMAGED, replacing
+from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
-from convspec.storage import DAMAGED, replacing
 
 CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
 
@@ -25,28 +24,13 @@ PENALTIES = tuple(10.0 ** np.arange(-1, 4, 0.5))  # on the squared weights, besi
 History = dict[str, list[float]]
 
 
-class Clock:
-    """Seconds by phase; phases may be entered many times."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - start
-
-
 def compile_model(model: keras.Model, learning_rate: float) -> None:
     """RMSprop, and binary crossentropy for one sigmoid unit, sparse categorical crossentropy for a softmax."""
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
     model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=learning_rate), loss=loss, metrics=["accuracy"])
     model.optimizer.compiled_for = _trainable(model)  # on the optimizer, which every compilation makes anew
     told = model.get_compile_config
-    model.get_compile_config = lambda: gradients.portable(told())  # what is saved with the model
+    model.get_compile_config = lambda: backend.portable(told())  # what is saved with the model
 
 
 def _trainable(model: keras.Model) -> frozenset[str]:
@@ -231,7 +215,7 @@ def fit(
         nonlocal size
         with lock, clock("input"):
             batch = next(source)
-        gradients.share(size := len(batch[1]), devices)
+        backend.share(size := len(batch[1]), devices)
         return batch
 
     done, alone = len(history.get("loss", [])), devices == 1
@@ -239,15 +223,15 @@ def fit(
     kept = _Kept(draw)
     with (
         progress_bar(epochs * steps, title, "step", progress, done * steps) as bar,
-        gradients.data_parallel(model, devices) as trained,
+        backend.data_parallel(model, devices) as trained,
     ):
         try:
             trained.fit(
-                gradients.feed(kept),
+                backend.feed(kept),
                 epochs=epochs,
                 initial_epoch=done,
                 steps_per_epoch=steps,
-                validation_data=gradients.feed(validation) if alone and validation else None,
+                validation_data=backend.feed(validation) if alone and validation else None,
                 shuffle=False,
                 verbose=0,
                 callbacks=[
@@ -256,7 +240,7 @@ def fit(
                 ],
             )
         except Exception as error:
-            if not gradients.out_of_memory(error):
+            if not backend.out_of_memory(error):
                 raise
             raise BadInput(
                 f"out of memory: {model.name} has no room for a step of {size} pictures, and with fewer it would be"

@@ -1,0 +1,1 @@
+"""The command line `convspec`: one file a command. Begin reading in `main`."""

@@ -1,0 +1,1 @@
+"""Pictures in: decoding, folders, data sets, splits, downloads, augmentation, batches. Begin reading in `datasets`."""

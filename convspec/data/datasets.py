@@ -1,0 +1,182 @@
+"""MNIST, Dogs vs. Cats, shapes, any folder of classes: find, verify, split."""
+
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TextIO
+
+import cv2
+import numpy as np
+
+from convspec import BadInput, MissingData
+from convspec.data import decode, folders, shapes
+from convspec.data.folders import PARTS
+from convspec.files import DAMAGED
+
+NAMES = ("shapes", "mnist", "dogs_vs_cats")
+SHAPES_PER_CLASS = {"train": 300, "validation": 100, "test": 300}
+SHAPES_SEED = 5  # chapter 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """`images`: uint8 (n, height, width, channels); `labels`: int64 (n,), positions in the dataset's classes;
+    `names`: one for each image, the same in every run."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures in three disjoint parts. MNIST has no validation part, as in the chapter."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split | None
+    test: Split
+    skipped: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over classes, labels, names and pixels of all parts."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                for content in (split.images, split.labels):
+                    digest.update(repr((content.shape, content.dtype.str)).encode())
+                    digest.update(np.ascontiguousarray(content).data)
+                digest.update("\n".join(split.names).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def load(
+    name: str | Path,
+    size: int,
+    root: Path,
+    seed: int = 0,
+    *,
+    interpolation: str = "nearest",
+    most_bad: float = 0.05,
+    progress: TextIO | None = None,
+) -> Dataset:
+    """The dataset of that name, or the folder of classes at that path, with pictures of size x size.
+
+    `root` is the data folder that holds `mnist.npz` and `dogs_vs_cats_small/`. `seed` splits a folder that is not
+    split yet (see `folders`), `interpolation` resizes its pictures (see `images.load_image`). Files that are no
+    pictures are skipped with a warning, and `Dataset.skipped` names each; a greater share of them than `most_bad`,
+    from 0 to 1, is an error, with 0 at the first. Raises MissingData where files are missing and
+    BadInput where a folder does not hold a classification problem.
+    """
+    if name == "shapes":
+        return _shapes(size)
+    if name == "mnist":
+        return _mnist(root / "mnist.npz", size)
+    if name == "dogs_vs_cats":
+        folder = root / "dogs_vs_cats_small"
+        if not folder.is_dir():
+            raise MissingData(
+                f"Dogs vs. Cats is not in {str(root)!r}: get it with `python -m convspec fetch dogs_vs_cats`, or with"
+                " train.zip from kaggle.com/c/dogs-vs-cats/data and"
+                f" `python -m convspec split train.zip {folder}` (listing 5.4)"
+            )
+    else:
+        check(name)
+        folder = Path(name).expanduser()
+    called = name if name == "dogs_vs_cats" else folder.resolve().name
+    return _folder(folder, size, seed, interpolation, most_bad, progress, str(called))
+
+
+def check(name: str | Path) -> None:
+    """MissingData, listing what would be right, for what is neither a dataset's name nor a folder."""
+    if name not in NAMES and not Path(name).expanduser().is_dir():
+        raise MissingData(
+            f"no dataset or folder {str(name)!r}: give {', '.join(NAMES)}, or a folder with one subfolder a class"
+        )
+
+
+def _shapes(size: int) -> Dataset:
+    def split(part: str) -> Split:
+        seed = SHAPES_SEED + PARTS.index(part)
+        images, labels = shapes.pictures(shapes.TARGETS, SHAPES_PER_CLASS[part], seed, size)
+        return Split(images, labels, tuple(f"{part}/{i:04d}" for i in range(len(labels))))
+
+    return Dataset("shapes", tuple(shapes.TARGETS), split("train"), split("validation"), split("test"))
+
+
+def _mnist(file: Path, size: int) -> Dataset:
+    if not file.is_file():
+        raise MissingData(
+            f"MNIST is not at {str(file)!r}: get it with `python -m convspec fetch mnist --data-root {file.parent}`"
+        )
+    expected = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
+    try:
+        with np.load(file) as archive:
+            arrays = {key: archive[key] for key in expected}
+    except DAMAGED as error:
+        raise BadInput(
+            f"{str(file)!r} is not MNIST as Keras distributes it ({error}); delete it and get it again"
+        ) from error
+    for key, shape in expected.items():
+        if arrays[key].shape != shape:
+            raise BadInput(
+                f"{str(file)!r}: {key} has shape {arrays[key].shape}, MNIST has {shape}; delete it and get it again"
+            )
+
+    def split(part: str) -> Split:
+        digits, labels = arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int64)
+        if size != digits.shape[1]:
+            digits = np.stack([cv2.resize(digit, (size, size), interpolation=cv2.INTER_NEAREST) for digit in digits])
+        return Split(digits[..., None], labels, tuple(f"{part}/{i:05d}" for i in range(len(labels))))
+
+    return Dataset("mnist", tuple("0123456789"), split("train"), None, split("test"))
+
+
+def _folder(
+    folder: Path, size: int, seed: int, interpolation: str, most_bad: float, progress: TextIO | None, name: str
+) -> Dataset:
+    found = folders.find(folder)
+    bad = list(found.bad)
+    if bad and not most_bad:
+        raise BadInput(bad[0])
+    pictures, failures = decode.load_images(found.paths, size, interpolation, strict=not most_bad, progress=progress)
+    bad += failures.values()
+    good = np.array([position not in failures for position in range(len(found.paths))], bool)
+    parts = folders.assign(found, good, seed)
+    if len(bad) > most_bad * (len(found.paths) + len(found.bad)):
+        raise BadInput(
+            f"{len(bad)} of {len(found.paths) + len(found.bad)} files in {str(folder)!r} are no pictures, more than"
+            f" {most_bad:.0%}; take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
+        )
+    skipped = (*bad, *found.duplicates)
+    if skipped:
+        first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
+        warnings.warn(f"skipped {len(skipped)} files in {str(folder)!r}: {first}", stacklevel=3)
+    _arrange(pictures, np.concatenate(parts))
+    splits, start = [], 0
+    for chosen in parts:
+        end = start + len(chosen)
+        splits.append(Split(pictures[start:end], found.labels[chosen], tuple(found.names[i] for i in chosen)))
+        start = end
+    return Dataset(name, found.classes, splits[0], splits[1], splits[2], skipped)
+
+
+def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:
+    """In place, as they may fill the memory: the pictures at the positions in `order` come first, in that order."""
+    source = np.concatenate([order, np.setdiff1d(np.arange(len(pictures)), order)])
+    for start in range(len(source)):
+        if source[start] == start:
+            continue
+        held, place = pictures[start].copy(), start
+        while source[place] != start:
+            pictures[place] = pictures[source[place]]
+            source[place], place = place, source[place]
+        pictures[place] = held
+        source[place] = place

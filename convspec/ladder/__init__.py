@@ -1,0 +1,1 @@
+"""The seven rungs: `recipe` (a rung as data), `rungs` (the table), `run` (training), `result` and what is saved."""

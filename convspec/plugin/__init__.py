@@ -1,0 +1,1 @@
+"""The pytest plugin: `hooks` is what pytest loads, `session` what its options resolve to."""

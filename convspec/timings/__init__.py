@@ -1,0 +1,1 @@
+"""Timings side by side: records in `compare`, two versions in turn in `interleave`."""

@@ -1,0 +1,16 @@
+"""The seven rungs at full, each held against its baseline: `pytest tests --scale full`, on a GPU with --require-gpu."""
+
+import pytest
+
+from convspec.ladder.rungs import RUNGS, find_recipe
+from convspec.plugin.session import Session, explained
+
+
+@pytest.mark.full
+@pytest.mark.ladder
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_rung_still_reaches_the_accuracy_of_its_baseline(
+    rung: str, convspec_session: Session, request: pytest.FixtureRequest
+) -> None:
+    with explained(request.config):
+        convspec_session.hold(convspec_session.climb(find_recipe(rung, "full")), request.node)

@@ -1,0 +1,436 @@
+"""The gate of an accuracy against SciPy's own tests, and its error rates by simulation from real runs."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import stats
+
+from convspec.accuracy import baselines, flips, gate
+
+BASELINES = Path(__file__).parents[3] / "fixtures" / "baselines"
+SIDE = st.integers(1, 4).flatmap(lambda runs: arrays.arrays(bool, (runs, 30)))
+
+
+class Rung(NamedTuple):
+    """What runs of a rung look like: in how many of `runs` each test picture was right, and the deviation of the
+    accuracy between seeds."""
+
+    runs: int
+    wins: np.ndarray
+    deviation: float
+    seeds: int
+
+    def sides(
+        self, experiments: int, drop: float = 0.0, spread: float = 1.0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Runs of two sides, the second with `drop` less accuracy and `spread` times the deviation.
+
+        A run is right on as many pictures as a normal accuracy says, and on those that are easiest for it: the
+        difficulty that the real runs had (a rate of 0 or 1 drawn in a little), and logistic noise.
+        """
+        rng = np.random.default_rng(len(self.wins) + int(1e5 * self.deviation))
+        easy = np.log((self.wins + 0.02) / (self.runs - self.wins + 0.02))
+        pictures, side = len(easy), np.repeat([0, 1], self.seeds)
+        for _ in range(experiments):
+            accuracy = self.wins.mean() / self.runs - drop * side
+            accuracy += self.deviation * np.where(side, spread, 1) * rng.standard_normal(len(side))
+            right = np.clip(np.rint(pictures * accuracy), 1, pictures).astype(int)
+            ease = easy + rng.logistic(size=(len(side), pictures))
+            hardest = np.take_along_axis(np.sort(ease, axis=1), (pictures - right)[:, None], axis=1)
+            bits = ease >= hardest
+            yield bits[: self.seeds], bits[self.seeds :]
+
+    def outcomes(self, experiments: int, drop: float = 0.0, spread: float = 1.0, **options: Any) -> Counter[str]:
+        return Counter(gate.gate(*sides, **options).outcome for sides in self.sides(experiments, drop, spread))
+
+
+def bits(rung: str) -> np.ndarray:
+    runs = [run for run in baselines.read(BASELINES) if (run.recipe.name, run.recipe.scale) == (rung, "full")]
+    return np.array([np.equal(run.predicted, run.test_labels) for run in runs])
+
+
+def mini(deviation: float, *pictures: int) -> Rung:
+    """From how many of the 600 test pictures were right in none, one, two ... of the runs."""
+    return Rung(len(pictures) - 1, np.repeat(np.arange(len(pictures)), pictures), deviation, seeds=5)
+
+
+FULL = bits("feature_extraction")[:3]
+# The runs of seeds 0 to 5 (from_scratch: 0 to 4) at mini, on two cores, and the deviations of the README's ladder.
+RUNGS = {
+    "feature_extraction, full": Rung(3, FULL.sum(axis=0), float(FULL.mean(axis=1).std(ddof=1)), seeds=3),
+    "feature_extraction": mini(0.003, 9, 1, 2, 3, 4, 2, 579),
+    "fine_tuned": mini(0.004, 6, 0, 1, 4, 5, 5, 579),
+    "from_scratch": mini(0.06, 11, 32, 62, 104, 126, 265),
+}
+STEADY = ["feature_extraction, full", "feature_extraction", "fine_tuned"]
+few_or_many = pytest.mark.parametrize("experiments", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+
+
+def at_most(count: int, experiments: int, rate: float) -> bool:
+    """Whether a true rate of at most `rate` gives such a count at least once in 100 simulations."""
+    return stats.binomtest(count, experiments, rate, alternative="greater").pvalue > 0.01
+
+
+# The error rates.
+
+
+def test_the_simulated_runs_differ_on_as_many_pictures_as_the_real_ones() -> None:
+    rates = [flips.flips(*sides).within or 0 for sides in RUNGS["feature_extraction, full"].sides(50)]
+    assert np.mean(rates) == pytest.approx(flips.flips(FULL[:2], FULL[2:]).between, abs=0.006)
+
+
+@few_or_many
+@pytest.mark.parametrize("rung", RUNGS)
+def test_where_nothing_changed_at_most_one_gate_in_1000_says_regressed(rung: str, experiments: int) -> None:
+    assert at_most(RUNGS[rung].outcomes(experiments)["regressed"], experiments, 0.001)
+
+
+@few_or_many
+@pytest.mark.parametrize(("drop", "power"), [(0.02, 0.95), (0.05, 0.99)])
+@pytest.mark.parametrize("rung", STEADY)
+def test_a_drop_of_two_points_is_caught_95_times_in_100_and_one_of_five_99_times(
+    rung: str, drop: float, power: float, experiments: int
+) -> None:
+    missed = experiments - RUNGS[rung].outcomes(experiments, drop)["regressed"]
+    assert at_most(missed, experiments, 1 - power), f"{missed} of {experiments} missed"
+
+
+@few_or_many
+@pytest.mark.parametrize("drop", [0.0, 0.02])
+def test_runs_that_spread_too_widely_for_the_margin_are_underpowered(drop: float, experiments: int) -> None:
+    """From scratch at mini, five seeds: two points would take some 400."""
+    outcomes = RUNGS["from_scratch"].outcomes(experiments, drop)
+    assert at_most(experiments - outcomes["underpowered"], experiments, 0.1)
+
+
+@few_or_many
+@pytest.mark.parametrize(
+    ("rung", "spread"),
+    [("feature_extraction", 1), ("feature_extraction", 4), ("from_scratch", 1), ("from_scratch", 2)],
+)
+def test_a_drop_by_the_margin_passes_at_most_5_times_in_100_also_where_the_spread_changed(
+    rung: str, spread: float, experiments: int
+) -> None:
+    assert at_most(RUNGS[rung].outcomes(experiments, 0.01, spread)["pass"], experiments, 0.05)
+
+
+@pytest.mark.parametrize("experiments", [30, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rung", ["fine_tuned", "from_scratch"])
+def test_seeds_added_until_the_verdict_is_certain_keep_the_error_rates(rung: str, experiments: int) -> None:
+    """Two seeds a side, and one more each time, up to seven: six looks."""
+
+    def verdict(base: np.ndarray, new: np.ndarray) -> str:
+        looks = (gate.gate(base[:seeds], new[:seeds], looks=6).outcome for seeds in range(2, 8))
+        return next((outcome for outcome in looks if outcome != "underpowered"), "underpowered")
+
+    seven = RUNGS[rung]._replace(seeds=7)
+    assert at_most(Counter(verdict(*s) for s in seven.sides(experiments))["regressed"], experiments, 0.001)
+    assert at_most(Counter(verdict(*s) for s in seven.sides(experiments, 0.01))["pass"], experiments, 0.05)
+
+
+# The rule.
+
+
+@given(SIDE, SIDE)
+def test_pictures_in_another_order_give_the_same_verdict(base: np.ndarray, new: np.ndarray) -> None:
+    order = np.random.default_rng(0).permutation(base.shape[1])
+    assert gate.gate(base[:, order], new[:, order]) == gate.gate(base, new)
+
+
+@given(SIDE, SIDE)
+def test_what_is_no_less_accurate_is_never_regressed(base: np.ndarray, new: np.ndarray) -> None:
+    lower, higher = sorted([base, new], key=np.mean)
+    assert gate.gate(lower, higher).outcome != "regressed"
+
+
+@given(SIDE, SIDE)
+def test_the_same_predictions_seed_by_seed_pass_also_beside_runs_of_more_seeds(
+    base: np.ndarray, more: np.ndarray
+) -> None:
+    assert gate.gate(base, base).outcome == "pass"
+    assert gate.gate(base, np.vstack([base, more])).outcome == "pass"
+    assert gate.gate(np.vstack([base, more]), base).outcome == "pass"
+
+
+def runs(*right: int, pictures: int = 1000) -> np.ndarray:
+    """Runs that are right on so many pictures; which ones differs from run to run."""
+    return np.array([np.roll(np.arange(pictures) < count, 7 * number) for number, count in enumerate(right)])
+
+
+@given(*[st.lists(st.integers(850, 950), min_size=2, max_size=6)] * 2)
+def test_the_p_value_is_scipys_t_test_and_the_interval_scipys_welch(before: list[int], after: list[int]) -> None:
+    before, after = [*before, min(before) - 9], [*after, max(after) + 9]  # no side without variance
+    verdict = gate.gate(runs(*before), runs(*after))
+    base, new = np.array(before) / 1000, np.array(after) / 1000
+    pooled = stats.ttest_ind(new, base, alternative="less")
+    welch = stats.ttest_ind(new, base, equal_var=False).confidence_interval(0.9)
+    error = base.std(ddof=1) * np.sqrt(1 / len(base) + 1 / len(new))
+    own = stats.t.cdf((new.mean() - base.mean()) / error, len(base) - 1)
+    p_value = min(pooled.pvalue / 0.9, own / 0.1, 1)
+    assert verdict.p_value == pytest.approx(p_value, rel=1e-6)
+    assert (verdict.low, verdict.high) == pytest.approx((welch.low, welch.high), rel=1e-6, abs=1e-9)
+    assert (verdict.outcome == "pass") == (welch.low > -0.01)
+    assert (verdict.outcome == "regressed") == (welch.low <= -0.01 and welch.high < 0 and p_value <= 0.001)
+
+
+@pytest.mark.parametrize(("drop", "outcome"), [(20, "underpowered"), (35, "regressed")])
+def test_a_drop_that_chance_gives_4_times_in_1000_is_underpowered_one_at_half_in_1000_regressed(
+    drop: int, outcome: str
+) -> None:
+    verdict = gate.gate(runs(905, 900, 895), runs(905 - drop, 900 - drop, 895 - drop))
+    assert verdict.p_value == pytest.approx({20: 0.0044, 35: 0.00056}[drop], rel=0.1)
+    assert verdict.outcome == outcome
+
+
+def test_a_run_beside_several_borrows_their_variance_but_is_never_regressed() -> None:
+    verdict = gate.gate(runs(900, 904, 896, 902, 898), runs(860))
+    deviation = np.std([0.900, 0.904, 0.896, 0.902, 0.898], ddof=1)
+    assert verdict.p_value == pytest.approx(stats.t.cdf(-0.04 / deviation / np.sqrt(1 + 1 / 5), 4) / 0.9, rel=1e-6)
+    assert (verdict.outcome, verdict.smallest_drop) == ("underpowered", None)
+    assert "a side of one run says nothing of its variance between seeds" in str(verdict)
+    assert gate.gate(runs(900, 904, 896, 902, 898), runs(905)).outcome == "pass"
+
+
+def test_a_drop_that_scatters_the_runs_does_not_hide_behind_the_scatter() -> None:
+    """As a tenth of the training pictures does at mini: the variance of both sides together would hide it."""
+    base, new = runs(900, 903, 897, 901, 899), runs(880, 850, 865, 840, 885)
+    pooled = stats.ttest_ind(new.mean(axis=1), base.mean(axis=1), alternative="less")
+    assert pooled.pvalue > 0.001
+    assert gate.gate(base, new).outcome == "regressed"
+
+
+def test_two_runs_beside_ten_are_judged_by_their_own_spread_too() -> None:
+    base = runs(*[899, 901] * 5)
+    wide, narrow = gate.gate(base, runs(870, 890)), gate.gate(base, runs(879, 881))
+    assert wide.p_value < 0.001
+    assert wide.low < wide.change < 0 < wide.high
+    assert (wide.outcome, narrow.outcome) == ("underpowered", "regressed")
+    assert wide.smallest_drop is not None
+    assert wide.smallest_drop > 0.05
+
+
+@pytest.mark.parametrize(("looks", "outcome"), [(1, "regressed"), (9, "underpowered")])
+def test_each_of_several_looks_has_its_share_of_the_false_alarms(looks: int, outcome: str) -> None:
+    base, new = runs(902, 900, 898), runs(882, 880, 878)
+    assert 0.001 / 9 < gate.gate(base, new).p_value < 0.001
+    assert gate.gate(base, new, looks=looks).outcome == outcome
+
+
+def test_several_looks_have_their_share_of_the_wrong_passes() -> None:
+    base, new = runs(902, 900, 898), runs(901, 895, 896)
+    verdict = gate.gate(base, new, looks=5)
+    welch = stats.ttest_ind(new.mean(axis=1), base.mean(axis=1), equal_var=False).confidence_interval(0.98)
+    assert (verdict.low, verdict.high) == pytest.approx((welch.low, welch.high))
+    assert (gate.gate(base, new).outcome, verdict.outcome) == ("pass", "underpowered")
+
+
+def test_the_margin_is_what_may_be_lost() -> None:
+    base, new = runs(901, 900, 899, 900), runs(886, 885, 885, 884)
+    assert gate.gate(base, new).outcome == "regressed"
+    assert gate.gate(base, new, margin=0.02).outcome == "pass"
+
+
+@given(st.lists(st.integers(850, 900), min_size=2, max_size=6), st.integers(1, 3))
+def test_the_smallest_drop_would_have_been_seen_95_times_in_100(right: list[int], looks: int) -> None:
+    right = [*right, min(right) - 30]
+    verdict = gate.gate(runs(*right), runs(*right[::-1]), looks=looks)
+    degrees, error = 2 * len(right) - 2, np.std(right, ddof=1) / 1000 * np.sqrt(2 / len(right))
+    drop = verdict.baseline if verdict.smallest_drop is None else verdict.smallest_drop
+    power = stats.nct.sf(stats.t.isf(0.0009 / looks, degrees), degrees, drop / error)
+    assert power == pytest.approx(0.95, abs=1e-3) if verdict.smallest_drop else power < 0.951, f"power {power}"
+
+
+def test_no_drop_within_the_margin_counts_as_seen() -> None:
+    assert gate.gate(runs(900, 901, 899, 900, 900), runs(900, 899, 900, 902, 901)).smallest_drop == 0.01
+
+
+@pytest.mark.parametrize("spread", [8, 14, 30])
+@pytest.mark.parametrize("before", [3, 12])
+def test_as_many_seeds_as_needed_see_the_margin_and_one_fewer_does_not(spread: int, before: int) -> None:
+    sides = runs(*np.resize([900, 900 + spread], before)), runs(892, 892 + spread, 892)
+    verdict = gate.gate(*sides)
+    assert verdict.seeds_needed is not None
+    squares = sum(side.mean(axis=1).var() * len(side) for side in sides)
+
+    def power(seeds: int) -> float:
+        beside = max(seeds, before)
+        degrees, error = seeds + beside - 2, np.sqrt(squares / (before + 1) * (1 / seeds + 1 / beside))
+        return float(stats.nct.sf(stats.t.isf(0.0009, degrees), degrees, 0.01 / error))
+
+    assert power(verdict.seeds_needed - 1) < 0.95 <= power(verdict.seeds_needed) + 1e-6
+
+
+# Where there is no variance between seeds to estimate.
+
+
+@given(*[arrays.arrays(bool, (1, 30))] * 2)
+def test_one_run_a_side_is_never_regressed_and_gives_mcnemars_exact_p(base: np.ndarray, new: np.ndarray) -> None:
+    verdict, worse, better = gate.gate(base, new), int((base & ~new).sum()), int((~base & new).sum())
+    assert verdict.outcome == ("pass" if worse == better == 0 else "underpowered")
+    if worse + better:
+        oracle = stats.binomtest(worse, worse + better, alternative="greater").pvalue
+        assert verdict.p_value == pytest.approx(oracle)
+        assert "nothing of its variance between seeds" in verdict.note
+    assert verdict.smallest_drop is None
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "outcome"), [(4, 4, "pass"), (9, 0, "pass"), (40, 10, "regressed"), (40, 21, "underpowered")]
+)
+def test_runs_without_chance_are_judged_by_the_pictures(worse: int, better: int, outcome: str) -> None:
+    base = np.arange(2000) >= better
+    new = np.arange(2000) < 2000 - worse
+    verdict = gate.gate([base] * 3, [new] * 2)
+    student = stats.ttest_1samp(new.astype(int) - base, 0).confidence_interval(0.9)
+    assert (verdict.low, verdict.high) == pytest.approx((student.low, student.high))
+    assert verdict.outcome == outcome
+    assert "more pictures would tell more, more seeds would not" in verdict.note
+    assert verdict.seeds_needed is None
+    assert verdict.p_value == pytest.approx(stats.binomtest(worse, worse + better, alternative="greater").pvalue)
+
+
+def test_runs_of_equal_accuracy_but_not_alike_have_a_variance() -> None:
+    verdict = gate.gate(runs(900, 900), runs(899, 899))
+    assert verdict.low < verdict.change < verdict.high
+    assert verdict.outcome == "pass"
+
+
+# What it says.
+
+
+def test_it_prints_the_smallest_drop_and_how_many_more_seeds_would_see_the_margin() -> None:
+    verdict = gate.gate(runs(900, 910, 905), runs(895, 905, 900, 902))
+    assert verdict.outcome == "underpowered"
+    assert verdict.smallest_drop is not None
+    assert verdict.seeds_needed is not None
+    text, needed = str(verdict), verdict.seeds_needed
+    assert text.startswith("underpowered: 0.901 against 0.905, -0.4 points [")
+    assert f"smallest drop that would have been seen: {100 * verdict.smallest_drop:.1f} points" in text
+    assert f"{needed - 3} more baseline runs and {needed - 4} more runs would see 1.0" in text
+
+
+@pytest.mark.parametrize(
+    ("sides", "suspicious"),
+    [
+        ((runs(900, 902, 901), runs(950, 952, 948)), True),
+        ((runs(900, 902, 901), runs(905, 906, 904)), False),
+        ((runs(900, 960, 930), runs(950, 970, 948)), False),
+        ((runs(985), runs(1000)), True),
+        ((runs(993, 997), runs(1000, 1000)), False),
+        ((runs(900, 980), runs(1000, 1000)), True),
+    ],
+)
+def test_a_gain_beyond_chance_and_margin_or_to_100_percent_is_suspicious(
+    sides: tuple[np.ndarray, np.ndarray], suspicious: bool
+) -> None:
+    verdict = gate.gate(*sides)
+    causes = ("test pictures among the training pictures", "leak")
+    assert all(cause in str(verdict) for cause in causes) == bool(verdict.warning) == suspicious
+    assert verdict.outcome != "regressed"
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "options", "message"),
+    [
+        ([True, False], [[True, False]], {}, r"baseline must be a matrix of runs.* got shape \(2,\)"),
+        ([[True, False]], np.empty((0, 2)), {}, r"new must be a matrix of runs.* got shape \(0, 2\)"),
+        ([[True]], [[True]], {}, r"baseline must be .* at least two pictures, got shape \(1, 1\)"),
+        ([[1.0, np.nan]], [[1, 1]], {}, "baseline must hold right or wrong .* got nan"),
+        ([[1, 0]], [[0.98, 1]], {}, "new must hold right or wrong .* got 0.98"),
+        ([[1, 0]], [[1, 0, 1]], {}, "both sides must have the same pictures, got 2 and 3"),
+        ([[1, 0]], [[1, 0]], {"margin": 1}, "margin must lie between 0 and 1 .* got 1 and 1"),
+        ([[1, 0]], [[1, 0]], {"margin": float("nan")}, "margin must lie between 0 and 1 .* got nan"),
+        ([[1, 0]], [[1, 0]], {"looks": 0}, "looks be at least 1, got 0.01 and 0"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(base: Any, new: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gate.gate(base, new, **options)
+    if not options:
+        with pytest.raises(ValueError, match=message):
+            flips.flips(base, new)
+
+
+# Flips.
+
+
+def test_twenty_real_pictures_that_turn_wrong_are_regressed_and_come_first_among_the_flips() -> None:
+    turned = np.flatnonzero(FULL.all(axis=0))[5:400:20]
+    new = FULL[::-1].copy()
+    new[:, turned] = False
+    assert gate.gate(FULL, new).outcome == "regressed"
+    found = flips.flips(FULL, new)
+    assert found.pictures[:20] == tuple(turned)
+    assert found.changes[:20] == (-1.0,) * 20
+    assert (found.complete, found.expected) == (20, 20 * 2 / 20)
+
+
+def test_flips_are_ordered_by_how_many_runs_agree_on_them_whichever_way_and_leave_out_the_unchanged() -> None:
+    base = [[1, 1, 0, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0]]
+    new = [[1, 0, 1, 0, 1, 0], [1, 0, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]]
+    found = flips.flips(base, new)
+    assert found.pictures == (2, 1, 4, 0)
+    assert found.changes == pytest.approx((1, -2 / 3, 2 / 3, -1 / 3))
+
+
+@given(arrays.arrays(bool, (6, 20)), st.integers(1, 5))
+def test_the_flip_rates_and_their_p_value_follow_from_all_pairs_and_all_splits(right: np.ndarray, cut: int) -> None:
+    def rates(one: list[int]) -> tuple[float, float, int]:
+        pairs = [(i in one, j in one, float(np.mean(right[i] != right[j]))) for i, j in combinations(range(6), 2)]
+        other = [i for i in range(6) if i not in one]
+        complete = right[one].all(axis=0) & ~right[other].any(axis=0)
+        complete |= right[other].all(axis=0) & ~right[one].any(axis=0)
+        across = float(np.mean([rate for i, j, rate in pairs if i != j]))
+        return across, float(np.mean([rate for i, j, rate in pairs if i == j])), int(complete.sum())
+
+    found = flips.flips(right[:cut], right[cut:])
+    across, within, complete = rates(list(range(cut)))
+    splits = [rates(list(one)) for one in combinations(range(6), cut)]
+    assert (found.between, found.within, found.complete) == pytest.approx((across, within, complete))
+    assert found.p_value == pytest.approx(np.mean([other >= across - 1e-9 for other, _, _ in splits]))
+    assert found.expected == pytest.approx(np.mean([flipped for _, _, flipped in splits]))
+
+
+@pytest.mark.parametrize("seeds", [5, 9])
+@pytest.mark.parametrize("experiments", [100, pytest.param(3000, marks=pytest.mark.slow)])
+def test_where_nothing_changed_flips_are_called_chance_99_times_in_100(experiments: int, seeds: int) -> None:
+    """Nine seeds a side: more splits than are counted out."""
+    rung = RUNGS["from_scratch"]._replace(seeds=seeds)
+    if seeds == 9:
+        experiments //= 10
+    outcomes = Counter(flips.flips(*sides).outcome for sides in rung.sides(experiments))
+    assert set(outcomes) <= {"chance", "change"}
+    assert at_most(outcomes["change"], experiments, 0.01)
+
+
+def test_pictures_that_changed_places_are_a_change_though_the_accuracy_is_the_same() -> None:
+    base, new = next(RUNGS["fine_tuned"].sides(1))
+    swapped = new.copy()
+    always, never = (np.flatnonzero((new == right).all(axis=0))[:3] for right in (True, False))
+    swapped[:, always], swapped[:, never] = False, True
+    assert flips.flips(base, new).outcome == "chance"
+    assert flips.flips(base, swapped).outcome == "change"
+    assert swapped.mean() == new.mean()
+    assert "flipped in all runs" in str(flips.flips(base, swapped))
+
+
+def test_three_runs_a_side_cannot_tell_chance_from_change_but_runs_without_chance_can() -> None:
+    assert flips.flips(FULL, ~FULL).outcome == "cannot tell"
+    assert flips.flips(FULL[[0, 0]], FULL[[1, 1]]).outcome == "change"
+    assert flips.flips(FULL[[0, 0]], FULL[[0, 0]]).outcome == "cannot tell"
+
+
+def test_of_single_runs_the_flips_are_the_pictures_on_which_they_differ() -> None:
+    found = flips.flips(FULL[:1], FULL[1:2])
+    different = np.flatnonzero(FULL[0] != FULL[1])
+    assert found.pictures == tuple(different)
+    assert (found.outcome, found.between, found.within) == ("cannot tell", len(different) / 1000, None)
+    assert "unknown between runs of one side" in str(found)

@@ -1,0 +1,93 @@
+"""Intervals and paired comparisons, against SciPy and against simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from convspec.accuracy import statistics
+
+ACCURACIES = st.lists(st.floats(0.5, 0.99), min_size=2, max_size=8)
+
+
+@given(ACCURACIES)
+def test_the_interval_over_seeds_is_students_t(accuracies: list[float]) -> None:
+    low, high = statistics.interval(accuracies, 100)
+    if np.ptp(accuracies) >= 1e-9:
+        oracle = stats.ttest_1samp(accuracies, 0).confidence_interval(0.95)
+        np.testing.assert_allclose([low, high], [oracle.low, oracle.high], rtol=1e-9)
+
+
+def test_the_interval_of_one_seed_is_wilsons_over_the_pictures() -> None:
+    # 81 of 263, from Newcombe (1998), Statistics in Medicine 17, table I, method 3.
+    np.testing.assert_allclose(statistics.interval([81 / 263], 263), (0.2553, 0.3662), atol=5e-5)
+
+
+def test_seeds_that_all_agree_have_the_interval_of_one() -> None:
+    """Three runs of a fit without chance know no more of other pictures than one."""
+    assert statistics.interval([81 / 263] * 3, 263) == statistics.interval([81 / 263], 263)
+
+
+def test_the_interval_over_seeds_covers_the_true_mean_95_times_in_100() -> None:
+    rng = np.random.default_rng(0)
+    covered = [
+        low <= 0.8 <= high
+        for low, high in (statistics.interval(rng.normal(0.8, 0.02, 5).tolist(), 100) for _ in range(2000))
+    ]
+    assert 0.935 < np.mean(covered) < 0.965, "2,000 draws: the standard error of the coverage is 0.005"
+
+
+@given(ACCURACIES, ACCURACIES)
+def test_the_test_of_a_gain_is_scipys_of_summary_statistics(lower: list[float], higher: list[float]) -> None:
+    p = statistics.probability_of_no_gain(lower, higher)
+    if np.ptp(lower) > 1e-6 or np.ptp(higher) > 1e-6:
+        told = [value for side in (higher, lower) for value in (np.mean(side), np.std(side, ddof=1), len(side))]
+        oracle = stats.ttest_ind_from_stats(*told, equal_var=False, alternative="greater").pvalue
+        assert p == pytest.approx(oracle, rel=1e-6, abs=1e-12)
+
+
+def test_the_order_of_seeds_makes_no_difference() -> None:
+    """A seed draws other weights and another order of pictures in each recipe."""
+    lower, higher = [0.70, 0.80, 0.75, 0.85, 0.65], [0.72, 0.83, 0.77, 0.88, 0.68]
+    found = [statistics.probability_of_no_gain(lower, side) for side in (higher, higher[::-1])]
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] > 0.1, "a gain smaller than the spread"
+
+
+def test_a_margin_makes_it_a_test_of_non_inferiority() -> None:
+    lower, higher = [0.974, 0.976, 0.975], [0.973, 0.977, 0.973]
+    assert statistics.probability_of_no_gain(lower, higher) > 0.05
+    assert statistics.probability_of_no_gain(lower, higher, least_gain=-0.01) < 0.05
+    assert statistics.probability_of_no_gain(higher, np.subtract(higher, 0.02).tolist(), least_gain=-0.01) > 0.95
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.25, 0.0), (0.0, 1.0), (-0.25, 1.0)])
+def test_a_gain_without_any_variance_is_certain(gain: float, expected: float) -> None:
+    assert statistics.probability_of_no_gain([0.5, 0.5], [0.5 + gain] * 3) == expected
+
+
+@pytest.mark.parametrize(("lower", "higher"), [([0.5], [0.6, 0.7]), ([0.5, 0.6], [0.7])])
+def test_a_single_run_a_side_is_refused(lower: list[float], higher: list[float]) -> None:
+    with pytest.raises(ValueError, match="needs at least two runs a side"):
+        statistics.probability_of_no_gain(lower, higher)
+
+
+def test_another_run_lies_where_the_runs_before_it_say_95_times_in_100() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(4000):
+        *runs, another = rng.normal(0.8, 0.02, 4).tolist()
+        low, high = statistics.next_run(runs, 1000)
+        covered.append(low <= another <= high)
+    assert 0.94 < np.mean(covered) < 0.96, "4,000 draws: the standard error of the coverage is 0.0035"
+
+
+def test_of_a_single_run_the_next_is_as_uncertain_as_its_pictures_make_it() -> None:
+    assert statistics.next_run([0.73], 1000) == statistics.interval([0.73], 1000)
+
+
+def test_runs_that_agree_leave_the_next_a_picture_at_least() -> None:
+    low, high = statistics.next_run([0.9, 0.9, 0.9], 1000)
+    assert 0.89 < low < 0.899
+    assert 0.901 < high < 0.91

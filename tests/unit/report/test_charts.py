@@ -1,0 +1,149 @@
+"""The curves show the histories that they are drawn from, and their colours can be told apart."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import golden
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from test_report import result
+
+from convspec import BadInput
+from convspec.ladder.result import Result
+from convspec.report import charts
+
+# What a colour is to those without cones for long and for medium waves, in linear RGB: Machado et al. 2009, table 1.
+COLOUR_BLIND = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "nobody": np.eye(3),
+}
+
+
+def runs(scale: str = "full", **histories: list[list[float]]) -> list[Result]:
+    """One run a seed, with these histories."""
+    seeds = range(len(next(iter(histories.values()))))
+    return [
+        replace(
+            result("from_scratch", scale, 0.7, seed), history={name: rows[seed] for name, rows in histories.items()}
+        )
+        for seed in seeds
+    ]
+
+
+TWO = runs(accuracy=[[0.5, 0.75, 0.875], [0.625, 0.75, 1.0]], val_accuracy=[[0.5, 0.5, 0.25], [0.75, 0.5, 0.5]])
+
+
+def drawn(figure: Figure, marker: str, place: int) -> np.ndarray:
+    """The values of one of the lines with that marker, in the order in which they were drawn."""
+    return np.asarray([line for line in figure.axes[0].lines if line.get_marker() == marker][place].get_ydata(), float)
+
+
+def test_dots_are_the_raw_values_in_the_mean_over_the_seeds() -> None:
+    figure = charts.curve(TWO, "accuracy")
+    np.testing.assert_allclose(drawn(figure, "o", 0), [0.5625, 0.75, 0.9375])
+    np.testing.assert_allclose(drawn(figure, "o", 1), [0.625, 0.5, 0.375])
+
+
+def test_lines_are_smoothed_seed_by_seed_and_then_in_the_mean() -> None:
+    figure = charts.curve(TWO, "accuracy")
+    # By hand, with what is kept of each value 0.8: 0.5625, then 0.8 * 0.5625 + 0.2 * 0.75, and so on.
+    np.testing.assert_allclose(drawn(figure, "None", 0), [0.5625, 0.6, 0.6675])
+    np.testing.assert_allclose(drawn(figure, "None", 1), [0.625, 0.6, 0.555])
+
+
+def test_the_band_reaches_from_the_lowest_seed_to_the_highest() -> None:
+    figure = charts.curve(TWO, "accuracy")
+    band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
+    for epoch, (low, high) in enumerate([(0.5, 0.625), (0.55, 0.65), (0.615, 0.72)], start=1):
+        there = band[np.isclose(band[:, 0], epoch), 1]
+        assert (there.min(), there.max()) == pytest.approx((low, high)), f"epoch {epoch}"
+
+
+def test_one_seed_has_no_band() -> None:
+    assert not charts.curve(TWO[:1], "accuracy").axes[0].collections
+
+
+def test_epochs_are_counted_from_one() -> None:
+    np.testing.assert_array_equal(charts.curve(TWO, "accuracy").axes[0].lines[0].get_xdata(), [1, 2, 3])
+
+
+def test_each_metric_has_its_own_values_and_words() -> None:
+    both = runs(accuracy=[[0.5, 0.75]], loss=[[2.0, 1.0]])
+    np.testing.assert_allclose(drawn(charts.curve(both, "loss"), "o", 0), [2.0, 1.0])
+    assert charts.curve(both, "loss").axes[0].get_ylabel() == "loss"
+    said = golden.words(charts.curve(both, "accuracy"))
+    assert {"accuracy", "epoch", "training"} <= set(said)
+    assert "validation" not in said, "there is none"
+
+
+def test_the_published_figure_is_a_line_in_its_middle_and_a_band_as_wide_as_it_is() -> None:
+    figure = charts.curve(TWO, "accuracy")
+    np.testing.assert_allclose(np.ptp(drawn(figure, "None", 2)), 0)
+    np.testing.assert_allclose(drawn(figure, "None", 2)[0], 0.71)
+    (band,) = figure.axes[0].patches
+    assert np.ravel(band.get_window_extent().transformed(figure.axes[0].transData.inverted()))[[1, 3]] == pytest.approx(
+        [0.70, 0.72]
+    )
+    assert "validation, published" in golden.words(figure)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_no_published_figure_lies_over_the_loss_or_over_runs_of_another_scale(metric: str) -> None:
+    scale = "full" if metric == "loss" else "mini"
+    figure = charts.curve(runs(scale, **{metric: [[0.5, 0.75]]}), metric)
+    assert not [word for word in golden.words(figure) if "published" in word]
+    assert not figure.axes[0].patches
+
+
+def test_where_one_seed_has_fewer_epochs_those_that_all_have_are_shown() -> None:
+    found = charts.values_by_part(runs(loss=[[3.0, 2.0, 1.0], [4.0, 3.0]]), "loss")
+    np.testing.assert_array_equal(found["training"], [[3.0, 2.0], [4.0, 3.0]])
+
+
+def test_training_and_validation_are_told_apart_and_what_is_missing_is_left_out() -> None:
+    np.testing.assert_array_equal(charts.values_by_part(TWO, "accuracy")["validation"][1], [0.75, 0.5, 0.5])
+    assert list(charts.values_by_part(runs(loss=[[1.0]]), "loss")) == ["training"]
+
+
+def test_runs_without_the_metric_are_refused_with_what_they_have() -> None:
+    with pytest.raises(BadInput, match=r"runs must have a history of loss, got \[\['accuracy', 'val_accuracy'\]"):
+        charts.curve(TWO, "loss")
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.25, 0.5), (0.5, 0.125, 1.0)])
+def test_a_bar_is_as_long_as_the_share_of_dead_channels_and_the_first_layer_is_at_the_top(
+    shares: tuple[float, float, float],
+) -> None:
+    figure = charts.dead_by_depth(dict(zip(("first", "middle", "last"), shares, strict=True)))
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == pytest.approx(
+        [100 * share for share in shares]
+    )
+    low, high = axes.get_ylim()
+    assert low > high, "downwards"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "middle", "last"]
+    assert {f"{share:.0%}" for share in shares} <= set(golden.words(figure))
+
+
+@pytest.mark.parametrize("kind", COLOUR_BLIND)
+def test_training_and_validation_can_be_told_apart_by_everyone(kind: str) -> None:
+    """By colour, at least 30 in CIELAB's units, of which 2.3 can just be seen; and by the line alone."""
+    seen = []
+    for _, colour, _ in charts.PARTS.values():
+        rgb = np.array(to_rgb(colour))
+        linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+        seen.append(_lab(np.clip(np.asarray(COLOUR_BLIND[kind]) @ linear, 0, 1)))
+    assert np.linalg.norm(seen[0] - seen[1]) > 30
+    assert all(one != other for one, other in combinations([style for _, _, style in charts.PARTS.values()], 2))
+
+
+def _lab(linear: np.ndarray) -> np.ndarray:
+    """CIELAB of linear sRGB, under D65."""
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.maximum(np.array(matrix) @ linear / [0.9505, 1, 1.089], 0.008856))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])

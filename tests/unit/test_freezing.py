@@ -1,0 +1,229 @@
+"""Freezing as behaviour (section 5.3): the frozen stays bit for bit, the thawed moves, and when Keras heeds it."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+
+from convspec import BadInput, models, progress
+from convspec.data.batches import Batches, stream, unchanged
+from convspec.training import compile_model, fit
+
+SIZES = {"mini": 16, "mobilenet": 32}
+THAWED_FROM = {"mini": "block4_conv1", "mobilenet": "conv_pw_2"}
+MOVING = ("moving_mean", "moving_variance")
+each_base = pytest.mark.parametrize("name", SIZES)
+# Passes once training.fit refuses a model whose `trainable` changed after it was compiled.
+
+
+def _model(name: str, weights: bool = False) -> tuple[keras.Model, keras.Model]:
+    """A small base of that name, from a fixed seed, and the same with a head. MobileNet is cut after three blocks."""
+    keras.utils.set_random_seed(3)
+    size = SIZES[name]
+    base = models.conv_base(name, models.MINI_WEIGHTS if weights else None, (size, size, 3))
+    if name == "mobilenet":
+        base = keras.Model(base.input, base.get_layer("conv_pw_3_relu").output, name=name)
+    return base, models.end_to_end(base)
+
+
+def _pictures(size: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(5).random((8, size, size, 3), np.float32), np.arange(8) % 2
+
+
+def _train(model: keras.Model, steps: int = 3) -> None:
+    """A few real training steps, through the package."""
+    pictures, labels = _pictures(model.input_shape[1])
+    batches = Batches(pictures, labels, 4, unchanged)
+    fit(model, stream(batches, 0), 1, steps, None, clock=progress.Clock(), history={})
+
+
+def _moved(model: keras.Model, act: Callable[[], None]) -> set[str]:
+    """Paths of the model's tensors, moving statistics included, that are not bit for bit the same after `act`."""
+    before = [keras.ops.convert_to_numpy(weight).copy() for weight in model.weights]
+    act()
+    after = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    return {
+        weight.path
+        for weight, old, new in zip(model.weights, before, after, strict=True)
+        if old.tobytes() != new.tobytes()
+    }
+
+
+def _paths(layers: list[keras.Layer]) -> set[str]:
+    return {weight.path for layer in layers for weight in layer.weights}
+
+
+def _head(model: keras.Model) -> set[str]:
+    return _paths(model.layers[-2:])
+
+
+@each_base
+def test_with_the_base_frozen_only_the_four_tensors_of_the_head_move(name: str) -> None:
+    """Section 5.3.1, before listing 5.21: "only the weights from the two Dense layers that you added"."""
+    base, model = _model(name)
+    models.freeze(base)
+    compile_model(model, 1e-3)
+    moved = _moved(model, lambda: _train(model))
+    assert len(moved) == 4
+    assert moved == _head(model)
+
+
+@each_base
+def test_without_freezing_every_tensor_of_the_base_moves(name: str) -> None:
+    """Section 5.3.1: "If you don't do this", the representations "will be modified during training"."""
+    _, model = _model(name)
+    compile_model(model, 1e-3)
+    assert _moved(model, lambda: _train(model)) == {weight.path for weight in model.weights}
+
+
+@each_base
+def test_after_thawing_the_layers_from_there_on_move_and_none_before(name: str) -> None:
+    """Listing 5.22: of a frozen and trained model, the top of the base and the head are trained jointly."""
+    base, model = _model(name)
+    models.freeze(base)
+    compile_model(model, 1e-3)
+    _train(model)
+    models.thaw_from(base, THAWED_FROM[name])
+    compile_model(model, 1e-3)
+    names = [layer.name for layer in base.layers]
+    top = _paths(base.layers[names.index(THAWED_FROM[name]) :])
+    assert 0 < len(top) < len(base.weights)
+    assert _moved(model, lambda: _train(model)) == top | _head(model)
+
+
+def test_a_frozen_batch_normalisation_keeps_its_moving_statistics_still_and_a_thawed_one_does_not() -> None:
+    base, model = _model("mobilenet")
+    statistics = {weight.path for weight in base.weights if weight.path.endswith(MOVING)}
+    assert len(statistics) == 2 * 7, "one batch normalisation after the first convolution, two in each block"
+    models.freeze(base)
+    compile_model(model, 1e-3)
+    assert not _moved(model, lambda: _train(model)) & statistics
+    models.thaw_from(base, "conv_pw_2")
+    compile_model(model, 1e-3)
+    above = {path for path in statistics if path.split("/")[-2] in ("conv_pw_2_bn", "conv_dw_3_bn", "conv_pw_3_bn")}
+    assert len(above) == 6
+    assert _moved(model, lambda: _train(model)) & statistics == above
+
+
+def test_moving_statistics_are_no_trainable_weights_so_they_alone_move_with_a_learning_rate_of_0() -> None:
+    """Their movement is no gradient's doing: freezing must stop it too, and a zero learning rate doesn't."""
+    base, model = _model("mobilenet")
+    compile_model(model, 0.0)
+    moved = _moved(model, lambda: _train(model))
+    assert moved == {weight.path for weight in base.non_trainable_weights}
+    assert all(path.endswith(MOVING) for path in moved)
+
+
+def test_a_frozen_base_gives_the_same_features_whether_or_not_training_is_on() -> None:
+    """What lets features be recorded once (listing 5.17): frozen, a batch normalisation doesn't look at its batch."""
+    base, _ = _model("mobilenet")
+    pictures, _ = _pictures(32)
+    outputs = []
+    for trainable in (True, False):
+        base.trainable = trainable
+        outputs += [keras.ops.convert_to_numpy(base(pictures, training=training)) for training in (False, True)]
+    assert not np.allclose(outputs[0], outputs[1], rtol=0.1), "unfrozen, training normalises by the batch"
+    np.testing.assert_array_equal(outputs[2], outputs[3])
+
+
+@each_base
+def test_predicting_and_evaluating_move_nothing_even_when_all_is_trainable(name: str) -> None:
+    _, model = _model(name)
+    compile_model(model, 1e-3)
+    pictures, labels = _pictures(SIZES[name])
+
+    def look() -> None:
+        model.predict(pictures, verbose=0)
+        model.evaluate(pictures, labels, verbose=0)
+
+    assert not _moved(model, look)
+
+
+def test_recompiling_forgets_no_weight() -> None:
+    """Fine-tuning (listing 5.23) compiles the trained model again: it goes on from where it was."""
+    base, model = _model("mini", weights=True)
+    compile_model(model, 1e-3)
+    _train(model)
+    models.freeze(base)
+    assert not _moved(model, lambda: compile_model(model, 1e-5))
+
+
+CHANGES: dict[str, Callable[[keras.Model], None]] = {
+    "frozen": models.freeze,
+    "thawed": lambda base: setattr(base, "trainable", True),
+    "partly thawed": lambda base: models.thaw_from(base, "block4_conv2"),
+}
+
+
+def _compiled_before(change: str) -> tuple[keras.Model, keras.Model]:
+    base, model = _model("mini")
+    base.trainable = change == "frozen"
+    compile_model(model, 1e-3)
+    return base, model
+
+
+def _keras_steps(model: keras.Model) -> None:
+    """Training by Keras alone, without the package's guard."""
+    model.fit(*_pictures(16), batch_size=4, verbose=0)
+
+
+only_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="other backends look at `trainable` at other times"
+)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("change", ["frozen", "thawed"])
+def test_keras_ignores_a_change_of_trainable_once_it_has_trained_until_the_model_is_compiled_again(change: str) -> None:
+    """Section 5.3.1: change trainability after compilation and "these changes will be ignored". True after training."""
+    base, model = _compiled_before(change)
+    before = _moved(model, lambda: _keras_steps(model))
+    CHANGES[change](base)
+    assert _moved(model, lambda: _keras_steps(model)) == before, "as if nothing had been changed"
+    compile_model(model, 1e-3)
+    assert _moved(model, lambda: _keras_steps(model)) == {weight.path for weight in model.trainable_weights} != before
+
+
+@only_tensorflow
+@pytest.mark.parametrize("change", ["frozen", "thawed"])
+def test_keras_heeds_a_change_of_trainable_between_compiling_and_the_first_step_unlike_the_text(change: str) -> None:
+    """Section 5.3.1's "will be ignored" does not hold here: what is trained is fixed by the first step, not before."""
+    base, model = _compiled_before(change)
+    compiled = {weight.path for weight in model.trainable_weights}
+    CHANGES[change](base)
+    assert _moved(model, lambda: _keras_steps(model)) == {weight.path for weight in model.trainable_weights} != compiled
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_change_of_trainable_that_was_not_compiled_is_refused_with_the_layers_and_the_remedy(
+    change: str, trained: bool
+) -> None:
+    """Caught, not ignored, and the same on every backend; nothing is trained."""
+    base, model = _compiled_before(change)
+    if trained:
+        _train(model)
+    CHANGES[change](base)
+
+    def refused() -> None:
+        layers = "block4_conv2" if change == "partly thawed" else "block1_conv1, .*block4_conv2"
+        with pytest.raises(BadInput, match=rf"trainable.* of {layers} changed .*compile the model again"):
+            _train(model)
+
+    assert not _moved(model, refused)
+
+
+@pytest.mark.parametrize("change", ["frozen", "partly thawed"])
+def test_a_change_of_trainable_that_was_compiled_or_taken_back_is_accepted_and_heeded(change: str) -> None:
+    base, model = _compiled_before(change)
+    _train(model)
+    was = [layer.trainable for layer in base.layers]
+    CHANGES[change](base)
+    base.trainable = True
+    for layer, trainable in zip(base.layers, was, strict=True):
+        layer.trainable = trainable
+    _train(model)
+    CHANGES[change](base)
+    compile_model(model, 1e-3)
+    assert _moved(model, lambda: _train(model)) == {weight.path for weight in model.trainable_weights}

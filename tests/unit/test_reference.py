@@ -1,0 +1,411 @@
+"""convspec.reference against Keras, and what must hold of any convolution or pooling, with no oracle at all.
+
+How far Keras may be from the reference. It adds up n products in float32, whose unit roundoff is u = 2^-24. Each
+product is rounded once and goes through at most n - 1 sums, in whatever order, and a bias or division is one rounding
+more: each of the n terms is off by at most (1 + u)^(n + 1) - 1 < (n + 2) u of itself. So the whole is off by at most
+(n + 2) u times the sum of the terms' absolute values, which is what the reference makes of absolute inputs. The
+reference's own float64 is 2^29 times finer. A GPU may first cut both factors to TF32's 10 bits, which adds 2^-9.
+
+Sums and products of small whole numbers are exact in float32: what needs no oracle compares with ==.
+"""
+
+import re
+from collections.abc import Callable
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from keras import layers
+
+from convspec import models, reference
+from convspec.arithmetic import PADDINGS, same_padding
+from convspec.backend import accelerators
+
+Array = np.ndarray
+each_padding = pytest.mark.parametrize("padding", PADDINGS)
+
+
+def _tolerance(products: int) -> float:
+    return (products + 2) * 2.0**-24 + (2.0**-9 if accelerators() else 0)
+
+
+def _run(layer: keras.Layer, values: Any, *weights: Any) -> Array:
+    """One image or vector through a Keras layer with these weights."""
+    batch = np.asarray(values, "float32")[None]
+    layer.build(batch.shape)
+    layer.set_weights([np.asarray(weight) for weight in weights])
+    return keras.ops.convert_to_numpy(layer(batch))[0]
+
+
+def _run_exactly(layer: keras.Layer, values: Any, *weights: Any) -> Array:
+    """On the CPU: some of a GPU's kernels take whole numbers through fractions."""
+    with keras.device("cpu:0"):
+        return _run(layer, values, *weights)
+
+
+def _keras_conv2d(image: Any, kernel: Any, stride: Any = 1, padding: str = "valid") -> Array:
+    *size, _, filters = np.shape(kernel)
+    layer = layers.Conv2D(filters, size, strides=stride, padding=padding, use_bias=False)
+    return _run_exactly(layer, image, kernel)
+
+
+def _keras_dense(inputs: Any, weights: Any) -> Array:
+    return _run_exactly(layers.Dense(np.shape(weights)[1], use_bias=False), inputs, weights)
+
+
+def _keras_max_pool2d(image: Any, pool: Any, stride: Any = None, padding: str = "valid") -> Array:
+    return _run_exactly(layers.MaxPooling2D(pool, strides=stride, padding=padding), image)
+
+
+def _keras_average_pool2d(image: Any, pool: Any, stride: Any = None, padding: str = "valid") -> Array:
+    return _run_exactly(layers.AveragePooling2D(pool, strides=stride, padding=padding), image)
+
+
+KERAS = SimpleNamespace(
+    conv2d=_keras_conv2d, dense=_keras_dense, max_pool2d=_keras_max_pool2d, average_pool2d=_keras_average_pool2d
+)
+each_side = pytest.mark.parametrize("side", [reference, KERAS], ids=["reference", "keras"])
+
+
+def _numbers(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def _check_conv2d(height: int, width: int, kernel: tuple[int, ...], stride: Any, padding: str, seed: int = 0) -> None:
+    image, weights, bias = _numbers(seed, height, width, kernel[2]), _numbers(seed + 1, *kernel), _numbers(2, kernel[3])
+    layer = layers.Conv2D(kernel[3], kernel[:2], strides=stride, padding=padding)
+    actual = _run(layer, image, weights, bias)
+    expected = reference.conv2d(image, weights, bias, stride, padding)
+    sizes = reference.conv2d(abs(image), abs(weights), abs(bias), stride, padding)
+    assert actual.shape == expected.shape
+    off = abs(actual - expected) / sizes
+    assert off.max() <= _tolerance(int(np.prod(kernel[:3]))), f"{height}x{width}, {kernel}, stride {stride}, {padding}"
+
+
+def _averaged(image: Array, pool: Any, stride: Any, padding: str) -> Array:
+    """By the reference; for Keras on PyTorch, where padding that is not the same on both sides repeats the edge, of
+    the image with that edge."""
+    windows = pool if isinstance(pool, tuple) else (pool, pool)
+    steps = windows if stride is None else stride if isinstance(stride, tuple) else (stride, stride)
+    around = [same_padding(*axis) for axis in zip(image.shape[:2], windows, steps, strict=True)]
+    if padding == "same" and keras.backend.backend() == "torch" and any(before != after for before, after in around):
+        image, padding = np.pad(image, [*around, (0, 0)], mode="edge"), "valid"
+    return reference.average_pool2d(image, pool, stride, padding)
+
+
+def _check_pooling(image: Array, pool: Any, stride: Any, padding: str) -> None:
+    options = {"strides": stride, "padding": padding}
+    case = f"{image.shape}, pool {pool}, stride {stride}, {padding}"
+    largest = _run(layers.MaxPooling2D(pool, **options), image)
+    assert np.array_equal(largest, reference.max_pool2d(image, pool, stride, padding)), f"max of {case}"
+    mean = _run(layers.AveragePooling2D(pool, **options), image)
+    expected = _averaged(image, pool, stride, padding)
+    assert mean.shape == expected.shape
+    off = abs(mean - expected) / _averaged(abs(image), pool, stride, padding)
+    assert off.max() <= _tolerance(int(np.prod(pool)) ** (1 if isinstance(pool, tuple) else 2)), f"average of {case}"
+
+
+@each_padding
+def test_keras_convolves_like_the_reference_at_every_small_size(padding: str) -> None:
+    for size, window, stride in product(range(1, 7), range(1, 5), range(1, 4)):
+        if padding == "same" or window <= size:
+            _check_conv2d(size, size, (window, window, 1, 1), stride, padding)
+
+
+@each_padding
+@given(
+    height=st.integers(7, 20),
+    width=st.integers(7, 20),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 6), st.integers(1, 5)),
+    stride=st.integers(1, 4) | st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    seed=st.integers(0, 2**16),
+)
+def test_keras_convolves_like_the_reference_at_any_shape(
+    padding: str, height: int, width: int, kernel: tuple[int, ...], stride: Any, seed: int
+) -> None:
+    _check_conv2d(height, width, kernel, stride, padding, seed)
+
+
+@each_padding
+def test_keras_pools_like_the_reference_at_every_small_size(padding: str) -> None:
+    for size, window, stride in product(range(1, 7), range(1, 5), (1, 2, 3, None)):
+        if padding == "same" or window <= size:
+            _check_pooling(_numbers(size, size, size, 1), window, stride, padding)
+
+
+@each_padding
+@given(
+    shape=st.tuples(st.integers(5, 20), st.integers(5, 20), st.integers(1, 4)),
+    pool=st.integers(1, 5) | st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.none() | st.integers(1, 5) | st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    seed=st.integers(0, 2**16),
+)
+def test_keras_pools_like_the_reference_at_any_shape(
+    padding: str, shape: tuple[int, int, int], pool: Any, stride: Any, seed: int
+) -> None:
+    _check_pooling(_numbers(seed, *shape), pool, stride, padding)
+
+
+@given(inputs=st.integers(1, 300), units=st.integers(1, 20), rows=st.integers(1, 3), seed=st.integers(0, 2**16))
+def test_keras_dense_layers_multiply_like_the_reference(inputs: int, units: int, rows: int, seed: int) -> None:
+    values, weights, bias = _numbers(seed, rows, inputs), _numbers(seed + 1, inputs, units), _numbers(2, units)
+    off = abs(_run(layers.Dense(units), values, weights, bias) - reference.dense(values, weights, bias))
+    sizes = reference.dense(abs(values), abs(weights), abs(bias))
+    assert (off / sizes).max() <= _tolerance(inputs)
+
+
+@given(seed=st.integers(0, 2**16), classes=st.integers(2, 30), scale=st.floats(0.01, 50))
+def test_keras_softmax_is_the_references(seed: int, classes: int, scale: float) -> None:
+    logits = np.float32(scale) * _numbers(seed, 2, classes)
+    actual, expected = _run(layers.Softmax(), logits), reference.softmax(logits)
+    # exp makes a share of a difference's rounding; exp, sum and division round a few times more. What float32 cannot
+    # hold, below 1e-37, may be 0.
+    spread = np.ptp(logits, axis=-1, keepdims=True)
+    assert (abs(actual - expected) <= (2 * spread + classes + 10) * 2.0**-24 * expected + 1e-37).all()
+
+
+def test_keras_relu_is_the_references() -> None:
+    values = np.array([-3.5, -0.0, 0.0, 2.5], "float32")
+    assert reference.relu(values).tolist() == _run(layers.ReLU(), values).tolist() == [0.0, 0.0, 0.0, 2.5]
+
+
+def test_each_layer_of_listings_5_1_and_5_2_does_to_its_input_what_the_reference_does() -> None:
+    model = models.mnist_convnet()
+    shapes = [tuple(weight.shape) for weight in model.weights]
+    model.set_weights([_numbers(i, *shape) / np.sqrt(np.prod(shape[:-1])) for i, shape in enumerate(shapes)])
+    image = _numbers(99, 28, 28, 1)
+    maps = keras.Model(model.inputs[0], [layer.output for layer in model.layers])(image[None])
+    outputs = [keras.ops.convert_to_numpy(feature_map)[0] for feature_map in maps]
+    for layer, before, after in zip(model.layers, [image, *outputs], outputs, strict=False):
+        allowed: Any = 0.0
+        if isinstance(layer, layers.Flatten):
+            expected = before.ravel()
+        elif isinstance(layer, layers.MaxPooling2D):
+            expected = reference.max_pool2d(before)
+        else:
+            kernel, bias = layer.get_weights()
+            apply = reference.conv2d if isinstance(layer, layers.Conv2D) else reference.dense
+            sums = apply(before, kernel, bias)
+            allowed = _tolerance(int(np.prod(kernel.shape[:-1]))) * apply(abs(before), abs(kernel), abs(bias))
+            expected = reference.relu(sums)
+            if layer is model.layers[-1]:
+                expected = reference.softmax(sums)
+                # Logits off by e change a probability by a factor of at most exp(2e); its own rounding adds below 20 u.
+                allowed = np.expm1(2 * allowed.max() + 20 * 2.0**-24) * expected
+        assert after.shape == expected.shape, layer.name
+        assert (abs(after - expected) <= allowed).all(), layer.name
+
+
+def _patches(side: Any, image: Array, size: int = 3, **options: Any) -> Array:
+    """The patches of a one-channel image themselves, each (size, size): one filter for each place in the window."""
+    found = side.conv2d(image[..., None], np.eye(size * size).reshape(size, size, 1, size * size), **options)
+    return found.reshape(*found.shape[:2], size, size)
+
+
+TILES = np.arange(1.0, 26.0).reshape(5, 5)
+
+
+@each_side
+def test_a_5x5_map_has_9_patches_of_3x3_in_a_3x3_grid(side: Any) -> None:
+    """Figure 5.5. The text's `input[i-1:i+1, j-1:j+1, :]` would be 2x2 in Python: it is i:i+3 without padding."""
+    patches = _patches(side, TILES)
+    assert patches.shape == (3, 3, 3, 3)
+    for i, j in np.ndindex(3, 3):
+        assert np.array_equal(patches[i, j], TILES[i : i + 3, j : j + 3]), f"output [{i}, {j}]"
+
+
+@each_side
+def test_padding_a_5x5_map_gives_25_patches_each_centred_on_its_own_tile(side: Any) -> None:
+    """Figure 5.6. With padding "same" the text's indices are right but for their ends: i-1:i+2, not i-1:i+1."""
+    patches = _patches(side, TILES, padding="same")
+    assert patches.shape == (5, 5, 3, 3)
+    for i, j in np.ndindex(5, 5):
+        inside = TILES[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+        assert patches[i, j, 1, 1] == TILES[i, j]
+        assert np.array_equal(np.sort(patches[i, j][patches[i, j] != 0]), inside.ravel()), f"output [{i}, {j}]"
+    for i, j in np.ndindex(3, 3):
+        assert np.array_equal(patches[i + 1, j + 1], TILES[i : i + 3, j : j + 3]), f"output [{i + 1}, {j + 1}]"
+
+
+@each_side
+def test_with_stride_2_a_5x5_map_has_4_patches_at_its_corners(side: Any) -> None:
+    """Figure 5.7."""
+    patches = _patches(side, TILES, stride=2)
+    assert patches.shape == (2, 2, 3, 3)
+    for i, j in np.ndindex(2, 2):
+        assert np.array_equal(patches[i, j], TILES[2 * i : 2 * i + 3, 2 * j : 2 * j + 3]), f"output [{i}, {j}]"
+
+
+@each_side
+def test_an_odd_row_of_padding_goes_below_and_to_the_right(side: Any) -> None:
+    assert _patches(side, TILES, 2, padding="same")[0, 0].tolist() == [[1, 2], [6, 7]]
+    assert _patches(side, TILES, 2, padding="same")[4, 4].tolist() == [[25, 0], [0, 0]]
+
+
+@each_side
+def test_a_convolution_is_not_flipped(side: Any) -> None:
+    kernel = np.arange(9.0).reshape(3, 3, 1, 1)
+    assert side.conv2d(TILES[:3, :3, None], kernel).item() == (TILES[:3, :3] * kernel[..., 0, 0]).sum()
+
+
+@each_side
+def test_max_pooling_halves_26_to_13_by_the_largest_of_each_2x2_window_of_each_channel(side: Any) -> None:
+    image = np.random.default_rng(0).permutation(26 * 26 * 3).reshape(26, 26, 3)
+    pooled = side.max_pool2d(image, 2)
+    assert pooled.shape == (13, 13, 3)
+    for i, j, channel in np.ndindex(13, 13, 3):
+        assert pooled[i, j, channel] == image[2 * i : 2 * i + 2, 2 * j : 2 * j + 2, channel].max()
+
+
+@each_side
+def test_padding_is_never_the_maximum(side: Any) -> None:
+    assert (side.max_pool2d(np.full((3, 3, 1), -7.0), 2, padding="same") == -7).all()
+
+
+@each_side
+def test_an_average_counts_real_pixels_only(side: Any) -> None:
+    assert (side.average_pool2d(np.full((5, 4, 1), 6.0), 3, padding="same") == 6).all()
+
+
+def _whole(*shape: int) -> st.SearchStrategy[Array]:
+    return arrays("float64", shape, elements=st.integers(-9, 9).map(float))
+
+
+SHAPES = st.tuples(st.integers(3, 8), st.integers(3, 8), st.integers(1, 3))
+
+
+@each_side
+@given(
+    data=st.data(), shape=SHAPES, filters=st.integers(1, 3), padding=st.sampled_from(PADDINGS), stride=st.integers(1, 2)
+)
+def test_convolution_is_linear_in_the_image_and_in_the_kernel(
+    side: Any, data: st.DataObject, shape: tuple[int, int, int], filters: int, padding: str, stride: int
+) -> None:
+    x, y = data.draw(_whole(*shape)), data.draw(_whole(*shape))
+    kernel, other = data.draw(_whole(3, 2, shape[2], filters)), data.draw(_whole(3, 2, shape[2], filters))
+
+    def conv(image: Array, weights: Array) -> Array:
+        return side.conv2d(image, weights, stride=stride, padding=padding)
+
+    assert conv(np.ones(shape), np.ones(kernel.shape)).all(), "what is nought is linear too"
+    assert np.array_equal(conv(2 * x - 3 * y, kernel), 2 * conv(x, kernel) - 3 * conv(y, kernel))
+    assert np.array_equal(conv(x, 2 * kernel - 3 * other), 2 * conv(x, kernel) - 3 * conv(x, other))
+
+
+@each_side
+@given(pattern=_whole(3, 4, 2), kernel=_whole(3, 3, 2, 2), down=st.integers(0, 7), right=st.integers(0, 6))
+def test_a_pattern_gives_the_same_response_wherever_it_stands(
+    side: Any, pattern: Array, kernel: Array, down: int, right: int
+) -> None:
+    """Section 5.1.1's translation invariance: the response moves with the pattern, away from the borders."""
+    first, moved = np.zeros((14, 14, 2)), np.zeros((14, 14, 2))
+    first[2:5, 2:6] = pattern
+    moved[2 + down : 5 + down, 2 + right : 6 + right] = pattern
+    assert side.conv2d(np.ones_like(first), np.ones_like(kernel)).all(), "nought is the same everywhere too"
+    response = side.conv2d(first, kernel, padding="same")
+    assert np.array_equal(side.conv2d(moved, kernel, padding="same"), np.roll(response, (down, right), axis=(0, 1)))
+
+
+@each_side
+@given(image=_whole(9, 9, 1), kernel=_whole(3, 3, 1, 2), steps=st.integers(0, 2), stride=st.integers(1, 3))
+def test_convolution_and_pooling_move_with_the_image_by_whole_strides(
+    side: Any, image: Array, kernel: Array, steps: int, stride: int
+) -> None:
+    moved = image[steps * stride :, steps * stride :]
+    for respond in (
+        lambda pixels, weights: side.conv2d(pixels, weights, stride=stride),
+        lambda pixels, _: side.max_pool2d(pixels, 3, stride),
+        lambda pixels, _: side.average_pool2d(pixels, 3, stride),
+    ):
+        assert respond(np.ones_like(image), np.ones_like(kernel)).all(), "nought moves with everything"
+        assert np.array_equal(respond(moved, kernel), respond(image, kernel)[steps:, steps:])
+
+
+@each_side
+@given(image=_whole(4, 6, 2), seed=st.integers(0, 2**16))
+def test_pooling_heeds_the_values_in_a_window_but_not_where_in_it_they_stand(
+    side: Any, image: Array, seed: int
+) -> None:
+    windows = image.reshape(2, 2, 3, 2, 2).swapaxes(1, 2).reshape(2, 3, 4, 2)
+    shuffled = np.random.default_rng(seed).permuted(windows, axis=2)
+    permuted = shuffled.reshape(2, 3, 2, 2, 2).swapaxes(1, 2).reshape(4, 6, 2)
+    for pool in (side.max_pool2d, side.average_pool2d):
+        assert np.array_equal(pool(permuted, 2), pool(image, 2))
+        assert np.array_equal(pool(image + 1, 2), pool(image, 2) + 1)
+
+
+@each_side
+@given(data=st.data(), shape=SHAPES, filters=st.integers(1, 4), padding=st.sampled_from(PADDINGS))
+def test_a_1x1_convolution_is_a_dense_layer_at_every_pixel(
+    side: Any, data: st.DataObject, shape: tuple[int, int, int], filters: int, padding: str
+) -> None:
+    image, weights = data.draw(_whole(*shape)), data.draw(_whole(shape[2], filters))
+    assert np.array_equal(side.conv2d(image, weights[None, None], padding=padding), side.dense(image, weights))
+
+
+@each_side
+@given(image=_whole(4, 3, 2), kernel=_whole(4, 3, 2, 3))
+def test_a_kernel_as_large_as_the_image_is_a_dense_layer_on_the_flattened_image(
+    side: Any, image: Array, kernel: Array
+) -> None:
+    assert np.array_equal(side.conv2d(image, kernel).ravel(), side.dense(image.ravel(), kernel.reshape(24, 3)))
+
+
+@given(logits=arrays("float64", (3, 5), elements=st.floats(-300, 300)))
+def test_softmax_gives_probabilities_whose_ratios_are_exponentials_of_the_logits_differences(logits: Array) -> None:
+    probabilities = reference.softmax(logits)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-14)
+    ratios = np.log(probabilities) - np.log(probabilities[:, :1])
+    np.testing.assert_allclose(ratios, logits - logits[:, :1], rtol=0, atol=1e-11)
+
+
+def test_softmax_of_huge_logits_neither_overflows_nor_vanishes() -> None:
+    assert reference.softmax([[1e5, -1e5], [-1e5, -1e5]]).tolist() == [[1.0, 0.0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_whatever_numbers_the_reference_is_given_it_adds_up_in_float64(kind: str) -> None:
+    top = {"uint8": 255, "float32": 2**24}[kind]  # add 1 to this, and it is lost
+    row, ones = np.array([top, 1, 1], kind), np.ones((3, 1), kind)
+    assert reference.dense(row, ones).item() == top + 2
+    assert reference.conv2d(row.reshape(1, 3, 1), ones.reshape(1, 3, 1, 1)).item() == top + 2
+    assert reference.average_pool2d(row.reshape(1, 3, 1), (1, 3)).item() == (top + 2) / 3
+    assert reference.softmax(np.array([0, 1], kind)).tolist() == [1 / (1 + np.e), 1 / (1 + 1 / np.e)]
+
+
+def test_pooling_windows_are_2x2_unless_given() -> None:
+    image = np.arange(16.0).reshape(4, 4, 1)
+    assert reference.max_pool2d(image).ravel().tolist() == [5, 7, 13, 15]
+    assert reference.average_pool2d(image).ravel().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: reference.conv2d(np.ones((5, 5, 3)), np.ones((3, 3, 1, 2))),
+            "kernel must have the image's 3 channels, got 1",
+        ),
+        (
+            lambda: reference.conv2d(np.ones((5, 2, 1)), np.ones((3, 3, 1, 2))),
+            "kernel must fit in a valid input of size 2, got 3 (extent 3 at dilation 1)",
+        ),
+        (lambda: reference.max_pool2d(np.ones((5, 2, 1)), 3), "pool must fit in a valid input of size 2, got 3"),
+        (lambda: reference.average_pool2d(np.ones((5, 5, 1)), 2, 0), "stride must be at least 1, got 0"),
+        (
+            lambda: reference.average_pool2d(np.ones((5, 5, 1)), padding="full"),
+            "padding must be one of ('valid', 'same'), got 'full'",
+        ),
+    ],
+)
+def test_impossible_input_is_an_error_that_names_the_argument_and_the_value(
+    call: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
