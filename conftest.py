@@ -85,7 +85,7 @@ def few_shapes() -> "Dataset":
     """Some 40, 20 and 20 pictures of `shapes`."""
     from convspec.data import datasets
 
-    return _cut(datasets.load("shapes", 48, Path()), 40, 20, 20)
+    return _cut(datasets.load_dataset("shapes", 48, Path()), 40, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -93,4 +93,6 @@ def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
     """Some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
     from convspec.data import datasets
 
-    return _cut(datasets.load("dogs_vs_cats", 150, data_folder), 40, 20, 20), data_folder / "vgg16_notop.weights.h5"
+    return _cut(
+        datasets.load_dataset("dogs_vs_cats", 150, data_folder), 40, 20, 20
+    ), data_folder / "vgg16_notop.weights.h5"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 
-from convspec.plugin.session import Session, uncaptured
+from convspec.plugin.session import Session, terminal_stream
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -107,7 +107,7 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
             benchmark.extra_info.update(ratio=round(ratio, 4), rival=rival.name)
             told = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
             outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {told}"
-            uncaptured(convspec_session.config).write(f"\n{outcome}\n")
+            terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
             assert not most or ratio <= most or backend.accelerators(), f"{outcome}, but should take {most} at most"
 
     return recorded

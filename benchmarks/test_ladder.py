@@ -10,8 +10,8 @@ import pytest
 
 from convspec.accuracy import statistics
 from convspec.ladder import determinism
-from convspec.ladder.rungs import RUNGS, climb, find_recipe
-from convspec.plugin.session import Session, explained
+from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
+from convspec.plugin.session import Session, skip_or_fail_on_bad_data
 from convspec.report import tables
 
 # Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
@@ -28,7 +28,7 @@ CURVES = "accuracy", "val_accuracy", "val_loss"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function in (test_rung, test_rung_repeats_itself, test_the_accuracy_is_that_of_the_baseline):
         option = metafunc.config.option
-        climbed = climb(option.scale, option.mode, option.rungs or RUNGS)
+        climbed = select_recipes(option.scale, option.mode, option.rungs or RUNGS)
         metafunc.parametrize("rung", [recipe.name for recipe in climbed])
 
 
@@ -38,13 +38,13 @@ def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureReque
     recipe = find_recipe(rung, session.scale)
     if hasattr(config, "workerinput"):
         pytest.skip("the ladder is timed, one run at a time: leave out -n")
-    with explained(config):
+    with skip_or_fail_on_bad_data(config):
         pending = iter(new := [seed for seed in session.seeds if not session.unfinished(recipe, seed).is_file()])
         if new:
             benchmark = request.getfixturevalue("benchmark")
             benchmark.group = f"ladder, {session.dataset(recipe).name}, {session.scale}"
             benchmark.pedantic(session.run, setup=lambda: ((recipe, next(pending)), {}), rounds=len(new))
-        runs = session.climb(recipe)
+        runs = session.run_all_seeds(recipe)
     if new:
         benchmark.extra_info.update(tables.summary(runs), machine=runs[-1].machine)
     for run in runs:
@@ -79,7 +79,7 @@ def test_the_accuracy_is_that_of_the_baseline(
         pytest.skip(f"needs the rung {rung} in this session")
     if not session.baselines.is_dir() and not option.update_baselines:
         pytest.skip(f"no baselines in {str(session.baselines)!r}: --update-baselines begins them")
-    with explained(request.config):
+    with skip_or_fail_on_bad_data(request.config):
         if not option.update_baselines and session.judge(session.runs[rung]).outcome == "missing":
             pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
         session.hold(session.runs[rung], request.node)

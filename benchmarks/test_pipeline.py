@@ -29,7 +29,7 @@ from convspec.data import datasets, decode, shapes
 from convspec.data.batches import Batches, rescale, stream
 from convspec.ladder import rungs
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
-from convspec.plugin.session import Session, uncaptured
+from convspec.plugin.session import Session, terminal_stream
 
 SIZE, BATCH = 150, 20  # listing 5.7
 
@@ -121,7 +121,7 @@ def compare(benchmark: BenchmarkFixture, convspec_session: Session) -> Callable[
         medians = {f"{name}, ms a picture": round(float(np.median(times[1:])), 4) for name, times in a_picture.items()}
         benchmark.extra_info.update(medians, ratio=round(ratio, 2), at_least=at_least, pictures=pictures * repeats)
         outcome = f"{ours[0]} should be at least {at_least} times as fast as {rival[0]}, got {ratio:.2f}; {medians}"
-        uncaptured(convspec_session.config).write(f"\n{group}: {outcome}\n")
+        terminal_stream(convspec_session.config).write(f"\n{group}: {outcome}\n")
         assert ratio >= at_least, outcome
 
     return compared
@@ -232,7 +232,7 @@ def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
     epoch: str, at_least: float, compare: Callable[..., None], folder: Path, paths: list[Path]
 ) -> None:
     def ours() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        train = datasets.load(folder, SIZE, folder).train
+        train = datasets.load_dataset(folder, SIZE, folder).train
         return stream(Batches(train.images, train.labels, BATCH, rescale), 0, CHAPTER_AUGMENTATION)
 
     def theirs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -256,7 +256,7 @@ def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
 def test_a_training_step_waits_for_its_pictures_for_less_than_a_twentieth_of_the_time(
     rung: str, benchmark: BenchmarkFixture, convspec_session: Session, folder: Path
 ) -> None:
-    recipe, train = rungs.find_recipe(rung, "full"), datasets.load(folder, SIZE, folder).train
+    recipe, train = rungs.find_recipe(rung, "full"), datasets.load_dataset(folder, SIZE, folder).train
     model = models.small_convnet((SIZE, SIZE, 3), recipe.dropout)
     training.compile_model(model, recipe.learning_rate)
     batches = Batches(train.images, train.labels, recipe.batch_size, rescale)
@@ -279,6 +279,6 @@ def test_a_training_step_waits_for_its_pictures_for_less_than_a_twentieth_of_the
     outcome = (
         f"{rung}: waiting for pictures should take less than 5 % of the time, got {share:.1%}; {dict(clock.seconds)}"
     )
-    uncaptured(convspec_session.config).write(f"\n{outcome}\n")
+    terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
     # A GPU's steps are so short that two cores cannot feed them.
     assert share < 0.05 or backend.accelerators(), outcome

@@ -23,11 +23,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from convspec import MissingData, backend, features, machine, models, progress, training
 from convspec.arithmetic import multiply_adds
 from convspec.data import datasets, decode
-from convspec.data.batches import Batches, View, rescale, stream, unchanged
+from convspec.data.batches import Batches, View, identity, rescale, stream
 from convspec.ladder import rungs
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
-from convspec.plugin.session import Session, explained, uncaptured
+from convspec.plugin.session import Session, skip_or_fail_on_bad_data, terminal_stream
 
 from .conftest import ROUNDS, Side
 
@@ -49,13 +49,13 @@ def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.Te
     count = STEPS[recipe.scale] * recipe.batch_size
     if recipe.scale == "full":
         folder = convspec_session.data_root / "dogs_vs_cats_small" / "train"
-        with explained(convspec_session.config):
+        with skip_or_fail_on_bad_data(convspec_session.config):
             if len(files := sorted(folder.rglob("*.jpg"))) < count:
                 raise MissingData(f"Dogs vs. Cats is not in {str(folder)!r}: `python -m convspec fetch dogs_vs_cats`")
         return files[:: len(files) // count][:count]
     folder = tmp_path_factory.mktemp("shapes")
     files = [folder / f"{number:04d}.png" for number in range(count)]
-    for picture, file in zip(datasets.load("shapes", recipe.size, folder).train.images, files, strict=False):
+    for picture, file in zip(datasets.load_dataset("shapes", recipe.size, folder).train.images, files, strict=False):
         Image.fromarray(picture).save(file)
     return files
 
@@ -63,7 +63,7 @@ def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.Te
 @pytest.fixture
 def base(recipe: Recipe, convspec_session: Session) -> keras.Model:
     """The rung's base with its weights, thawed as it says."""
-    with explained(convspec_session.config):
+    with skip_or_fail_on_bad_data(convspec_session.config):
         weights = convspec_session.weights(recipe) or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
         return models.conv_base(str(recipe.base), weights, (recipe.size, recipe.size, 3))
 
@@ -155,7 +155,7 @@ def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
         training.compile_model(compiled, recipe.learning_rate)
     decoded, steps = read(paths, recipe), STEPS[recipe.scale]
     views = extract(trunk, View(decoded, CHAPTER_AUGMENTATION, seed=0, number=0), tmp_path)
-    recorded = Batches(views, decoded.labels, recipe.batch_size, unchanged)
+    recorded = Batches(views, decoded.labels, recipe.batch_size, identity)
 
     def epoch(model: keras.Model, source: Iterator[tuple[np.ndarray, np.ndarray]]) -> Callable[[], object]:
         return lambda: [model.train_on_batch(*next(source)) for _ in range(steps)]
@@ -206,7 +206,7 @@ def test_each_picture_costs_the_same_however_many_there_are(
         machine=machine.machine(),
     )
     outcome = f"pictures/s by count {a_second}, time as count to the power {slope:.3f}, memory +{growth:.0f} MiB"
-    uncaptured(convspec_session.config).write(f"\n{outcome}\n")
+    terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
     assert backend.accelerators() or 0.9 <= slope <= 1.1, outcome
     assert growth < MOST_GROWTH, outcome
 

@@ -16,7 +16,7 @@ from keras import layers
 from convspec import backend, machine, models
 from convspec.arithmetic import multiply_adds
 from convspec.ladder.rungs import find_recipe
-from convspec.plugin.session import Session, explained
+from convspec.plugin.session import Session, skip_or_fail_on_bad_data
 from convspec.visualization.maps import class_activation_maps
 from convspec.visualization.patterns import filter_patterns
 
@@ -36,7 +36,7 @@ def base(convspec_session: Session) -> Callable[[int], keras.Model]:
     recipe = find_recipe("fine_tuned", convspec_session.scale)
 
     def built(size: int) -> keras.Model:
-        with explained(convspec_session.config):
+        with skip_or_fail_on_bad_data(convspec_session.config):
             weights = convspec_session.weights(recipe) or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
             return models.conv_base(str(recipe.base), weights, (size, size, 3))
 

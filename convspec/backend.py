@@ -259,7 +259,7 @@ def feed(batches: keras.utils.PyDataset) -> Any:
     return dataset.prefetch(1).with_options(options)
 
 
-def share(batch_size: int, devices: int) -> int:
+def batch_share(batch_size: int, devices: int) -> int:
     """Pictures of each batch that one of `devices` takes under `data_parallel`.
 
     Raises BadInput, with the remedy, where the backend trains on one device only, where there are fewer, and where the

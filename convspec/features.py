@@ -16,12 +16,12 @@ import numpy as np
 
 from convspec import BadInput, backend
 from convspec.data.batches import Batches
-from convspec.files import DAMAGED, replacing
+from convspec.files import DAMAGED, atomic_write
 from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
 
 
-def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
     """The base's output for each batch from number `first` on, in smaller parts where there is no room for a whole one:
     no picture's output depends on the others'."""
     most = batches.batch_size
@@ -48,7 +48,7 @@ def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndar
         yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
-Outputs = Callable[[keras.Model, Batches, int], Iterator[np.ndarray]]
+BatchPredictor = Callable[[keras.Model, Batches, int], Iterator[np.ndarray]]
 
 
 def extract(
@@ -58,7 +58,7 @@ def extract(
     *,
     dtype: str = "float32",
     clock: Clock,
-    outputs: Outputs = outputs,
+    predict: BatchPredictor = predict_batches,
     title: str = "",
     progress: TextIO | None = None,
 ) -> np.ndarray:
@@ -68,8 +68,8 @@ def extract(
     Computed once and kept in `folder`, a store for each base, cut, weights, pictures, preprocessing, augmented view,
     batch size, dtype and version. A store grows picture by picture under the name of a partial one, so that an
     interrupted run goes on where it was killed, and gets its own name when it is whole. The seconds that it took count
-    under the phase "features" whether or not it was computed in this run. `outputs` computes them: here, or with
-    `cluster.outputs` on many machines, which gives the same store. Raises BadInput for a store that is damaged
+    under the phase "features" whether or not it was computed in this run. `predict` computes them: here, or with
+    `ray.predict_batches` on many machines, which gives the same store. Raises BadInput for a store that is damaged
     or was made for something else, and where there is no room for it.
     """
     identity = _identity(base, batches, dtype)
@@ -77,7 +77,7 @@ def extract(
     store = folder / f"{base.name}-{key}"
     if not store.is_dir():
         try:
-            _compute(base, batches, store, identity, outputs, title, progress)
+            _compute(base, batches, store, identity, predict, title, progress)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -125,7 +125,7 @@ def _compute(
     batches: Batches,
     store: Path,
     identity: dict[str, Any],
-    outputs: Outputs,
+    predict: BatchPredictor,
     title: str,
     progress: TextIO | None,
 ) -> None:
@@ -153,7 +153,7 @@ def _compute(
         first = min(done * batches.batch_size, shape[0])
         with progress_bar(shape[0], title, "picture", progress, first) as bar:
             began = saved = time.perf_counter()
-            for _, predicted in zip(range(done, len(batches)), outputs(base, batches, done), strict=True):
+            for _, predicted in zip(range(done, len(batches)), predict(base, batches, done), strict=True):
                 with np.errstate(over="ignore"):
                     output = np.ascontiguousarray(predicted, dtype)  # PyTorch lays channels out first
                 if not np.isfinite(output).all():
@@ -164,7 +164,7 @@ def _compute(
                 now = time.perf_counter()
                 if now - saved > 1:
                     file.flush()
-                    with replacing(spent) as new:
+                    with atomic_write(spent) as new:
                         new.write_text(json.dumps(seconds + now - began))
                     saved = now
             seconds += time.perf_counter() - began

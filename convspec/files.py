@@ -14,7 +14,7 @@ DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, Bad
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to; becomes `path` when the block ends, or vanishes where the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial{threading.get_native_id()}-{path.name}")

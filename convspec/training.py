@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from convspec import BadInput, backend
 from convspec.data.batches import Batches
-from convspec.files import DAMAGED, replacing
+from convspec.files import DAMAGED, atomic_write
 from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
 
@@ -55,7 +55,7 @@ class Checkpoint:
 
     def save(self, model: keras.Model, history: History, clock: Clock) -> None:
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables(model)]
-        with replacing(self.path) as partial:
+        with atomic_write(self.path) as partial:
             np.savez(partial, *values, key=self.key, state=json.dumps([history, clock.seconds]))
 
     def restore(self, model: keras.Model, clock: Clock) -> History:
@@ -83,11 +83,16 @@ class Checkpoint:
         return [*model.variables, *model.optimizer.variables]
 
 
-class _Watch(keras.callbacks.Callback):
+class _FitMonitor(keras.callbacks.Callback):
     """Progress, history, phases and checkpoints of one fit, and its validation where Keras does not see to that."""
 
     def __init__(
-        self, clock: Clock, bar: tqdm, history: History, checkpoint: Checkpoint | None, validation: "_Filled | None"
+        self,
+        clock: Clock,
+        bar: tqdm,
+        history: History,
+        checkpoint: Checkpoint | None,
+        validation: "_PaddedBatches | None",
     ) -> None:
         super().__init__()
         self.clock, self.bar, self.history, self.checkpoint = clock, bar, history, checkpoint
@@ -130,7 +135,7 @@ class _Watch(keras.callbacks.Callback):
         self.began = now
 
 
-class _Filled(keras.utils.PyDataset):
+class _PaddedBatches(keras.utils.PyDataset):
     """The batches of another with even shares for `devices`: the last is filled up with its own last input.
 
     Keras itself fails, or has a loss that is no number, where the last batch leaves a device too little or nothing.
@@ -160,7 +165,7 @@ class _Filled(keras.utils.PyDataset):
         }
 
 
-class _Kept(keras.utils.PyDataset):
+class _BufferedBatches(keras.utils.PyDataset):
     """The batches that `draw` gives by number, all kept until training has begun: Keras looks at some before, and on
     several devices in TensorFlow draws some to build the model by, and then draws anew."""
 
@@ -205,7 +210,7 @@ def fit(
 
     Phases counted: compile (the first step, where the graph is built), train (all other steps), validate, and
     input (reading, augmenting and preparing batches, which overlaps the others). Raises BadInput where layers were
-    frozen or thawed since `compile_model`, where memory does not suffice for a step, and as `gradients.share` does.
+    frozen or thawed since `compile_model`, where memory does not suffice for a step, and as `backend.batch_share` does.
     """
     _refuse_stale(model)
 
@@ -215,12 +220,12 @@ def fit(
         nonlocal size
         with lock, clock("input"):
             batch = next(source)
-        backend.share(size := len(batch[1]), devices)
+        backend.batch_share(size := len(batch[1]), devices)
         return batch
 
     done, alone = len(history.get("loss", [])), devices == 1
-    filled = None if alone or validation is None else _Filled(validation, devices)
-    kept = _Kept(draw)
+    filled = None if alone or validation is None else _PaddedBatches(validation, devices)
+    kept = _BufferedBatches(draw)
     with (
         progress_bar(epochs * steps, title, "step", progress, done * steps) as bar,
         backend.data_parallel(model, devices) as trained,
@@ -235,7 +240,7 @@ def fit(
                 shuffle=False,
                 verbose=0,
                 callbacks=[
-                    _Watch(clock, bar, history, checkpoint, filled),
+                    _FitMonitor(clock, bar, history, checkpoint, filled),
                     keras.callbacks.LambdaCallback(on_train_begin=kept.begin),
                 ],
             )

@@ -21,7 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote
 
 from convspec import BadInput
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.ladder.result import Result
 
 SCHEMA = 1
@@ -68,7 +68,7 @@ def write(folder: Path, result: Result) -> Path:
     except ValueError as error:
         raise BadInput(f"{path.stem} is no baseline: {error}") from error
     lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     return path
 
@@ -84,7 +84,7 @@ def read(folder: Path) -> list[Result]:
         inside += [path for sub in inside if sub.is_dir() for path in sub.iterdir()]
     except OSError as error:
         raise BadInput(f"baselines cannot be read: {error}") from error
-    # What `replacing` writes to just now, or left behind when it was killed, is no baseline yet.
+    # What `atomic_write` writes to just now, or left behind when it was killed, is no baseline yet.
     paths = [path for path in inside if path.suffix == ".json" and not re.match(r"partial\d+-", path.name)]
     return sorted(
         (_read(path, folder) for path in paths),

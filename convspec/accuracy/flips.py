@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from convspec.accuracy.statistics import checked_sides
 
 FLIP_LEVEL = 0.01
-MOST_SPLITS = 10_000  # of runs into two sides that are counted out; more are drawn
+MAX_SPLITS = 10_000  # of runs into two sides that are counted out; more are drawn
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
     runs, right = before + after, np.vstack([base, fresh]).astype(float)
     differ = (right @ (1 - right).T + (1 - right) @ right.T) / pictures
     ways = comb(runs, after)
-    if ways <= MOST_SPLITS:
+    if ways <= MAX_SPLITS:
         splits = np.zeros((ways, runs), bool)
         np.put_along_axis(splits, np.array([*combinations(range(runs), after)]), True, axis=1)
     else:
         rng = np.random.default_rng(0)
-        splits = rng.permuted(np.tile(np.arange(runs) >= before, (MOST_SPLITS, 1)), axis=1)
+        splits = rng.permuted(np.tile(np.arange(runs) >= before, (MAX_SPLITS, 1)), axis=1)
         splits[0] = np.arange(runs) >= before
     apart = ((splits @ differ) * ~splits).sum(axis=1)
     crossing = float(differ[:before, before:].sum())

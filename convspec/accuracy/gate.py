@@ -42,7 +42,7 @@ FALSE_ALARMS = 0.001
 POWER = 0.95
 MARGIN = 0.01
 OWN_SHARE = 0.1  # of the level, for the test with the variance of the baseline alone
-LEAST_SEEDS, MOST_SEEDS = 3, 1_000_000
+MIN_SEEDS, MAX_SEEDS = 3, 1_000_000
 SUSPICION = (
     "suspiciously good ({:+.1f} points): are test pictures among the training pictures (the same files, copies, crops, "
     "frames of one scene), does the label leak into the input, or is the base one that has seen these pictures?"
@@ -202,4 +202,4 @@ def _seeds_needed(variance: float, before: int, alpha: float, margin: float) -> 
         beside = max(runs, before)
         return _detectable(alpha * (1 - OWN_SHARE), runs + beside - 2, sqrt(variance * (1 / runs + 1 / beside)))
 
-    return bisect_left(range(MOST_SEEDS), True, lo=LEAST_SEEDS, key=lambda runs: seen_by(runs) <= margin)
+    return bisect_left(range(MAX_SEEDS), True, lo=MIN_SEEDS, key=lambda runs: seen_by(runs) <= margin)

@@ -101,7 +101,7 @@ def judge(folder: Path, runs: Sequence[Result], margin: float = MARGIN, looks: i
     )
 
 
-def evaluated(
+def results_from_predictions(
     name: str,
     predicted: ArrayLike,
     labels: ArrayLike,

@@ -14,7 +14,7 @@ from scipy import special
 
 from convspec import BadInput, models
 from convspec.data import batches, decode
-from convspec.files import DAMAGED, replacing
+from convspec.files import DAMAGED, atomic_write
 from convspec.ladder import saved_model
 from convspec.visualization import maps as maps_module
 from convspec.visualization.maps import (
@@ -163,7 +163,7 @@ def _strip(title: str, tiles: np.ndarray) -> np.ndarray:
 
 
 def _preparation(name: str | None) -> batches.Prepare:
-    known = models.PREPROCESSING | {"rescale": batches.rescale, "none": batches.unchanged}
+    known = models.PREPROCESSING | {"rescale": batches.rescale, "none": batches.identity}
     if (name or "rescale") not in known:
         raise BadInput(f"preprocessing must be one of {', '.join(sorted(known))}, got {name!r}")
     return known[name or "rescale"]
@@ -251,5 +251,5 @@ def _own(file: Path) -> bool:
 def _write(picture: np.ndarray, output: Path) -> None:
     told = PngInfo()
     told.add_text("Software", SOFTWARE)
-    with replacing(output) as partial:
+    with atomic_write(output) as partial:
         Image.fromarray(picture).save(partial, "PNG", pnginfo=told)

@@ -8,7 +8,7 @@ from pathlib import Path
 from convspec import BadInput
 from convspec.data import fetch as fetch_module
 from convspec.data.fetch import FETCHABLE
-from convspec.files import replacing
+from convspec.files import atomic_write
 
 
 def _seed(text: str) -> int:
@@ -186,7 +186,7 @@ def _compare(options: argparse.Namespace) -> int:
             plot(records, options.plot.expanduser())
     print(table.text())
     if options.markdown:
-        with replacing(options.markdown.expanduser()) as partial:
+        with atomic_write(options.markdown.expanduser()) as partial:
             partial.write_text(table.markdown(), encoding="utf-8")
     return 0 if passed else 1
 
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command in ("explain", "activations", "filters"):
             _explain(options)
         else:
-            from convspec.data import split as split_module  # noqa: F401, the first says so where Keras's backend is missing
+            from convspec.data import split as split_module
 
             source, target = options.source.expanduser(), options.target.expanduser()
             manifest = split_module.split(source, target, seed=options.seed, link=options.link, progress=sys.stderr)

@@ -19,7 +19,7 @@ def rescale(images: np.ndarray) -> np.ndarray:
     return images / np.float32(255)
 
 
-def unchanged(inputs: np.ndarray) -> np.ndarray:
+def identity(inputs: np.ndarray) -> np.ndarray:
     """For inputs that are prepared already: recorded features."""
     return inputs
 
@@ -41,7 +41,7 @@ class Batches(keras.utils.PyDataset):
         return self.prepare(self.inputs[chosen].astype(np.float32)), self.labels[chosen]
 
 
-def generator(seed: int, number: int, index: int) -> np.random.Generator:
+def picture_rng(seed: int, number: int, index: int) -> np.random.Generator:
     """What decides how picture `index` is augmented in pass `number` of training with `seed`."""
     return np.random.default_rng([seed, number, index])
 
@@ -55,7 +55,7 @@ class View(Batches):
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = range(len(self.inputs))[batch * self.batch_size : (batch + 1) * self.batch_size]
-        drawn = [(self.inputs[index], generator(self.seed, self.number, index)) for index in chosen]
+        drawn = [(self.inputs[index], picture_rng(self.seed, self.number, index)) for index in chosen]
         views = np.stack([self.augmentation(image, draw) for image, draw in drawn])
         return self.prepare(views.astype(np.float32)), self.labels[chosen.start : chosen.stop]
 
@@ -88,7 +88,7 @@ def stream(
             index = order(number)[within]
             image = sources[number % len(sources)].inputs[index]
             if augmentation is not None:
-                image = augmentation(image, generator(seed, number, index))
+                image = augmentation(image, picture_rng(seed, number, index))
             views.append(image)
             chosen.append(index)
         return prepare(np.stack(views).astype(np.float32)), labels[chosen]

@@ -57,21 +57,21 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load(
+def load_dataset(
     name: str | Path,
     size: int,
     root: Path,
     seed: int = 0,
     *,
     interpolation: str = "nearest",
-    most_bad: float = 0.05,
+    max_bad_fraction: float = 0.05,
     progress: TextIO | None = None,
 ) -> Dataset:
     """The dataset of that name, or the folder of classes at that path, with pictures of size x size.
 
     `root` is the data folder that holds `mnist.npz` and `dogs_vs_cats_small/`. `seed` splits a folder that is not
     split yet (see `folders`), `interpolation` resizes its pictures (see `images.load_image`). Files that are no
-    pictures are skipped with a warning, and `Dataset.skipped` names each; a greater share of them than `most_bad`,
+    pictures are skipped with a warning, and `Dataset.skipped` names each; a greater share of them than `max_bad_fraction`,
     from 0 to 1, is an error, with 0 at the first. Raises MissingData where files are missing and
     BadInput where a folder does not hold a classification problem.
     """
@@ -91,7 +91,7 @@ def load(
         check(name)
         folder = Path(name).expanduser()
     called = name if name == "dogs_vs_cats" else folder.resolve().name
-    return _folder(folder, size, seed, interpolation, most_bad, progress, str(called))
+    return _folder(folder, size, seed, interpolation, max_bad_fraction, progress, str(called))
 
 
 def check(name: str | Path) -> None:
@@ -140,20 +140,22 @@ def _mnist(file: Path, size: int) -> Dataset:
 
 
 def _folder(
-    folder: Path, size: int, seed: int, interpolation: str, most_bad: float, progress: TextIO | None, name: str
+    folder: Path, size: int, seed: int, interpolation: str, max_bad_fraction: float, progress: TextIO | None, name: str
 ) -> Dataset:
     found = folders.find(folder)
     bad = list(found.bad)
-    if bad and not most_bad:
+    if bad and not max_bad_fraction:
         raise BadInput(bad[0])
-    pictures, failures = decode.load_images(found.paths, size, interpolation, strict=not most_bad, progress=progress)
+    pictures, failures = decode.load_images(
+        found.paths, size, interpolation, strict=not max_bad_fraction, progress=progress
+    )
     bad += failures.values()
     good = np.array([position not in failures for position in range(len(found.paths))], bool)
     parts = folders.assign(found, good, seed)
-    if len(bad) > most_bad * (len(found.paths) + len(found.bad)):
+    if len(bad) > max_bad_fraction * (len(found.paths) + len(found.bad)):
         raise BadInput(
             f"{len(bad)} of {len(found.paths) + len(found.bad)} files in {str(folder)!r} are no pictures, more than"
-            f" {most_bad:.0%}; take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
+            f" {max_bad_fraction:.0%}; take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
         )
     skipped = (*bad, *found.duplicates)
     if skipped:

@@ -17,7 +17,7 @@ from convspec import BadInput
 from convspec.progress import bar as progress_bar
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # told by their bytes, not by the file's name
-MOST_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
+MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -33,7 +33,7 @@ REDUCED = {
     1: cv2.IMREAD_COLOR,
 }
 MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures; more than that are kept in a file
-AT_ONCE = 256  # pictures that wait to be decoded: each takes as much memory as a small one
+CHUNK = 256  # pictures that wait to be decoded: each takes as much memory as a small one
 # What Pillow raises for damaged pictures.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 
@@ -50,7 +50,7 @@ def load_image(path: Path | str, size: int | None = None, interpolation: str = "
     turn are turned, transparent ones lie on white, 16-bit grey is scaled to 8 bits. One more interpolation, "area", is
     the fast way: the JPEG decoder leaves out resolution that is not needed, and each pixel is the mean of those that it
     covers where it covers two in a row or more, else bilinear. Raises UnreadableImage, naming the file and the
-    reason, for anything that is not one whole picture: also for animations, more than MOST_PIXELS (before they are
+    reason, for anything that is not one whole picture: also for animations, more than MAX_PIXELS (before they are
     decoded), and a side of one pixel.
     """
     if interpolation not in INTERPOLATIONS and interpolation != "area":
@@ -70,8 +70,8 @@ def load_image(path: Path | str, size: int | None = None, interpolation: str = "
 
 def _refuse(picture: Image.Image) -> None:
     width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{width} x {height} is more than {MOST_PIXELS:,} pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if min(width, height) < 2:
         raise ValueError(f"{width} x {height} is no picture of anything")
     # A telephone's MPO holds one picture and its preview.
@@ -126,7 +126,7 @@ def load_images(
     Under `strict` the first that cannot be read raises UnreadableImage. More than `budget` bytes are kept in a
     temporary file, mapped into memory, which needs room where $TMPDIR says: OSError where there is none.
     """
-    images = _room((len(paths), size, size, 3), budget)
+    images = _allocate((len(paths), size, size, 3), budget)
     failures: dict[int, str] = {}
 
     def decode(position: int) -> None:
@@ -142,8 +142,8 @@ def load_images(
         progress_bar(len(paths), "reading pictures", "file", progress) as bar,
     ):
         try:
-            for start in range(0, len(paths), AT_ONCE):
-                positions = range(start, min(start + AT_ONCE, len(paths)))
+            for start in range(0, len(paths), CHUNK):
+                positions = range(start, min(start + CHUNK, len(paths)))
                 for position, _ in zip(positions, pool.map(decode, positions), strict=True):
                     bar.update()
                     if strict and position in failures:
@@ -153,7 +153,7 @@ def load_images(
     return images, dict(sorted(failures.items()))
 
 
-def _room(shape: tuple[int, ...], budget: int) -> np.ndarray:
+def _allocate(shape: tuple[int, ...], budget: int) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64))
     if size <= budget:
         return np.zeros(shape, np.uint8)

@@ -24,13 +24,13 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 
 from convspec import BadInput, MissingData
-from convspec.files import DAMAGED, replacing
+from convspec.files import DAMAGED, atomic_write
 from convspec.progress import bar
 
 TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each new attempt; attempts that bring something new do not count
-MOST_BYTES = 16 * 2**30  # unpacked
-MOST_MEMBERS = 1_000_000
+MAX_BYTES = 16 * 2**30  # unpacked
+MAX_MEMBERS = 1_000_000
 RATIO = 100  # of an archive's unpacked size to its own; pictures hardly shrink, zeros do a thousandfold
 RATIO_FLOOR = 100 * 2**20  # unpacked bytes below which no ratio is suspicious
 HEADER = 16 * 2**20  # bytes that tarfile may take into memory at once
@@ -103,7 +103,7 @@ def fetch(name: str, root: Path, progress: TextIO | None = None) -> bool:
     if name == "vgg16":
         from convspec import models
 
-        with replacing(target) as partial:
+        with atomic_write(target) as partial:
             models.conv_base(name, file).save_weights(partial)
     if file != target:
         file.unlink()
@@ -115,7 +115,7 @@ def _check(name: str, target: Path) -> None:
     if name == "mnist":
         from convspec.data import datasets
 
-        datasets.load(name, 28, target.parent)
+        datasets.load_dataset(name, 28, target.parent)
     if name == "dogs_vs_cats":
         from convspec.data.folders import PARTS
 
@@ -341,7 +341,7 @@ class _Stream(io.RawIOBase):
 
 def _limit(archive: Path) -> int:
     """The bytes that an archive of this size may unpack to."""
-    return min(MOST_BYTES, max(RATIO_FLOOR, RATIO * archive.stat().st_size))
+    return min(MAX_BYTES, max(RATIO_FLOOR, RATIO * archive.stat().st_size))
 
 
 def _refusal(archive: Path, what: str) -> BadInput:
@@ -358,8 +358,8 @@ def _checked(archive: Path, members: Iterator[_Member]) -> dict[tuple[str, ...],
             raise _refusal(archive, f"has the member {member.name!r}, which would be written elsewhere")
         if parts in checked:
             raise _refusal(archive, f"has the member {member.name!r} twice")
-        if not 0 <= member.size <= left or len(checked) == MOST_MEMBERS:
-            raise _refusal(archive, f"unpacks to more than {limit} bytes, or {MOST_MEMBERS} members")
+        if not 0 <= member.size <= left or len(checked) == MAX_MEMBERS:
+            raise _refusal(archive, f"unpacks to more than {limit} bytes, or {MAX_MEMBERS} members")
         checked[parts] = member
         left -= member.size
     return checked

@@ -19,7 +19,7 @@ from convspec import BadInput, MissingData
 from convspec.data import decode, folders
 from convspec.data.fetch import unpack
 from convspec.data.folders import PARTS
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.progress import bar
 
 MANIFEST = "manifest.json"
@@ -118,12 +118,12 @@ def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, pro
     with bar(len(sources), "writing pictures", "file", progress) as shown:
         for name, path in sources.items():
             if name not in digests:
-                with _writing(target / name), replacing(target / name) as partial:
+                with _writing(target / name), atomic_write(target / name) as partial:
                     digests[name] = place(path, partial)
             shown.update()
     complete = manifest(digests)
     if not record.exists():
-        with _writing(record), replacing(record) as partial:
+        with _writing(record), atomic_write(record) as partial:
             partial.write_bytes(_as_json(complete))
     return complete
 

@@ -18,7 +18,7 @@ import numpy as np
 from convspec import BadInput, backend, features
 from convspec.data.batches import Batches
 from convspec.data.datasets import Dataset
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -33,11 +33,11 @@ try:
 except ImportError as error:
     raise BadInput("Ray is not installed: pip install -e '.[ray]'") from error
 
-AT_ONCE = 8  # batches that a worker is given: what is computed again where it dies
+CHUNK = 8  # batches that a worker is given: what is computed again where it dies
 
 
-def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
-    """As `features.outputs`: computed on each GPU of the cluster, or where there is none on each of its machines.
+def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+    """As `features.predict_batches`: computed on each GPU of the cluster, or where there is none on each of its machines.
 
     Workers see whole batches, so that the bytes are those of this machine wherever processors are its own. What a
     worker had in hand when it died is computed again; each batch comes once, in order. The pictures lie in Ray's
@@ -46,7 +46,7 @@ def outputs(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndar
     if first == len(batches):
         return
     gpus = _join()
-    starts = range(first, len(batches), AT_ONCE)
+    starts = range(first, len(batches), CHUNK)
     pictures = [ray.put(np.asarray(batches.inputs[_slice(batches, start)])) for start in starts]
     without = copy.copy(batches)
     without.inputs = np.empty(0)
@@ -90,7 +90,7 @@ def runs(
     """
     if len(wanted) == 1:
         run = wanted[0]
-        options: Any = {"weights": run.weights, "devices": devices, "outputs": outputs, "progress": progress}
+        options: Any = {"weights": run.weights, "devices": devices, "predict": predict_batches, "progress": progress}
         yield run, run_module.run(run.recipe, run.dataset, run.seed, folder, **options)
         return
     gpus = _join()
@@ -122,7 +122,7 @@ def runs(
                 (done,), _ = ray.wait(list(begun))
                 result, (run, left) = ray.get(done), begun.pop(done)
                 for name, content in ray.get(left).items():
-                    with replacing(folder / "models" / name) as partial:
+                    with atomic_write(folder / "models" / name) as partial:
                         partial.write_bytes(content)
                 yield run, result
                 bar.update()
@@ -153,7 +153,7 @@ def _environment() -> dict[str, dict[str, str]]:
 
 def _slice(batches: Batches, first: int) -> slice:
     """The pictures of the batches that a worker is given at once."""
-    return slice(first * batches.batch_size, (first + AT_ONCE) * batches.batch_size)
+    return slice(first * batches.batch_size, (first + CHUNK) * batches.batch_size)
 
 
 def _compute_in(precision: str) -> None:
@@ -190,8 +190,8 @@ class _Worker:
         for part, first in zip(rows["part"].tolist(), rows["first"].tolist(), strict=True):
             inputs: Any = _Part(ray.get(self.pictures[part]), _slice(self.batches, first).start, self.count)
             self.batches.inputs = inputs
-            for number in range(first, min(first + AT_ONCE, len(self.batches))):
-                output = next(features.outputs(self.base, self.batches, number))
+            for number in range(first, min(first + CHUNK, len(self.batches))):
+                output = next(features.predict_batches(self.base, self.batches, number))
                 numbers.append(number)
                 found.append(np.ascontiguousarray(output, np.float32).tobytes())
         return pyarrow.table({"number": numbers, "output": pyarrow.array(found, pyarrow.large_binary())})

@@ -14,7 +14,7 @@ class Recipe:
     resizes the pictures, `preprocessing` is "rescale" or "base", which is what the base's weights were trained with.
     With `views` the frozen part of the base sees that many augmented views of each picture once, in `precision`,
     and training takes them in turn; with 0 it runs in every step, as in the listings. A linear probe sees each picture
-    at the `smaller` sizes, too. `published` holds the chapter's accuracies by part, (lowest, highest) where it names
+    at the `extra_sizes` sizes, too. `published` holds the chapter's accuracies by part, (lowest, highest) where it names
     more than one.
     """
 
@@ -34,7 +34,7 @@ class Recipe:
     thaw: str | None = None
     starts_from: "Recipe | None" = None
     augmentation: Augmentation | None = None
-    smaller: tuple[int, ...] = ()
+    extra_sizes: tuple[int, ...] = ()
     interpolation: str = "nearest"
     preprocessing: str = "rescale"
     views: int = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from convspec import BadInput, training
 from convspec.data.augmentation import Augmentation
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.ladder.recipe import Recipe
 
 
@@ -52,7 +52,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(self.as_dict()))
 
     @classmethod
@@ -71,5 +71,7 @@ def recipe_from(content: dict[str, Any]) -> Recipe:
     if content["augmentation"]:
         content["augmentation"] = Augmentation(**content["augmentation"])
     published = {part: tuple(figures) for part, figures in content["published"].items()}
-    sizes = {name: tuple(content[name]) for name in ("filters", "smaller") if name in content}
+    if "smaller" in content:  # schema 1
+        content["extra_sizes"] = content.pop("smaller")
+    sizes = {name: tuple(content[name]) for name in ("filters", "extra_sizes") if name in content}
     return Recipe(**content | sizes | {"published": published})

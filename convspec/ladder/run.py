@@ -11,7 +11,7 @@ import numpy as np
 
 from convspec import backend, features, models, training
 from convspec import machine as machine_module
-from convspec.data.batches import Batches, Prepare, View, rescale, stream, unchanged
+from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
 from convspec.data.datasets import Dataset
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
@@ -39,7 +39,7 @@ def run(
     *,
     weights: str | Path | None = None,
     devices: int = 1,
-    outputs: features.Outputs = features.outputs,
+    predict: features.BatchPredictor = features.predict_batches,
     progress: TextIO | None = None,
 ) -> Result:
     """Train `recipe` on `dataset` and evaluate it on the test pictures.
@@ -50,10 +50,10 @@ def run(
     machine gives the same result to the last digit. A bar on `progress` shows steps, accuracy and time left.
 
     With more `devices` than one each trains on its share of every batch, which gives the same steps to rounding (see
-    `training.fit`); the test pictures are predicted on one. `outputs` computes the base's features, see
-    `features.extract`. Raises BadInput as `gradients.share` does.
+    `training.fit`); the test pictures are predicted on one. `predict` computes the base's features, see
+    `features.extract`. Raises BadInput as `backend.batch_share` does.
     """
-    backend.share(recipe.batch_size, devices)
+    backend.batch_share(recipe.batch_size, devices)
     clock = Clock()
     backend.make_deterministic()
     title = f"{recipe.name} seed {seed}"
@@ -63,7 +63,7 @@ def run(
         if recipe.starts_from:
             start = folder / "models" / f"{run_key(recipe.starts_from, dataset, seed, weights)}.keras"
             if not start.is_file():
-                same: Any = {"weights": weights, "devices": devices, "outputs": outputs, "progress": progress}
+                same: Any = {"weights": weights, "devices": devices, "predict": predict, "progress": progress}
                 run(recipe.starts_from, dataset, seed, folder, **same)
         keras.utils.set_random_seed(seed)
         with clock("build"):
@@ -90,7 +90,7 @@ def run(
         else:
             augmentation = None
             through_base = max(recipe.views, 1) * pictures["train"] + pictures.get("validation", 0) + pictures["test"]
-            through_base *= 1 + len(recipe.smaller)
+            through_base *= 1 + len(recipe.extra_sizes)
 
             def recorded(batches: Batches, name: str) -> Batches:
                 found = features.extract(
@@ -99,11 +99,11 @@ def run(
                     folder / "features",
                     dtype="float16" if recipe.views else "float32",
                     clock=clock,
-                    outputs=outputs,
+                    predict=predict,
                     title=f"{title}: {name} features",
                     progress=progress,
                 )
-                return Batches(found, batches.labels, batches.batch_size, unchanged)
+                return Batches(found, batches.labels, batches.batch_size, identity)
 
             if recipe.views and recipe.augmentation:
                 passes = [
@@ -180,12 +180,12 @@ def _build(
         model = keras.models.load_model(start)
         base = model.get_layer(recipe.base)
     else:
-        sides = (None, None) if recipe.smaller else shape[:2]
+        sides = (None, None) if recipe.extra_sizes else shape[:2]
         precision = _precision(recipe)
         policy = precision if precision.startswith("mixed") else None
         base = models.conv_base(recipe.base, _weights(recipe, weights), (*sides, 3), policy)
         if recipe.model == "linear_probe":
-            model = models.linear_probe(base, recipe.size, classes, recipe.smaller)
+            model = models.linear_probe(base, recipe.size, classes, recipe.extra_sizes)
         elif recipe.model == "feature_classifier":
             head = models.feature_classifier(base.output_shape[1:], recipe.dropout, classes)
             model = keras.Sequential([keras.Input(base.input_shape[1:]), base, head], name=recipe.name)

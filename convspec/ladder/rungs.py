@@ -84,7 +84,7 @@ def _full() -> dict[str, Recipe]:
 
 
 def _mini() -> dict[str, Recipe]:
-    """The same rungs on `shapes`: fewer and smaller pictures, narrower layers, fewer and larger steps."""
+    """The same rungs on `shapes`: fewer and extra_sizes pictures, narrower layers, fewer and larger steps."""
     full = _full()
 
     def mini(name: str, epochs: int, learning_rate: float, **changes: Any) -> Recipe:
@@ -112,7 +112,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 }
 
 
-def _beside() -> dict[str, Recipe]:
+def _extra_recipes() -> dict[str, Recipe]:
     """What stands beside the rungs at full and runs when it is named.
 
     The best that the base's features alone gave, from two larger sizes; and the trial of the 0.96 that the chapter has
@@ -123,7 +123,7 @@ def _beside() -> dict[str, Recipe]:
     recorded = replace(full["frozen_end_to_end"], name="frozen_end_to_end_recorded", views=3)
     trainable = replace(full["frozen_end_to_end"], name="frozen_end_to_end_trainable", thaw="block1_conv1")
     return _ladder(
-        replace(full["feature_extraction_fast"], name="feature_extraction_best", size=288, smaller=(224,)),
+        replace(full["feature_extraction_fast"], name="feature_extraction_best", size=288, extra_sizes=(224,)),
         recorded,
         replace(recorded, name="frozen_end_to_end_preprocessed", preprocessing="base"),
         trainable,
@@ -131,10 +131,10 @@ def _beside() -> dict[str, Recipe]:
     )
 
 
-RECIPES["full"] |= _beside()
+RECIPES["full"] |= _extra_recipes()
 
 
-def climb(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
+def select_recipes(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
     """The recipes of those rungs in the ladder's order, which a rung that starts from another needs: as in the
     listings ("literal"), as an expert climbs them ("fast"; a rung without a base is the same), or "both". A name that
     is not one of RUNGS is a recipe of its own, which runs after them."""

@@ -9,7 +9,7 @@ from zipfile import ZipFile, is_zipfile
 import keras
 
 from convspec import BadInput
-from convspec.files import DAMAGED, replacing
+from convspec.files import DAMAGED, atomic_write
 
 TOLD = "convspec.json"  # beside what Keras keeps in the archive that a .keras file is; Keras leaves it alone
 
@@ -27,7 +27,7 @@ class Saved(NamedTuple):
 def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: str, interpolation: str) -> None:
     """Write a .keras file, whole or not at all, which Keras reads like any other."""
     told = {"classes": list(classes), "preprocessing": preprocessing, "interpolation": interpolation}
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         model.save(partial)
         with ZipFile(partial, "a") as archive:
             archive.writestr(TOLD, json.dumps(told))

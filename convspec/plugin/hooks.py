@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from convspec import BadInput, MissingData
-from convspec.plugin.session import SESSION, Session, explained
+from convspec.plugin.session import SESSION, Session, skip_or_fail_on_bad_data
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,10 +247,10 @@ class AccuracyGate:
         row of those for each run (training with seeds 0, 1, ...), `labels` the true ones, `names` the pictures' own
         names and `confidence`, shaped as `predicted`, the probability given to each prediction.
         """
-        from convspec.accuracy.judgement import evaluated
+        from convspec.accuracy.judgement import results_from_predictions
 
-        with explained(self._item.config):
-            self._session.hold(evaluated(name, predicted, labels, names, confidence), self._item)
+        with skip_or_fail_on_bad_data(self._item.config):
+            self._session.hold(results_from_predictions(name, predicted, labels, names, confidence), self._item)
 
 
 @pytest.fixture

@@ -72,13 +72,13 @@ class Session:
             recipe.interpolation,
         )
         if key not in self._datasets:
-            self._datasets[key] = datasets.load(
+            self._datasets[key] = datasets.load_dataset(
                 name,
                 size,
                 self.data_root,
                 interpolation=interpolation,
-                most_bad=0.0 if self.config.option.strict_images else 0.05,
-                progress=uncaptured(self.config),
+                max_bad_fraction=0.0 if self.config.option.strict_images else 0.05,
+                progress=terminal_stream(self.config),
             )
         return self._datasets[key]
 
@@ -94,7 +94,7 @@ class Session:
         from convspec.ladder.run import run
 
         if not (kept := self.unfinished(recipe, seed)).is_file():
-            dataset, weights, stream = self.dataset(recipe), self.weights(recipe), uncaptured(self.config)
+            dataset, weights, stream = self.dataset(recipe), self.weights(recipe), terminal_stream(self.config)
             devices = self.config.option.devices
             if self.config.option.engine == "ray":
                 self._spread(recipe, seed)
@@ -108,20 +108,20 @@ class Session:
     def _spread(self, recipe: "Recipe", seed: int) -> None:
         """That run, with all others of the session that are not finished yet, on a Ray cluster."""
         from convspec.ladder import ray
-        from convspec.ladder.rungs import RUNGS, climb
+        from convspec.ladder.rungs import RUNGS, select_recipes
 
         option, runs = self.config.option, []
-        climbed = climb(self.scale, option.mode, option.rungs or RUNGS)
+        climbed = select_recipes(self.scale, option.mode, option.rungs or RUNGS)
         session = [(which, number) for which in climbed for number in self.seeds]
         for which, number in session if (recipe, seed) in session else [(recipe, seed)]:
             with suppress(BadInput, MissingData):  # which that rung's own test tells
                 if not self.unfinished(which, number).is_file():
                     runs.append(ray.Run(which, self.dataset(which), number, self.weights(which)))
-        stream = uncaptured(self.config)
+        stream = terminal_stream(self.config)
         for run, result in ray.runs(runs, self.folder, devices=option.devices, progress=stream):
             result.save(self.unfinished(run.recipe, run.seed))
 
-    def climb(self, recipe: "Recipe") -> "list[Result]":
+    def run_all_seeds(self, recipe: "Recipe") -> "list[Result]":
         """The runs of all seeds, and under --seeds auto of more while the verdict on them is open."""
         runs = self.runs[recipe.name] = [self.run(recipe, seed) for seed in self.seeds]
         for count in self.looks[1:]:
@@ -187,7 +187,7 @@ class Session:
         from convspec.report import charts, images, tables
 
         option = self.config.option
-        asked = [recipe.name for recipe in rungs.climb(self.scale, option.mode, option.rungs or rungs.RUNGS)]
+        asked = [recipe.name for recipe in rungs.select_recipes(self.scale, option.mode, option.rungs or rungs.RUNGS)]
         told = {
             "scale": self.scale,
             "command": ["pytest", *self.config.invocation_params.args],
@@ -223,7 +223,7 @@ class Session:
         def page(path: Path) -> None:
             from convspec.report.html import write
 
-            stream = uncaptured(self.config)
+            stream = terminal_stream(self.config)
             parts = write(path, self.runs, self.judgements, told, self.dataset, self.model, progress=stream)
             undrawn.extend(f"{path.name}: {part}" for part in parts)
 
@@ -237,7 +237,7 @@ SESSION = pytest.StashKey[Session]()
 
 
 @contextmanager
-def explained(config: pytest.Config) -> Iterator[None]:
+def skip_or_fail_on_bad_data(config: pytest.Config) -> Iterator[None]:
     """Missing data is a skip (a failure under --require-data) and bad input a failure, each told in one line."""
     try:
         yield
@@ -249,7 +249,7 @@ def explained(config: pytest.Config) -> Iterator[None]:
         pytest.fail(str(error), pytrace=False)
 
 
-class _Uncaptured(io.TextIOBase):
+class _TerminalStream(io.TextIOBase):
     def __init__(self, config: pytest.Config) -> None:
         super().__init__()
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
@@ -267,6 +267,6 @@ class _Uncaptured(io.TextIOBase):
             sys.stderr.flush()
 
 
-def uncaptured(config: pytest.Config) -> TextIO:
+def terminal_stream(config: pytest.Config) -> TextIO:
     """A text stream to the terminal that pytest's capturing does not swallow, for progress bars."""
-    return cast(TextIO, _Uncaptured(config))
+    return cast(TextIO, _TerminalStream(config))

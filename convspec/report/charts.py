@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.ladder.result import Result
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def chart(runs: Runs, width: float = 8) -> "Figure":
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=110)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from convspec import BadInput
 from convspec.accuracy.judgement import Judgement
 from convspec.data.datasets import Dataset
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -135,7 +135,7 @@ def write(
         machines=_machines(runs),
         seeds=sum(map(len, runs.values())),
     )
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         # Names of files need not be Unicode; what is not is shown as Python writes it.
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
     return undrawn

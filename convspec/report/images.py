@@ -7,7 +7,7 @@ import numpy as np
 
 from convspec.accuracy.judgement import Judgement
 from convspec.data.augmentation import Augmentation
-from convspec.data.batches import generator
+from convspec.data.batches import picture_rng
 from convspec.data.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 from convspec.report.charts import save_figure
 
 COLUMNS_OF_PICTURES = 8
-MOST_ROWS = 10
+MAX_ROWS = 10
 
 
 def samples(dataset: Dataset, path: Path) -> None:
@@ -28,7 +28,7 @@ def sample_rows(dataset: Dataset) -> tuple[list[list[np.ndarray]], list[str]]:
     """The first training pictures of each of up to ten classes, and for each its name and counts (figure 5.8)."""
     rows, titles = [], []
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    for label, name in enumerate(dataset.classes[:MOST_ROWS]):
+    for label, name in enumerate(dataset.classes[:MAX_ROWS]):
         rows.append(list(dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:COLUMNS_OF_PICTURES]]))
         counts = [f"{np.sum(split.labels == label):,} {part}" for part, split in parts.items() if split is not None]
         titles.append(f"{name}: {', '.join(counts)}")
@@ -44,10 +44,10 @@ def view_rows(dataset: Dataset, augmentation: Augmentation, seed: int = 0) -> tu
     """The first training picture of each of up to ten classes, and how training with `seed` shows it in its first
     passes (figure 5.11)."""
     rows, titles = [], []
-    for label, name in enumerate(dataset.classes[:MOST_ROWS]):
+    for label, name in enumerate(dataset.classes[:MAX_ROWS]):
         index = np.flatnonzero(dataset.train.labels == label)[0]
         picture = dataset.train.images[index]
-        shown = [augmentation(picture, generator(seed, number, index)) for number in range(COLUMNS_OF_PICTURES - 1)]
+        shown = [augmentation(picture, picture_rng(seed, number, index)) for number in range(COLUMNS_OF_PICTURES - 1)]
         rows.append([picture, *shown])
         titles.append(f"{name}: {dataset.train.names[index]}, then as augmented")
     return rows, titles
@@ -65,7 +65,7 @@ def flipped_pictures(dataset: Dataset, judgement: Judgement) -> tuple[list[np.nd
     what both sides gave them in the mean: the class of most runs, and the confidence in it."""
     if not judgement.flips:
         return [], []
-    shown = judgement.flips.pictures[: MOST_ROWS * COLUMNS_OF_PICTURES // 2]
+    shown = judgement.flips.pictures[: MAX_ROWS * COLUMNS_OF_PICTURES // 2]
     rows, titles = [], []
     for place, change in zip(shown, judgement.flips.changes, strict=False):
         said = []

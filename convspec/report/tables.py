@@ -9,7 +9,7 @@ import numpy as np
 
 from convspec.accuracy import statistics
 from convspec.accuracy.judgement import Judgement
-from convspec.files import replacing
+from convspec.files import atomic_write
 from convspec.ladder.result import Result
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def markdown(runs: Runs, judgements: Sequence[Judgement], path: Path) -> None:
         lines.append(f"| {' | '.join(cells)} |")
     for judgement in judgements:
         lines += ["", *(f"{'- ' if place == 0 else '  '}{line}" for place, line in enumerate(judgement.lines))]
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("\n".join(lines) + "\n")
 
 
@@ -119,5 +119,5 @@ def record(runs: Runs, path: Path, **session: Any) -> None:
     """One JSON file: what the session was, the summary of each rung, and the raw runs."""
     rungs = {rung: summary(group) for rung, group in runs.items()}
     raw = [run.as_dict() for group in runs.values() for run in group]
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(session | {"rungs": rungs, "runs": raw}))

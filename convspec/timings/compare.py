@@ -20,13 +20,13 @@ from scipy import stats
 
 from convspec import BadInput
 from convspec.accuracy import statistics
-from convspec.files import replacing
+from convspec.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LEAST_DATA = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
+MIN_DATA = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
 NAME_WIDTH = 44
 FOOTNOTES = [
     "ratio: median time by that of the first record, above 1 is slower; [95 % interval: bootstrap over the rounds of"
@@ -219,7 +219,7 @@ def _ratio(first: Timing | None, timing: Timing | None) -> str:
         return "changed"
     ratio = _figure(timing.median / first.median)
     data = first.seconds, timing.seconds
-    if min(map(len, data)) < LEAST_DATA:
+    if min(map(len, data)) < MIN_DATA:
         return ratio
 
     def of_medians(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
@@ -317,7 +317,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     whom = [f"{record.label}: {record.machine}".replace("$", r"\$") for record in records]
     figure.legend(handles, whom, loc="outside lower center", frameon=False, fontsize=9)
     figure.set_size_inches(13, bottom + 1.2 + 0.22 * len(records))
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=110)
 
 

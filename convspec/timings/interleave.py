@@ -57,7 +57,7 @@ def judge(base: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray)
 
 # What --interleave times where --bench says nothing: what convspec itself does to each picture.
 QUICK = "(augmented_in_a_fraction and ImageDataGenerator) or (read_as_fast and nearest)"
-ROUNDS, FEWEST_ROUNDS = 10, 3  # with two, and noise of 10 %, over 1 in 100 equal sides would be called slower
+ROUNDS, MIN_ROUNDS = 10, 3  # with two, and noise of 10 %, over 1 in 100 equal sides would be called slower
 # Run by a side's process: pytest, if the package is the side's own.
 PYTEST = """
 import importlib.util, os, sys
@@ -76,8 +76,8 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
     Each run is a process of its own; which side comes first alternates. False beside the table where a benchmark is
     slower by the rule of `regression.judge`, or has vanished. Raises BadInput where a side cannot be run.
     """
-    if rounds < FEWEST_ROUNDS:
-        raise BadInput(f"--rounds {rounds} cannot tell a difference from noise; give {FEWEST_ROUNDS} or more")
+    if rounds < MIN_ROUNDS:
+        raise BadInput(f"--rounds {rounds} cannot tell a difference from noise; give {MIN_ROUNDS} or more")
     sides = {"base": Path(os.path.abspath(base)), "new": Path(__file__).parents[2]}
     runs: dict[str, list[Record]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="convspec-compare-") as folder:

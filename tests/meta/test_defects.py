@@ -26,7 +26,7 @@ STUBS = [
 
 # Stubs that the specification need not tell from the real thing, and why.
 EXEMPT = {
-    ("session", "uncaptured", "constant"): "one stream serves a whole session",
+    ("session", "terminal_stream", "constant"): "one stream serves a whole session",
     ("plugin", "pytest_report_header", "constant"): "a session has one header",
 }
 
@@ -47,8 +47,8 @@ CALLED_BY_OTHERS: dict[tuple[str, str], str] = {
     ("plugin", "pytest_configure"): "test_plugin.py::test_what_cannot_work_is_a_usage_error_in_one_line",
     ("plugin", "pytest_report_header"): "test_plugin.py::test_the_header_shows_what_the_options_resolved_to",
     ("plugin", "pytest_sessionstart"): "test_plugin.py::test_without_a_gpu_require_gpu_fails_and_says_so",
-    ("session", "explained"): "test_plugin.py::test_missing_pictures_are_a_skip_that_says_how_to_get_them",
-    ("session", "uncaptured"): "test_progress.py::test_a_bar_shows_past_pytests_capturing",
+    ("session", "skip_or_fail_on_bad_data"): "test_plugin.py::test_missing_pictures_are_a_skip_that_says_how_to_get_them",
+    ("session", "terminal_stream"): "test_progress.py::test_a_bar_shows_past_pytests_capturing",
     ("plugin", "pytest_terminal_summary"): LADDER,
     ("plugin", "pytest_sessionfinish"):
         "test_gating.py::test_a_regression_fails_with_its_own_exit_code_and_names_what_flipped",
@@ -66,7 +66,7 @@ CALLED_BY_OTHERS: dict[tuple[str, str], str] = {
 QUICK_STUBS = {
     ("arithmetic", "conv_output_size", "shape"),
     ("datasets", "check", "nothing"),
-    ("storage", "replacing", "shape"),
+    ("storage", "atomic_write", "shape"),
     ("training", "smooth_curve", "constant"),
 }
 

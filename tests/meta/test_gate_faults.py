@@ -18,7 +18,7 @@ from convspec.data.datasets import Dataset, Split
 from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.rungs import find_recipe
-from convspec.plugin.session import DEFAULT_SEEDS, uncaptured
+from convspec.plugin.session import DEFAULT_SEEDS, terminal_stream
 
 SEEDS = DEFAULT_SEEDS["mini"]
 REPEATS = 20
@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "a single epoch": ("feature_extraction", partial(changed, epochs=1)),
     "a third of the training pictures": ("feature_extraction", partial(fewer, share=1 / 3)),
     "a tenth of the training pictures": ("feature_extraction", partial(fewer, share=0.1)),
-    "not rescaled": ("feature_extraction", partial(prepared, prepare=batches.unchanged)),
+    "not rescaled": ("feature_extraction", partial(prepared, prepare=batches.identity)),
     "rescaled twice": ("feature_extraction", partial(prepared, prepare=lambda batch: batches.rescale(batch / 255))),
     "colours in BGR": (
         "feature_extraction",
@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
 
 @pytest.fixture(scope="module")
 def shapes() -> Dataset:
-    return datasets.load("shapes", 48, Path())
+    return datasets.load_dataset("shapes", 48, Path())
 
 
 def right(trained: Trained, seeds: range, folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_every_fault_that_costs_two_points_is_caught_at_the_default_seeds(
     monkeypatch: pytest.MonkeyPatch,
     pytestconfig: pytest.Config,
 ) -> None:
-    terminal = uncaptured(pytestconfig)
+    terminal = terminal_stream(pytestconfig)
     missed = []
     for name, (rung, fault) in FAULTS.items():
         (folder := tmp_path / name.replace("/", "by")).mkdir()

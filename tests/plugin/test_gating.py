@@ -192,11 +192,13 @@ def test_the_example_in_the_documentation_writes_its_baseline_and_then_passes(py
 
 def test_predictions_and_labels_of_different_pictures_are_refused() -> None:
     with pytest.raises(BadInput, match=r"mine: predicted, .* got shapes \(1, 3\), \(1, 3\), \(4,\) and 4 names"):
-        judgement.evaluated("mine", np.zeros(3), np.zeros(4))
+        judgement.results_from_predictions("mine", np.zeros(3), np.zeros(4))
 
 
 def test_classes_may_have_names() -> None:
-    (found,) = judgement.evaluated("mine", ["cat", "dog", "dog"], ["cat", "cat", "dog"], confidence=[0.9, 0.6, 0.8])
+    (found,) = judgement.results_from_predictions(
+        "mine", ["cat", "dog", "dog"], ["cat", "cat", "dog"], confidence=[0.9, 0.6, 0.8]
+    )
     assert found.dataset["classes"] == ["cat", "dog"]
     assert (found.predicted, found.test_labels) == ([0, 1, 1], [0, 0, 1])
     assert found.test_accuracy == pytest.approx(2 / 3)
@@ -204,7 +206,7 @@ def test_classes_may_have_names() -> None:
 
 
 def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
-    found = judgement.evaluated("mine", [[0, 1], [1, 1]], [0, 1])
+    found = judgement.results_from_predictions("mine", [[0, 1], [1, 1]], [0, 1])
     assert [(run.seed, run.test_accuracy) for run in found] == [(0, 1.0), (1, 0.5)]
     assert json.loads(json.dumps(found[0].as_dict()))["recipe"]["name"] == "mine"
 
@@ -221,7 +223,7 @@ def climbed(session: Session, drop: float, deviation: float, monkeypatch: pytest
 
     def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
         wrong = round(1000 * (0.1 + (drop if written else 0.0) + rng.normal(0, deviation)))
-        (result,) = judgement.evaluated("model", (np.arange(1000) < wrong).astype(int), labels)
+        (result,) = judgement.results_from_predictions("model", (np.arange(1000) < wrong).astype(int), labels)
         return replace(result, seed=seed)
 
     monkeypatch.setattr(run_module, "run", run)
@@ -229,7 +231,7 @@ def climbed(session: Session, drop: float, deviation: float, monkeypatch: pytest
     monkeypatch.setattr(Session, "unfinished", lambda self, recipe, seed: self.folder / f"{len(written)}-{seed}.json")
     written: list[Path] = []
     written = [write(session.baselines, session.run(recipe, seed)) for seed in range(5)]
-    return session.climb(recipe)
+    return session.run_all_seeds(recipe)
 
 
 @pytest.mark.parametrize(("drop", "deviation", "expected"), [(0.0, 0.002, 3), (0.05, 0.002, 3), (0.01, 0.02, 12)])
@@ -254,7 +256,7 @@ def test_each_look_of_seeds_auto_takes_its_share_of_the_error(
 
 def test_the_markdown_summary_has_a_row_and_a_verdict_for_each_rung(tmp_path: Path) -> None:
     runs = {
-        rung: judgement.evaluated(rung, np.arange(200).reshape(2, 100) % 2, np.arange(100) % 2)
+        rung: judgement.results_from_predictions(rung, np.arange(200).reshape(2, 100) % 2, np.arange(100) % 2)
         for rung in ("one", "other")
     }
     for run in runs["one"]:
@@ -283,7 +285,7 @@ def test_the_contact_sheet_shows_the_pictures_that_flipped_most_consistently_fir
     after = before.copy()
     after[:, 7] = 1 - after[:, 7]
     after[:2, 3] = 1 - after[:2, 3]
-    sides = [judgement.evaluated("model", side, labels) for side in (before, after)]
+    sides = [judgement.results_from_predictions("model", side, labels) for side in (before, after)]
     for run in sides[0]:
         write(tmp_path / "baselines", run)
     found = judgement.judge(tmp_path / "baselines", sides[1])

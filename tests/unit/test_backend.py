@@ -23,7 +23,7 @@ from convspec.backend import (
     threads,
     value_and_gradient,
 )
-from convspec.data.batches import Batches, unchanged
+from convspec.data.batches import Batches, identity
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_i
 ) -> None:
     """What tunes itself in TensorFlow may keep the end of a fit waiting for as long as a minute."""
     inputs = np.arange(7 * 2, dtype=np.float32).reshape(7, 2)
-    batches = Batches(inputs, np.arange(7), 3, unchanged)
+    batches = Batches(inputs, np.arange(7), 3, identity)
     expected = [batches[number] for number in (0, 1, 2)]
     if endless:
         monkeypatch.setattr(Batches, "num_batches", None)

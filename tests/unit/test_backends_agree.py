@@ -198,7 +198,7 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     found = {}
     for backend in BACKENDS:
         folder = tmp_path_factory.mktemp(backend)
-        assert start(backend, "climb", folder).wait() == 0, f"the program broke off on {backend}"
+        assert start(backend, "select_recipes", folder).wait() == 0, f"the program broke off on {backend}"
         found[backend] = {rung: np.load(folder / "right.npz")[rung] for rung in LADDER}
     return found
 
@@ -231,7 +231,7 @@ def compute(folder: Path) -> None:
                 drawn = rng.normal(size=weight.shape) / max(np.prod(weight.shape[:-1]), 4) ** 0.5
                 weight.assign(1 + np.abs(drawn) if weight.name in ("gamma", "moving_variance") else drawn)
 
-    shapes = datasets.load("shapes", 48, Path())
+    shapes = datasets.load_dataset("shapes", 48, Path())
     picture = batches.rescale(shapes.train.images[0].astype(np.float32))
     base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
     model = models.end_to_end(base)
@@ -307,13 +307,13 @@ def every_kind_of_layer(shape: tuple[int, ...]) -> Any:
     return keras.Model(inputs, {name: layer(inputs) for name, layer in kinds.items()})
 
 
-def climb(folder: Path) -> None:
+def select_recipes(folder: Path) -> None:
     """The program: some rungs of the ladder with all seeds."""
     from convspec.data import datasets
     from convspec.ladder import run as run_module
     from convspec.ladder import rungs
 
-    shapes = datasets.load("shapes", 48, Path())
+    shapes = datasets.load_dataset("shapes", 48, Path())
     right = {}
     for rung in LADDER:
         recipe = rungs.find_recipe(rung, "mini")
@@ -323,4 +323,4 @@ def climb(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"compute": compute, "climb": climb}[sys.argv[1]](Path(sys.argv[2]))
+    {"compute": compute, "select_recipes": select_recipes}[sys.argv[1]](Path(sys.argv[2]))

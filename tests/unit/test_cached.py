@@ -13,14 +13,14 @@ import pytest
 from convspec import BadInput, features, models, training
 from convspec.arithmetic import dense_parameters
 from convspec.data import batches as batches_module
-from convspec.data.batches import Batches, View, rescale, unchanged
+from convspec.data.batches import Batches, View, identity, rescale
 from convspec.data.datasets import Dataset
 from convspec.ladder.result import Result
 from convspec.ladder.run import run
-from convspec.ladder.rungs import CHAPTER_AUGMENTATION, RUNGS, climb, find_recipe
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION, RUNGS, find_recipe, select_recipes
 from convspec.progress import Clock
 
-FAST = [recipe.name for recipe in climb("mini", "fast") if recipe.name.endswith("_fast")]
+FAST = [recipe.name for recipe in select_recipes("mini", "fast") if recipe.name.endswith("_fast")]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def cached(
     for number in range(views):
         view = View(pictures, CHAPTER_AUGMENTATION, 0, number)
         found = features.extract(trunk, view, folder, clock=Clock())
-        passes.append(Batches(found, pictures.labels, pictures.batch_size, unchanged))
+        passes.append(Batches(found, pictures.labels, pictures.batch_size, identity))
     return model, trained, passes
 
 
@@ -78,7 +78,7 @@ def test_the_batches_of_a_view_are_its_pictures_in_order(pictures: Batches) -> N
 
 
 def test_views_are_shown_in_turn_one_a_pass() -> None:
-    views = [Batches(np.full((4, 1), number), np.zeros(4), 4, unchanged) for number in range(3)]
+    views = [Batches(np.full((4, 1), number), np.zeros(4), 4, identity) for number in range(3)]
     stream = batches_module.stream(views, 0)
     assert [int(next(stream)[0][0, 0]) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
@@ -181,7 +181,7 @@ def probe_data(classes: int) -> tuple[Batches, Batches]:
     for count in (90, 60):
         labels = np.arange(count) % classes
         points = (centres[labels] + generator.normal(size=(count, 6))).astype(np.float32)
-        parts.append(Batches(points, labels, 10, unchanged))
+        parts.append(Batches(points, labels, 10, identity))
     return parts[0], parts[1]
 
 
@@ -215,7 +215,7 @@ def test_the_penalty_is_the_one_that_does_best_on_the_validation_pictures() -> N
 
 @pytest.mark.parametrize("mode", ["literal", "fast", "both"])
 def test_a_mode_climbs_the_ladder_in_its_order(mode: str) -> None:
-    names = [recipe.name for recipe in climb("mini", mode)]
+    names = [recipe.name for recipe in select_recipes("mini", mode)]
     assert list(dict.fromkeys(name.removesuffix("_fast") for name in names)) == list(RUNGS)
     with_base = [rung for rung in RUNGS if find_recipe(rung, "mini").base]
     assert [name for name in names if name.endswith("_fast")] == (
@@ -225,15 +225,20 @@ def test_a_mode_climbs_the_ladder_in_its_order(mode: str) -> None:
 
 
 def test_a_chosen_rung_is_climbed_in_the_form_of_the_mode() -> None:
-    assert [recipe.name for recipe in climb("full", "both", ["fine_tuned"])] == ["fine_tuned", "fine_tuned_fast"]
-    assert [recipe.name for recipe in climb("full", "fast", ["fine_tuned", "augmented"])] == [
+    assert [recipe.name for recipe in select_recipes("full", "both", ["fine_tuned"])] == [
+        "fine_tuned",
+        "fine_tuned_fast",
+    ]
+    assert [recipe.name for recipe in select_recipes("full", "fast", ["fine_tuned", "augmented"])] == [
         "augmented",
         "fine_tuned_fast",
     ]
 
 
 def test_a_recipe_that_is_no_rung_is_climbed_when_it_is_named() -> None:
-    names = [recipe.name for recipe in climb("full", "both", ["feature_extraction_best", "feature_extraction"])]
+    names = [
+        recipe.name for recipe in select_recipes("full", "both", ["feature_extraction_best", "feature_extraction"])
+    ]
     assert names == ["feature_extraction", "feature_extraction_fast", "feature_extraction_best"]
 
 
@@ -303,7 +308,7 @@ import numpy as np
 from convspec import datasets, recipes, training
 
 training.CHECKPOINT_EVERY = 0.0  # after every epoch, so that there is something to go on from
-whole = datasets.load("shapes", 48, Path())
+whole = datasets.load_dataset("shapes", 48, Path())
 three = whole.train, whole.validation, whole.test
 parts = [datasets.Split(part.images[::5], part.labels[::5], part.names[::5]) for part in three]
 few = datasets.Dataset(whole.name, whole.classes, *parts)

@@ -154,7 +154,7 @@ def test_a_batch_without_even_shares_is_refused_with_the_numbers_that_have(train
 def test_a_share_is_an_even_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(backend, "_devices", lambda: ["GPU:0", "GPU:1", "GPU:2", "GPU:3"])
-    assert [backend.share(20, devices) for devices in (1, 2, 4)] == [20, 10, 5]
+    assert [backend.batch_share(20, devices) for devices in (1, 2, 4)] == [20, 10, 5]
 
 
 def test_more_devices_than_there_are_are_refused_before_anything_runs(few_shapes: Dataset, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_more_devices_than_there_are_are_refused_before_anything_runs(few_shapes
 def test_on_pytorch_several_devices_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(BadInput, match=r"on PyTorch.*got 2: set KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow"):
-        backend.share(20, 2)
+        backend.batch_share(20, 2)
 
 
 def test_the_option_reaches_the_run(pytester: pytest.Pytester) -> None:

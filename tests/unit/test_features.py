@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from convspec import BadInput, features, models
-from convspec.data.batches import Batches, View, rescale, unchanged
+from convspec.data.batches import Batches, View, identity, rescale
 from convspec.data.datasets import Dataset
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.progress import Clock
@@ -79,7 +79,7 @@ def test_features_of_other_pictures_weights_or_preparation_are_never_taken(
     elif change == "weights":
         base = models.conv_base("mini", None, (48, 48, 3))
     else:
-        prepare = unchanged
+        prepare = identity
     other = extract(base, Batches(inputs, batches.labels, 8, prepare), tmp_path)
     assert not np.allclose(first, other)
     assert len(list(tmp_path.iterdir())) == 2

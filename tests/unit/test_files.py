@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convspec.files import DAMAGED, replacing
+from convspec.files import DAMAGED, atomic_write
 
 
 def test_a_block_that_succeeds_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "new folder" / "record.json"
     for content in ("first", "second"):
-        with replacing(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text(content)
         assert file.read_text() == content
     assert list(file.parent.iterdir()) == [file]
@@ -25,7 +25,7 @@ def test_a_block_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(
     file.write_text("old")
 
     def write() -> None:
-        with replacing(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text("half of the n")
             raise error
 
@@ -36,7 +36,7 @@ def test_a_block_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(
 
 
 def test_the_partial_file_keeps_the_ending_which_keras_and_matplotlib_go_by(tmp_path: Path) -> None:
-    with replacing(tmp_path / "model.keras") as partial:
+    with atomic_write(tmp_path / "model.keras") as partial:
         assert partial.suffix == ".keras"
         partial.touch()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convspec import BadInput, models, progress
-from convspec.data.batches import Batches, stream, unchanged
+from convspec.data.batches import Batches, identity, stream
 from convspec.training import compile_model, fit
 
 SIZES = {"mini": 16, "mobilenet": 32}
@@ -34,7 +34,7 @@ def _pictures(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _train(model: keras.Model, steps: int = 3) -> None:
     """A few real training steps, through the package."""
     pictures, labels = _pictures(model.input_shape[1])
-    batches = Batches(pictures, labels, 4, unchanged)
+    batches = Batches(pictures, labels, 4, identity)
     fit(model, stream(batches, 0), 1, steps, None, clock=progress.Clock(), history={})
 
 

@@ -38,11 +38,11 @@ def test_each_bar_has_its_own_title_total_and_start() -> None:
 def test_a_bar_shows_past_pytests_capturing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
-        from convspec.session import uncaptured
+        from convspec.session import terminal_stream
 
         def test_speaks(pytestconfig):
             print("captured")
-            print("shown", file=uncaptured(pytestconfig))
+            print("shown", file=terminal_stream(pytestconfig))
         """
     )
     result = pytester.runpytest_subprocess()

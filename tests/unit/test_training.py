@@ -15,7 +15,7 @@ import pytest
 
 from convspec import BadInput, models, progress, training
 from convspec.data import batches as batches_module
-from convspec.data.batches import Batches, unchanged
+from convspec.data.batches import Batches, identity
 
 
 def model_and_batches(seed: int = 0) -> tuple[keras.Model, Batches]:
@@ -24,7 +24,7 @@ def model_and_batches(seed: int = 0) -> tuple[keras.Model, Batches]:
     model = models.feature_classifier((4,), dropout=0.5)
     training.compile_model(model, 1e-2)
     points = np.random.default_rng(seed).normal(size=(32, 4)).astype(np.float32)
-    return model, Batches(points, (points.sum(axis=1) > 0).astype(int), 8, unchanged)
+    return model, Batches(points, (points.sum(axis=1) > 0).astype(int), 8, identity)
 
 
 def fit(model: keras.Model, batches: Batches, epochs: int, history: training.History, **options: Any) -> None:

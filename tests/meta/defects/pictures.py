@@ -270,8 +270,8 @@ PICTURES = (
     Defect(
         "enormous pictures decoded",
         "images",
-        "    if width * height > MOST_PIXELS:",
-        "    if width * height > 100 * MOST_PIXELS:",
+        "    if width * height > MAX_PIXELS:",
+        "    if width * height > 100 * MAX_PIXELS:",
         "test_bad_pictures.py::test_a_picture_that_says_it_is_enormous_is_refused_before_it_is_decoded[large.png]",
         r"AssertionError: decoded",
     ),
@@ -633,16 +633,16 @@ PICTURES = (
     Defect(
         "5 % of bad files refused",
         "datasets",
-        "    if len(bad) > most_bad * ",
-        "    if len(bad) >= most_bad * ",
+        "    if len(bad) > max_bad_fraction * ",
+        "    if len(bad) >= max_bad_fraction * ",
         "test_datasets.py::test_as_great_a_share_of_bad_files_as_is_allowed_is_skipped",
         r"1 of 20 files in .* are no pictures, more than 5%",
     ),
     Defect(
         "any number of bad files accepted",
         "datasets",
-        "    if len(bad) > most_bad * ",
-        "    if False and len(bad) > most_bad * ",
+        "    if len(bad) > max_bad_fraction * ",
+        "    if False and len(bad) > max_bad_fraction * ",
         "test_datasets.py::test_a_greater_share_of_bad_files_than_is_allowed_is_refused",
         r"DID NOT RAISE|skipped 1 files",
     ),
@@ -666,7 +666,7 @@ PICTURES = (
     Defect(
         "pictures written under their final name",
         "splitting",
-        "with _writing(target / name), replacing(target / name) as partial:",
+        "with _writing(target / name), atomic_write(target / name) as partial:",
         "(target / name).parent.mkdir(parents=True, exist_ok=True)\n"
         "                with _writing(partial := target / name):",
         "test_splitting.py::test_a_file_that_can_be_written_in_part_only_does_not_appear",

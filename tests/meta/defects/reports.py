@@ -286,7 +286,7 @@ REPORTS = (
     Defect(
         "an interval from too few rounds",
         "comparison",
-        "if min(map(len, data)) < LEAST_DATA:",
+        "if min(map(len, data)) < MIN_DATA:",
         "if min(map(len, data)) < 2:",
         "test_comparison.py::test_the_interval_is_left_out_where_the_rounds_are_too_few",
         r"assert \('\[' in '1\.00 \[.*False",

@@ -255,7 +255,7 @@ VISUALIZATION = (
     Defect(
         "a model's file without what it tells",
         "saving",
-        "    with replacing(path) as partial:\n        model.save(partial)\n",
+        "    with atomic_write(path) as partial:\n        model.save(partial)\n",
         "    partial = path\n    if True:\n        model.save(partial)\n",
         "test_explain.py::test_a_model_is_saved_whole_or_not_at_all",
         r"it\.keras",

@@ -127,7 +127,7 @@ def test_all_bad_files_in_a_folder_are_skipped_counted_and_named(tmp_path: Path)
     for name, (content, _) in BAD.items():
         (tmp_path / "cats" / name).write_bytes(content)
     with pytest.warns(UserWarning, match=rf"^skipped {len(BAD)} files in {str(tmp_path)!r}: "):
-        dataset = datasets.load(tmp_path, 8, Path(), most_bad=1.0)
+        dataset = datasets.load_dataset(tmp_path, 8, Path(), max_bad_fraction=1.0)
     reasons = {reason.split("'")[1].removeprefix(f"{tmp_path}/cats/"): reason for reason in dataset.skipped}
     assert set(reasons) == set(BAD)
     for name in set(BAD) - twice:

@@ -61,7 +61,7 @@ def contents(split: Split) -> dict[str, tuple[bytes, int]]:
 
 @pytest.fixture(scope="module")
 def mnist(data_folder: Path) -> Dataset:
-    return datasets.load("mnist", 28, data_folder)
+    return datasets.load_dataset("mnist", 28, data_folder)
 
 
 def test_mnist_has_60000_and_10000_digits_and_no_validation_part(mnist: Dataset) -> None:
@@ -100,20 +100,20 @@ def test_mnist_with_a_key_missing_is_refused_with_the_key_and_what_to_do(tmp_pat
     with pytest.raises(
         BadInput, match=rf"^'{re.escape(str(file))}' is not MNIST .*y_test.*; delete it and get it again$"
     ):
-        datasets.load("mnist", 28, tmp_path)
+        datasets.load_dataset("mnist", 28, tmp_path)
 
 
 def test_mnist_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
     file = save_mnist(tmp_path)
     shapes = r"x_train has shape \(6, 28, 28\), MNIST has \(60000, 28, 28\); delete it and get it again"
     with pytest.raises(BadInput, match=f"^'{re.escape(str(file))}': {shapes}$"):
-        datasets.load("mnist", 28, tmp_path)
+        datasets.load_dataset("mnist", 28, tmp_path)
 
 
 def refused_mnist(folder: Path, content: bytes | bytearray) -> None:
     (folder / "mnist.npz").write_bytes(content)
     with pytest.raises(BadInput) as refused:
-        datasets.load("mnist", 28, folder)
+        datasets.load_dataset("mnist", 28, folder)
     message = str(refused.value)
     assert "mnist.npz' is not MNIST as Keras distributes it (" in message
     assert message.endswith("; delete it and get it again")
@@ -159,7 +159,7 @@ def test_missing_mnist_says_where_it_was_looked_for_and_how_to_get_it(tmp_path: 
     with pytest.raises(
         MissingData, match=r"^MNIST is not at '.*mnist\.npz': get it with `python -m convspec fetch mnist"
     ):
-        datasets.load("mnist", 28, tmp_path)
+        datasets.load_dataset("mnist", 28, tmp_path)
 
 
 # Dogs vs. Cats
@@ -174,7 +174,7 @@ def dogs_vs_cats(data_folder: Path) -> Dataset:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "load_images", undecoded)
-        return datasets.load("dogs_vs_cats", 150, data_folder)
+        return datasets.load_dataset("dogs_vs_cats", 150, data_folder)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ def test_missing_dogs_vs_cats_says_where_to_get_it_and_where_to_put_it(tmp_path:
     with pytest.raises(
         MissingData, match=rf"^Dogs vs\. Cats is not in '{re.escape(str(tmp_path))}': get it with {how}"
     ):
-        datasets.load("dogs_vs_cats", 150, tmp_path)
+        datasets.load_dataset("dogs_vs_cats", 150, tmp_path)
 
 
 def test_dogs_vs_cats_comes_from_its_folder_in_the_data_folder_under_its_own_name(tmp_path: Path) -> None:
     fill_parts(tmp_path / "dogs_vs_cats_small", cats=2, dogs=1)
-    dataset = datasets.load("dogs_vs_cats", 6, tmp_path)
+    dataset = datasets.load_dataset("dogs_vs_cats", 6, tmp_path)
     assert dataset.name == "dogs_vs_cats"
     assert [len(split) for split in parts(dataset)] == [3, 3, 3]
 
@@ -215,7 +215,7 @@ def test_dogs_vs_cats_comes_from_its_folder_in_the_data_folder_under_its_own_nam
 
 
 def test_shapes_needs_no_data_and_its_parts_are_balanced_and_share_no_picture() -> None:
-    dataset = datasets.load("shapes", 48, Path("nowhere"))
+    dataset = datasets.load_dataset("shapes", 48, Path("nowhere"))
     assert dataset.classes == ("fish", "key")
     per_class = [datasets.SHAPES_PER_CLASS[part] for part in PARTS]
     assert [np.bincount(split.labels).tolist() for split in parts(dataset)] == [[count, count] for count in per_class]
@@ -233,7 +233,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_classes_becomes_a_dataset_named_after_it(folder: Path) -> None:
-    dataset = datasets.load(folder, 6, Path())
+    dataset = datasets.load_dataset(folder, 6, Path())
     assert (dataset.name, dataset.classes, dataset.skipped) == ("pets", ("cats", "dogs", "newts"), ())
     assert [np.bincount(split.labels).tolist() for split in parts(dataset)] == [[4, 6, 2], [2, 3, 1], [2, 3, 1]]
     for split in parts(dataset):
@@ -243,7 +243,7 @@ def test_a_folder_of_classes_becomes_a_dataset_named_after_it(folder: Path) -> N
 
 
 def test_the_same_seed_splits_a_folder_the_same_and_another_seed_otherwise(folder: Path) -> None:
-    first, again, other = (datasets.load(folder, 6, Path(), seed) for seed in (1, 1, 2))
+    first, again, other = (datasets.load_dataset(folder, 6, Path(), seed) for seed in (1, 1, 2))
     assert first.fingerprint == again.fingerprint
     assert set(first.test.names) != set(other.test.names)
 
@@ -253,7 +253,7 @@ def test_the_order_in_which_the_file_system_lists_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, already_split: bool
 ) -> None:
     folder = (fill_parts if already_split else fill)(tmp_path / "pets", cats=8, dogs=12, newts=4)
-    expected = datasets.load(folder, 6, Path())
+    expected = datasets.load_dataset(folder, 6, Path())
     listed: list[list[str]] = []
 
     @contextmanager
@@ -266,7 +266,7 @@ def test_the_order_in_which_the_file_system_lists_changes_nothing(
 
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", shuffled)
-    dataset = datasets.load(folder, 6, Path())
+    dataset = datasets.load_dataset(folder, 6, Path())
     assert any(entries != sorted(entries) for entries in listed), "the test must have changed an order"
     assert [split.names for split in parts(dataset)] == [split.names for split in parts(expected)]
     assert dataset.fingerprint == expected.fingerprint
@@ -277,7 +277,7 @@ def test_a_folder_that_is_split_already_is_left_as_it_is(tmp_path: Path) -> None
     fill(tmp_path / "validation", cats=1, dogs=1)
     fill(tmp_path / "test", cats=1, dogs=2)
     for seed in (0, 1):
-        dataset = datasets.load(tmp_path, 6, Path(), seed)
+        dataset = datasets.load_dataset(tmp_path, 6, Path(), seed)
         assert [split.labels.tolist() for split in parts(dataset)] == [[0, 0, 0, 1, 1], [0, 1], [0, 1, 1]]
         assert dataset.test.names == ("cats/00.png", "dogs/00.png", "dogs/01.png")
 
@@ -285,26 +285,26 @@ def test_a_folder_that_is_split_already_is_left_as_it_is(tmp_path: Path) -> None
 def test_pictures_in_subfolders_of_a_class_belong_to_it(folder: Path) -> None:
     (folder / "cats" / "black").mkdir()
     Image.new("RGB", (5, 4), "black").save(folder / "cats" / "black" / "00.png")
-    names = {name for split in parts(datasets.load(folder, 6, Path())) for name in split.names}
+    names = {name for split in parts(datasets.load_dataset(folder, 6, Path())) for name in split.names}
     assert "cats/black/00.png" in names
     assert len(names) == 25
 
 
 @pytest.mark.parametrize("hidden", ["cats/.DS_Store", ".git/00.png", "cats/.ipynb_checkpoints/00.png", ".notes"])
 def test_hidden_files_and_what_is_in_hidden_folders_are_ignored(folder: Path, hidden: str) -> None:
-    before = datasets.load(folder, 6, Path()).fingerprint
+    before = datasets.load_dataset(folder, 6, Path()).fingerprint
     (folder / hidden).parent.mkdir(exist_ok=True)
     shutil.copy(folder / "dogs" / "00.png", folder / hidden)
-    dataset = datasets.load(folder, 6, Path())
+    dataset = datasets.load_dataset(folder, 6, Path())
     assert (dataset.fingerprint, dataset.skipped) == (before, ())
 
 
 def test_files_that_are_no_pictures_are_skipped_with_one_warning_each_counted_and_named(folder: Path) -> None:
-    before = datasets.load(folder, 6, Path()).fingerprint
+    before = datasets.load_dataset(folder, 6, Path()).fingerprint
     (folder / "cats" / "notes.txt").write_text("not a picture")
     (folder / "dogs" / "cut.png").write_bytes((folder / "dogs" / "00.png").read_bytes()[:40])
     with pytest.warns(UserWarning, match="^skipped") as warned:
-        dataset = datasets.load(folder, 6, Path(), most_bad=0.5)
+        dataset = datasets.load_dataset(folder, 6, Path(), max_bad_fraction=0.5)
     assert len(dataset.skipped) == 2
     for reason, name in zip(dataset.skipped, ("cats/notes.txt", "dogs/cut.png"), strict=True):
         assert reason.startswith(f"{str(folder / name)!r} is not a readable picture: ")
@@ -323,10 +323,10 @@ def spoil(folder: Path, *names: str) -> None:
 @pytest.mark.filterwarnings("ignore:skipped")
 @pytest.mark.parametrize("where", ["first", "between", "last"])
 def test_every_picture_keeps_its_name_and_label_wherever_files_that_are_none_lie(folder: Path, where: str) -> None:
-    expected = datasets.load(folder, 6, Path(), 3)
+    expected = datasets.load_dataset(folder, 6, Path(), 3)
     names = {"first": "!{}", "between": "04{}.png", "last": "~{}"}[where]
     spoil(folder, *(f"{label}/{names.format(number)}" for label in ("cats", "dogs", "newts") for number in range(3)))
-    dataset = datasets.load(folder, 6, Path(), 3, most_bad=0.5)
+    dataset = datasets.load_dataset(folder, 6, Path(), 3, max_bad_fraction=0.5)
     assert len(dataset.skipped) == 9
     for split, other in zip(parts(dataset), parts(expected), strict=True):
         assert contents(split) == contents(other)
@@ -346,7 +346,7 @@ def some_bad(folder: Path, good: int, bad: int) -> Path:
 def test_as_great_a_share_of_bad_files_as_is_allowed_is_skipped(
     tmp_path: Path, good: int, bad: int, share: float
 ) -> None:
-    assert len(datasets.load(some_bad(tmp_path, good, bad), 6, Path(), most_bad=share).skipped) == bad
+    assert len(datasets.load_dataset(some_bad(tmp_path, good, bad), 6, Path(), max_bad_fraction=share).skipped) == bad
 
 
 @pytest.mark.parametrize(
@@ -358,28 +358,28 @@ def test_a_greater_share_of_bad_files_than_is_allowed_is_refused(
     with pytest.raises(
         BadInput, match=rf"^{bad} of {good + bad} files in .*, more than {share:.0%}; take them away: '"
     ):
-        datasets.load(some_bad(tmp_path, good, bad), 6, Path(), most_bad=share)
+        datasets.load_dataset(some_bad(tmp_path, good, bad), 6, Path(), max_bad_fraction=share)
 
 
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_unless_another_share_is_given_5_percent_may_be_bad(tmp_path: Path) -> None:
-    assert len(datasets.load(some_bad(tmp_path / "few", 19, 1), 6, Path()).skipped) == 1
+    assert len(datasets.load_dataset(some_bad(tmp_path / "few", 19, 1), 6, Path()).skipped) == 1
     with pytest.raises(BadInput, match="more than 5%"):
-        datasets.load(some_bad(tmp_path / "many", 37, 2), 6, Path())
+        datasets.load_dataset(some_bad(tmp_path / "many", 37, 2), 6, Path())
 
 
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_a_link_that_leads_nowhere_is_one_of_the_files_that_a_share_is_of(tmp_path: Path) -> None:
     some_bad(tmp_path, 19, 0)
     (tmp_path / "dogs" / "lost.png").symlink_to("nowhere")
-    assert len(datasets.load(tmp_path, 6, Path(), most_bad=0.05).skipped) == 1
+    assert len(datasets.load_dataset(tmp_path, 6, Path(), max_bad_fraction=0.05).skipped) == 1
 
 
 def test_too_many_bad_files_are_counted_and_the_first_five_named(tmp_path: Path) -> None:
     fill(tmp_path, cats=30, dogs=30)
     spoil(tmp_path, *(f"cats/{number}.txt" for number in range(9)))
     with pytest.raises(BadInput) as refused:
-        datasets.load(tmp_path, 6, Path())
+        datasets.load_dataset(tmp_path, 6, Path())
     message = str(refused.value)
     assert message.startswith(f"9 of 69 files in {str(tmp_path)!r} are no pictures, more than 5%; take them away: '")
     assert [number for number in range(9) if f"cats/{number}.txt' is not a readable" in message] == list(range(5))
@@ -390,20 +390,20 @@ def test_too_many_bad_files_are_counted_and_the_first_five_named(tmp_path: Path)
 def test_where_no_bad_file_is_allowed_the_first_is_an_error(folder: Path) -> None:
     spoil(folder, "dogs/05.txt", "cats/03.txt")
     with pytest.raises(BadInput, match=r"^'[^']*/cats/03\.txt' is not a readable picture: [^;]*$"):
-        datasets.load(folder, 6, Path(), most_bad=0)
+        datasets.load_dataset(folder, 6, Path(), max_bad_fraction=0)
 
 
 def test_where_no_bad_file_is_allowed_a_link_that_leads_nowhere_is_an_error(folder: Path) -> None:
     (folder / "dogs" / "lost.png").symlink_to("nowhere")
     with pytest.raises(BadInput, match=r"^'[^']*/dogs/lost\.png' is a link that leads nowhere"):
-        datasets.load(folder, 6, Path(), most_bad=0)
+        datasets.load_dataset(folder, 6, Path(), max_bad_fraction=0)
 
 
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_where_all_may_be_bad_a_folder_of_almost_only_bad_files_is_taken(tmp_path: Path) -> None:
     fill(tmp_path, cats=4, dogs=4)
     spoil(tmp_path, *(f"cats/{number}.txt" for number in range(80)))
-    dataset = datasets.load(tmp_path, 6, Path(), most_bad=1.0)
+    dataset = datasets.load_dataset(tmp_path, 6, Path(), max_bad_fraction=1.0)
     assert len(dataset.skipped) == 80
     assert [len(split) for split in parts(dataset)] == [4, 2, 2]
 
@@ -414,7 +414,7 @@ def test_all_that_is_left_out_is_named_whatever_the_reason(folder: Path) -> None
     (folder / "dogs" / "lost.png").symlink_to("nowhere")
     shutil.copy(folder / "dogs" / "03.png", folder / "dogs" / "copy.png")
     with pytest.warns(UserWarning, match=r"^skipped 3 files in "):
-        dataset = datasets.load(folder, 6, Path(), most_bad=0.5)
+        dataset = datasets.load_dataset(folder, 6, Path(), max_bad_fraction=0.5)
     named = [re.findall(r"'([^']*)'", reason) for reason in dataset.skipped]
     assert [[Path(name).name for name in names] for names in named] == [
         ["lost.png"], ["notes.txt", "notes.txt"], ["copy.png", "03.png"],
@@ -426,7 +426,7 @@ def test_duplicates_count_not_as_bad_files(tmp_path: Path) -> None:
     fill(tmp_path, cats=4, dogs=4)
     for number in range(9):
         shutil.copy(tmp_path / "cats" / "00.png", tmp_path / "cats" / f"copy{number}.png")
-    dataset = datasets.load(tmp_path, 6, Path())
+    dataset = datasets.load_dataset(tmp_path, 6, Path())
     assert len(dataset.skipped) == 9
     assert sum(map(len, parts(dataset))) == 8
 
@@ -440,7 +440,7 @@ def test_a_file_that_may_not_be_read_is_skipped_and_named(folder: Path, monkeypa
 
     opened = open  # permission bits do not stop root, as whom tests run in containers
     monkeypatch.setattr(decode, "open", forbidding, raising=False)
-    dataset = datasets.load(folder, 6, Path(), most_bad=0.5)
+    dataset = datasets.load_dataset(folder, 6, Path(), max_bad_fraction=0.5)
     assert len(dataset.skipped) == 1
     assert re.match(r"'[^']*/dogs/09\.png' is not a readable picture: .*Permission denied", dataset.skipped[0])
 
@@ -455,7 +455,7 @@ def test_a_file_that_goes_between_listing_and_comparing_is_skipped_and_named(
 
     compare = folders._without_duplicates
     monkeypatch.setattr(folders, "_without_duplicates", vanishing)
-    dataset = datasets.load(folder, 6, Path())
+    dataset = datasets.load_dataset(folder, 6, Path())
     assert dataset.skipped == (f"{str(folder / 'cats' / '02.png')!r} is gone since the folder was listed",)
 
 
@@ -463,7 +463,7 @@ def test_a_file_that_goes_between_listing_and_comparing_is_skipped_and_named(
 def test_a_pipe_among_the_pictures_is_skipped_and_nothing_hangs(folder: Path) -> None:
     os.mkfifo(folder / "cats" / "pipe.png")
     loaded: list[Dataset] = []
-    loader = threading.Thread(target=lambda: loaded.append(datasets.load(folder, 6, Path())), daemon=True)
+    loader = threading.Thread(target=lambda: loaded.append(datasets.load_dataset(folder, 6, Path())), daemon=True)
     loader.start()
     loader.join(20)
     assert not loader.is_alive(), "it must not wait for the pipe"
@@ -486,7 +486,7 @@ def test_pictures_may_have_any_name(tmp_path: Path) -> None:
     fill(tmp_path, cats=4, dogs=4)
     for number, name in enumerate(ODD_NAMES):
         Image.new("RGB", (5, 4), (1, 2, number)).save(tmp_path / "cats" / name, "PNG")
-    dataset = datasets.load(tmp_path, 6, Path())
+    dataset = datasets.load_dataset(tmp_path, 6, Path())
     found = {name for split in parts(dataset) for name in split.names if not re.fullmatch(r"\w+/\d\d\.png", name)}
     assert found == {f"cats/{name}" for name in ODD_NAMES}
     assert len(dataset.fingerprint) == 64
@@ -497,7 +497,7 @@ def test_a_file_that_is_no_picture_may_have_any_name_and_is_named_in_one_line(tm
     fill(tmp_path, cats=4, dogs=4)
     for name in ODD_NAMES:
         (tmp_path / "cats" / name).write_bytes(b"")
-    dataset = datasets.load(tmp_path, 6, Path(), most_bad=1.0)
+    dataset = datasets.load_dataset(tmp_path, 6, Path(), max_bad_fraction=1.0)
     for name, reason in zip(sorted(ODD_NAMES), dataset.skipped, strict=True):
         assert reason.startswith(f"{str(tmp_path / 'cats' / name)!r} is not a readable picture: ")
         assert "\n" not in reason
@@ -509,7 +509,7 @@ def test_a_path_may_be_longer_than_300_characters(tmp_path: Path) -> None:
     deep = tmp_path / "cats" / ("d" * 150) / ("e" * 150)
     deep.mkdir(parents=True)
     Image.new("RGB", (5, 4), (1, 2, 3)).save(deep / "01.png")
-    names = {name for split in parts(datasets.load(tmp_path, 6, Path())) for name in split.names}
+    names = {name for split in parts(datasets.load_dataset(tmp_path, 6, Path())) for name in split.names}
     assert (deep / "01.png").relative_to(tmp_path).as_posix() in names
 
 
@@ -518,7 +518,7 @@ def test_pictures_are_resized_by_the_interpolation_that_is_asked_for(folder: Pat
     rng = np.random.default_rng(0)
     for path in folder.glob("*/*.png"):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
-    for split in parts(datasets.load(folder, 6, Path(), interpolation=interpolation)):
+    for split in parts(datasets.load_dataset(folder, 6, Path(), interpolation=interpolation)):
         for name, (pixels, _) in contents(split).items():
             assert pixels == load_image(folder / name, 6, interpolation).tobytes(), name
 
@@ -544,9 +544,9 @@ def test_pictures_above_the_memory_budget_are_the_same_dataset_but_in_a_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(folder, "cats/030.png")
-    within = datasets.load(folder, 6, Path())
+    within = datasets.load_dataset(folder, 6, Path())
     monkeypatch.setattr(decode, "load_images", partial(decode.load_images, budget=0))
-    above = datasets.load(folder, 6, Path())
+    above = datasets.load_dataset(folder, 6, Path())
     assert isinstance(above.train.images, np.memmap)
     assert above.fingerprint == within.fingerprint
     for split, other in zip(parts(above), parts(within), strict=True):
@@ -574,7 +574,7 @@ def peak(folder: Path, size: int) -> int:
         gc.collect()
         tracemalloc.start()
         try:
-            datasets.load(folder, size, Path())
+            datasets.load_dataset(folder, size, Path())
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -586,7 +586,7 @@ COUNTS = pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pyt
 
 @COUNTS
 def test_decoded_pictures_take_at_most_a_tenth_more_memory_than_their_pixels(tmp_path: Path, count: int) -> None:
-    datasets.load(many(tmp_path / "warm", 8), 48, Path())  # what is imported when it is first needed
+    datasets.load_dataset(many(tmp_path / "warm", 8), 48, Path())  # what is imported when it is first needed
     assert peak(many(tmp_path / "pictures", count), 48) <= 1.1 * count * 48 * 48 * 3 + count * PER_FILE
 
 
@@ -611,7 +611,7 @@ def test_pictures_in_a_file_are_not_the_processs_own_memory(
     monkeypatch.setattr(decode, "load_images", partial(decode.load_images, budget=pixels // 4))
     folder = many(tmp_path, count)
     before = own()
-    dataset = datasets.load(folder, 48, Path())
+    dataset = datasets.load_dataset(folder, 48, Path())
     assert own() - before <= pixels // 4
     assert len(dataset.train) == count // 2
 
@@ -717,23 +717,23 @@ def test_a_folder_that_cannot_be_a_dataset_is_refused_in_one_line(
     folder.mkdir()
     make(folder)
     with pytest.raises((BadInput, MissingData)) as refused:
-        datasets.load(folder, 6, tmp_path)
+        datasets.load_dataset(folder, 6, tmp_path)
     assert str(refused.value).startswith(message.replace("FOLDER", str(folder)))
     assert "\n" not in str(refused.value)
 
 
 def test_too_few_pictures_names_the_class_and_its_count(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"'dogs' has 3$"):
-        datasets.load(fill(tmp_path, cats=4, dogs=3), 6, Path())
+        datasets.load_dataset(fill(tmp_path, cats=4, dogs=3), 6, Path())
 
 
 @pytest.mark.parametrize("name", ["cifar10", "MNIST"])
 def test_an_unknown_dataset_is_refused_with_the_list_of_datasets(name: str, tmp_path: Path) -> None:
     with pytest.raises(MissingData, match=f"^no dataset or folder '{name}': give shapes, mnist, dogs_vs_cats, or a f"):
-        datasets.load(name, 6, tmp_path)
+        datasets.load_dataset(name, 6, tmp_path)
 
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pets.zip").write_bytes(b"")
     with pytest.raises(MissingData, match=r"no dataset or folder '.*pets\.zip'"):
-        datasets.load(tmp_path / "pets.zip", 6, tmp_path)
+        datasets.load_dataset(tmp_path / "pets.zip", 6, tmp_path)

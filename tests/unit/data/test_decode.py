@@ -22,7 +22,7 @@ from PIL import Image
 from convspec import BadInput
 from convspec.data import decode
 from convspec.data.augmentation import Augmentation
-from convspec.data.batches import Batches, generator, rescale, stream, unchanged
+from convspec.data.batches import Batches, identity, picture_rng, rescale, stream
 from convspec.data.decode import UnreadableImage, load_image, load_images
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -448,7 +448,7 @@ def test_rescaling_takes_every_byte_to_its_255th_in_float32() -> None:
 def numbered(count: int, batch_size: int) -> Batches:
     """Pictures of one colour each, which repeating the border never changes: number and label."""
     numbers = np.arange(count)
-    return Batches(np.tile(numbers[:, None, None, None], (1, 4, 4, 3)).astype(np.uint8), numbers, batch_size, unchanged)
+    return Batches(np.tile(numbers[:, None, None, None], (1, 4, 4, 3)).astype(np.uint8), numbers, batch_size, identity)
 
 
 def taken(batches: Iterator[Batch], count: int) -> list[Batch]:
@@ -513,7 +513,7 @@ def test_each_picture_comes_with_its_own_label(augmentation: Augmentation | None
 
 def noise(count: int, batch_size: int) -> Batches:
     pictures = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return Batches(pictures, np.arange(count), batch_size, unchanged)
+    return Batches(pictures, np.arange(count), batch_size, identity)
 
 
 @pytest.mark.parametrize("augmentation", [None, CHAPTER])
@@ -652,5 +652,5 @@ def test_a_picture_is_augmented_by_the_generator_of_its_seed_pass_and_position()
     batches = noise(6, 6)
     for number, (pictures, labels) in enumerate(taken(stream(batches, 7, CHAPTER), 3)):
         for picture, label in zip(pictures, labels, strict=True):
-            view = CHAPTER(batches.inputs[label], generator(7, number, label))
+            view = CHAPTER(batches.inputs[label], picture_rng(7, number, label))
             np.testing.assert_array_equal(picture, view, f"picture {label} in pass {number}")

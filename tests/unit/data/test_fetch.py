@@ -551,7 +551,7 @@ def test_an_archive_that_grows_beyond_measure_is_refused_before_anything_is_writ
     archive.write_bytes(packed(kind, {f"{i}": bytes(40_000) for i in range(10)}))
     monkeypatch.setattr(fetch, "_write", lambda *_: pytest.fail("this was seen too late"))
     with monkeypatch.context() as patched:
-        patched.setattr(fetch, "MOST_BYTES", 399_999)
+        patched.setattr(fetch, "MAX_BYTES", 399_999)
         refused(archive, "unpacks to more than 399999 bytes")
     if kind != "tar":
         monkeypatch.setattr(fetch, "RATIO_FLOOR", 200_000)
@@ -566,15 +566,15 @@ def test_an_archive_at_the_limits_is_unpacked_and_one_past_them_refused(
     kind: str, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.write_bytes(packed(kind))
-    monkeypatch.setattr(fetch, "MOST_MEMBERS", len(TREE))
-    monkeypatch.setattr(fetch, "MOST_BYTES", 5000 if kind == "zip" else len(PACKED[kind]))
+    monkeypatch.setattr(fetch, "MAX_MEMBERS", len(TREE))
+    monkeypatch.setattr(fetch, "MAX_BYTES", 5000 if kind == "zip" else len(PACKED[kind]))
     fetch.unpack(archive, archive.parent / "folder")
     assert tree(archive.parent / "folder") == TREE
     shutil.rmtree(archive.parent / "folder")
-    monkeypatch.setattr(fetch, "MOST_MEMBERS", len(TREE) - 1)
+    monkeypatch.setattr(fetch, "MAX_MEMBERS", len(TREE) - 1)
     refused(archive, f"or {len(TREE) - 1} members")
-    monkeypatch.setattr(fetch, "MOST_MEMBERS", len(TREE))
-    monkeypatch.setattr(fetch, "MOST_BYTES", 4999)
+    monkeypatch.setattr(fetch, "MAX_MEMBERS", len(TREE))
+    monkeypatch.setattr(fetch, "MAX_BYTES", 4999)
     refused(archive, "unpacks to more than 4999 bytes")
 
 
@@ -857,7 +857,7 @@ def test_dogs_vs_cats_as_it_is_published_becomes_a_dataset(served: Callable, tmp
         pictures[f"PetImages/{label}/{number}.jpg"] = buffer.getvalue()
     served("dogs_vs_cats", packed("zip", pictures))
     assert fetch.fetch("dogs_vs_cats", tmp_path) is True
-    loaded = datasets.load("dogs_vs_cats", 8, tmp_path)
+    loaded = datasets.load_dataset("dogs_vs_cats", 8, tmp_path)
     shades = [
         int(image[0, 0, 0]) for part in (loaded.train, loaded.validation, loaded.test) if part for image in part.images
     ]

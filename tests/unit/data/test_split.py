@@ -157,7 +157,7 @@ def test_the_real_pictures_in_kaggles_layout_are_split_as_they_were(data_folder:
 @pytest.mark.parametrize("seed", [0, 3])
 def test_what_was_split_loads_as_the_parts_that_loading_the_source_gives(seed: int, tmp_path: Path, pets: Path) -> None:
     split(pets, tmp_path / "small", seed=seed)
-    source, target = datasets.load(pets, 4, Path(), seed), datasets.load(tmp_path / "small", 4, Path())
+    source, target = datasets.load_dataset(pets, 4, Path(), seed), datasets.load_dataset(tmp_path / "small", 4, Path())
     assert target.fingerprint == source.fingerprint
     assert (target.skipped, target.train.names) == ((), source.train.names)
 

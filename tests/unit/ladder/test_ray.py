@@ -90,7 +90,7 @@ def test_after_a_worker_was_killed_in_mid_run_the_store_is_that_of_one_machine(
     fateful = batches().inputs[8 * 28].astype(np.float32)
     features.extract(base, batches(), tmp_path / "one", clock=Clock())
     given = batches(rescale_or_die)
-    features.extract(base, given, tmp_path / "many", clock=Clock(), outputs=cluster.outputs)
+    features.extract(base, given, tmp_path / "many", clock=Clock(), predict=cluster.predict_batches)
     assert not alive.exists(), "a worker was to be killed"
     one, many = store_in(tmp_path / "one"), store_in(tmp_path / "many")
     assert many.name == one.name
@@ -114,7 +114,7 @@ pictures, labels = shapes.pictures(shapes.TARGETS, 202, seed=1)
 batches = images.Batches(pictures[:403], labels[:403], 8, slowly)
 base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
 view = images.View(batches, CHAPTER_AUGMENTATION, 0, 1)
-features.extract(base, view, Path(sys.argv[1]), clock=Clock(), outputs=cluster.outputs)
+features.extract(base, view, Path(sys.argv[1]), clock=Clock(), predict=cluster.predict_batches)
 """
 
 
@@ -137,11 +137,11 @@ def test_a_run_that_was_killed_itself_goes_on_where_it_was(
 
     def noted(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
         begun.append(first)
-        return cluster.outputs(base, batches, first)
+        return cluster.predict_batches(base, batches, first)
 
     view = View(batches(), CHAPTER_AUGMENTATION, 0, 1)
     features.extract(base, view, tmp_path / "one", clock=Clock())
-    features.extract(base, view, tmp_path / "many", clock=Clock(), outputs=noted)
+    features.extract(base, view, tmp_path / "many", clock=Clock(), predict=noted)
     assert begun[0] >= 7, f"some eight batches were there, but it began at {begun}"
     assert differing(store_in(tmp_path / "one"), store_in(tmp_path / "many")) == set()
 

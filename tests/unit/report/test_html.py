@@ -466,7 +466,7 @@ def test_verdicts_and_the_pictures_that_flipped_are_there(case: Case, tmp_path: 
     after = np.tile(labels, (5, 1))
     after[:, 7] = 1 - after[:, 7]
     sides = [
-        [replace(run, recipe=recipe) for run in judgement.evaluated("fine_tuned", side, labels)]
+        [replace(run, recipe=recipe) for run in judgement.results_from_predictions("fine_tuned", side, labels)]
         for side in (np.tile(labels, (5, 1)), after)
     ]
     for run in sides[0]:
@@ -505,13 +505,13 @@ def one_convolution(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def climb(
+def select_recipes(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, few_shapes: Dataset, one_convolution: Path
 ) -> Callable:
     """The ladder in this process, with runs that take no time; one of them raises what is given."""
     monkeypatch.delenv("CONVSPEC_DATA", raising=False)
 
-    def climb(raises: BaseException | None = None, *arguments: str) -> tuple[str, Path]:
+    def select_recipes(raises: BaseException | None = None, *arguments: str) -> tuple[str, Path]:
         def run(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, **_: Any) -> Result:
             if recipe.name == "from_scratch" and seed == 1 and raises:
                 raise raises
@@ -533,7 +533,7 @@ def climb(
         )  # fmt: skip
         return "\n".join(ended.outlines + ended.errlines), pytester.path / ".convspec"
 
-    return climb
+    return select_recipes
 
 
 def _noting(dataset: Dataset) -> Callable[[Session, Recipe], Dataset]:
@@ -544,8 +544,8 @@ def _noting(dataset: Dataset) -> Callable[[Session, Recipe], Dataset]:
     return of
 
 
-def test_a_run_that_went_well_ends_in_a_page_with_all_its_parts_and_says_where(climb: Callable) -> None:
-    text, folder = climb(None, "--rungs", "dense_baseline,from_scratch")
+def test_a_run_that_went_well_ends_in_a_page_with_all_its_parts_and_says_where(select_recipes: Callable) -> None:
+    text, folder = select_recipes(None, "--rungs", "dense_baseline,from_scratch")
     assert text.count(f"report: {folder / 'index.html'}") == 1
     assert "could not be" not in text
     written = Parsed(folder / "index.html")
@@ -556,8 +556,8 @@ def test_a_run_that_went_well_ends_in_a_page_with_all_its_parts_and_says_where(c
     assert not list((folder / "unfinished").iterdir())
 
 
-def test_a_run_that_failed_half_way_has_a_page_that_says_which_test_and_why(climb: Callable) -> None:
-    text, folder = climb(RuntimeError("<b>the disk is full</b>"))
+def test_a_run_that_failed_half_way_has_a_page_that_says_which_test_and_why(select_recipes: Callable) -> None:
+    text, folder = select_recipes(RuntimeError("<b>the disk is full</b>"))
     assert str(folder / "index.html") in text
     written = Parsed(folder / "index.html")
     said = " ".join(written.root.text.split())
@@ -573,8 +573,10 @@ def test_a_run_that_failed_half_way_has_a_page_that_says_which_test_and_why(clim
     assert record["unfinished"] == {"from_scratch": [0], "augmented": []}
 
 
-def test_a_run_that_was_interrupted_has_a_page_that_says_so_and_keeps_what_it_needs_to_go_on(climb: Callable) -> None:
-    _, folder = climb(KeyboardInterrupt())
+def test_a_run_that_was_interrupted_has_a_page_that_says_so_and_keeps_what_it_needs_to_go_on(
+    select_recipes: Callable,
+) -> None:
+    _, folder = select_recipes(KeyboardInterrupt())
     said = " ".join(Parsed(folder / "index.html").root.text.split())
     assert "Interrupted. 1 rung finished, 2 runs in all; not finished: from_scratch (1 run kept), augmented." in said
     assert "The same command goes on from here" in said
@@ -583,14 +585,14 @@ def test_a_run_that_was_interrupted_has_a_page_that_says_so_and_keeps_what_it_ne
     assert len(list((folder / "unfinished").iterdir())) == 3, "two runs of one rung, and one of the next"
 
 
-def test_a_run_that_fails_before_any_rung_is_finished_has_a_page_too(climb: Callable) -> None:
-    _, folder = climb(RuntimeError("no"), "--rungs", "from_scratch")
+def test_a_run_that_fails_before_any_rung_is_finished_has_a_page_too(select_recipes: Callable) -> None:
+    _, folder = select_recipes(RuntimeError("no"), "--rungs", "from_scratch")
     said = " ".join(Parsed(folder / "index.html").root.text.split())
     assert "Failed. 0 rungs finished, 0 runs in all; not finished: from_scratch (1 run kept). 1 test failed" in said
 
 
 def test_what_cannot_be_drawn_is_told_and_the_record_is_written_all_the_same(
-    climb: Callable, monkeypatch: pytest.MonkeyPatch
+    select_recipes: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no fonts")
@@ -598,14 +600,16 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written_all_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(charts, "chart", broken)
         patch.setattr(tables_module, "markdown", broken)
-        text, folder = climb(None, "--rungs", "dense_baseline", "--seeds", "1")
+        text, folder = select_recipes(None, "--rungs", "dense_baseline", "--seeds", "1")
     for line in ("ladder.md could not be written: RuntimeError: no fonts",
                  "ladder.png could not be written: RuntimeError: no fonts",
                  "index.html: chart could not be drawn: RuntimeError: no fonts"):  # fmt: skip
         assert line in text
     assert len(json.loads((folder / "ladder.json").read_text())["runs"]) == 1
     assert Parsed(folder / "index.html").section("curves").all("img")
-    assert "could not be" not in climb(None, "--rungs", "dense_baseline", "--seeds", "1")[0], "and the next is whole"
+    assert "could not be" not in select_recipes(None, "--rungs", "dense_baseline", "--seeds", "1")[0], (
+        "and the next is whole"
+    )
 
 
 def test_each_model_is_found_where_its_training_left_it(

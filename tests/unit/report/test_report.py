@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convspec.data import batches as batches_module
-from convspec.data.batches import Batches, unchanged
+from convspec.data.batches import Batches, identity
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION, find_recipe
@@ -170,7 +170,7 @@ def test_the_views_are_those_that_training_sees(
     drawn: list[list[np.ndarray]] = []
     monkeypatch.setattr(images, "_save_grid", lambda rows, titles, path: drawn.extend(rows))
     images.views(flags, CHAPTER_AUGMENTATION, tmp_path, seed=3)
-    batches = Batches(flags.train.images, np.arange(6), 6, unchanged)
+    batches = Batches(flags.train.images, np.arange(6), 6, identity)
     stream = batches_module.stream(batches, 3, CHAPTER_AUGMENTATION)
     for place, (inputs, indices) in zip(range(1, 8), stream, strict=False):
         for row, index in zip(drawn, (0, 3), strict=True):

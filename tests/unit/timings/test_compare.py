@@ -420,7 +420,7 @@ def outcomes(
     return verdicts
 
 
-@pytest.mark.parametrize("rounds", [interleave.FEWEST_ROUNDS, interleave.ROUNDS])
+@pytest.mark.parametrize("rounds", [interleave.MIN_ROUNDS, interleave.ROUNDS])
 def test_equal_sides_are_called_slower_less_than_once_in_100_times(rounds: int) -> None:
     assert outcomes(1, rounds=rounds).count("slower") < 20
 
