@@ -50,7 +50,8 @@ def stages(constants: Constants, device: str, devices: int) -> dict[str, float]:
 
 def seconds(constants: Constants, device: str, devices: int, pictures: float) -> float:
     """Of a run: decoding and identifying come first, one after the other; on one device so does all else, on several
-    the rest overlaps, but for storing and handing out, which are one process."""
+    the rest overlaps, but for storing and handing out, which are one process.
+    """
     cost = stages(constants, device, devices)
     rest = [cost["send"], cost["base"], cost["return"], cost["store"] + cost["hand out"]]
     return pictures * (cost["decode"] + cost["identify"] + (max(rest) if devices > 1 else sum(rest)))

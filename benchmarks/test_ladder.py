@@ -108,7 +108,8 @@ def test_from_scratch_overfits_and_with_augmentation_training_and_validation_sta
     convspec_session: Session,
 ) -> None:
     """Figures 5.9 to 5.13, over the last quarter of the epochs: from scratch, training climbs ten points above
-    validation, whose loss has turned up; with augmentation validation keeps up."""
+    validation, whose loss has turned up; with augmentation validation keeps up.
+    """
     runs = convspec_session.runs
     rungs = "from_scratch", "augmented"
     if any(len(runs.get(rung, ())) < 2 for rung in rungs):

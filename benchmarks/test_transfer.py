@@ -51,7 +51,7 @@ def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.Te
         folder = convspec_session.data_root / "dogs_vs_cats_small" / "train"
         with skip_or_fail_on_bad_data(convspec_session.config):
             if len(files := sorted(folder.rglob("*.jpg"))) < count:
-                raise MissingData(f"Dogs vs. Cats is not in {str(folder)!r}: `python -m convspec fetch dogs_vs_cats`")
+                raise MissingData(f"Dogs vs. Cats is not in {str(folder)!r}: `convspec fetch dogs_vs_cats`")
         return files[:: len(files) // count][:count]
     folder = tmp_path_factory.mktemp("shapes")
     files = [folder / f"{number:04d}.png" for number in range(count)]

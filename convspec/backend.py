@@ -94,7 +94,8 @@ def threads() -> int:
 
 def set_precision(name: str) -> None:
     """What layers that are made from now on compute in: "float32", "tf32" (float32 whose factors an NVIDIA GPU may
-    round to 10 bits in products; elsewhere plain float32), or a mixed Keras dtype policy, such as "mixed_bfloat16"."""
+    round to 10 bits in products; elsewhere plain float32), or a mixed Keras dtype policy, such as "mixed_bfloat16".
+    """
     keras.config.set_dtype_policy("float32" if name == "tf32" else name)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -132,7 +133,8 @@ def precision() -> str:
 
 def synchronise(value: object) -> None:
     """Return when `value`, arrays that the backend was asked for, is there: accelerators work on behind a call that
-    has returned, so a clock is read after this only."""
+    has returned, so a clock is read after this only.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -217,7 +219,8 @@ def value_and_gradient(function: Callable[[Any], Any], at: Any) -> tuple[Any, An
 
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
     """`function`, which takes tensors and gives tensors, compiled at its first call for inputs of each shape; in
-    PyTorch it runs as it is. `variables` are those of Keras's that it reads, each time as they are then."""
+    PyTorch it runs as it is. `variables` are those of Keras's that it reads, each time as they are then.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -240,7 +243,8 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
 def feed(batches: keras.utils.PyDataset) -> Any:
     """What Keras is to draw `batches` from: themselves, but in TensorFlow a dataset that does not tune itself. The end
     of one that does may wait, up to a minute, for a thread that sleeps: TensorFlow wakes it before the thread can see
-    that it is to end, and so it sleeps on."""
+    that it is to end, and so it sleeps on.
+    """
     if keras.backend.backend() != "tensorflow":
         return batches
     import tensorflow as tf

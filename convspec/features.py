@@ -23,7 +23,8 @@ from convspec.progress import bar as progress_bar
 
 def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
     """The base's output for each batch from number `first` on, in smaller parts where there is no room for a whole one:
-    no picture's output depends on the others'."""
+    no picture's output depends on the others'.
+    """
     most = batches.batch_size
     for number in range(first, len(batches)):
         inputs = batches[number][0]

@@ -151,7 +151,8 @@ def probes(precision: str) -> dict[str, tuple[Callable[[], Any], float]]:
 
 def probe() -> dict[str, float]:
     """What this machine reaches at each of `probes`, in FLOP/s or bytes/s: {"matrix_product_float32": ...}, and in
-    bfloat16 where `fast_precision` has it. Takes 2 to 5 seconds."""
+    bfloat16 where `fast_precision` has it. Takes 2 to 5 seconds.
+    """
     precisions = dict.fromkeys(("float32", fast_precision().removeprefix("mixed_")))
     return {
         f"{name}_{precision}": amount / _seconds(work)
@@ -173,7 +174,8 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 class PeakMemory:
     """The largest memory in use while the context was open, in MiB, sampled every 50 ms: `mib` resident in this
-    process, `device_mib` on the first accelerator as the backend tells it, or "unknown"."""
+    process, `device_mib` on the first accelerator as the backend tells it, or "unknown".
+    """
 
     def __enter__(self) -> "PeakMemory":
         self.mib, self._process, self._done = 0.0, psutil.Process(), threading.Event()
@@ -203,7 +205,8 @@ class PeakMemory:
 class Energy:
     """What was taken while the context was open, by whatever ran: `joules` of the GPUs that the backend may use, or
     where it uses none of the processor (under Linux, to who may read it; right for up to some 40 minutes, in which its
-    counter starts anew once at most), else "unknown"."""
+    counter starts anew once at most), else "unknown".
+    """
 
     joules: float | str = "unknown"
 

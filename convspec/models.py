@@ -29,7 +29,8 @@ def _classifier(units: int, classes: int) -> list[layers.Layer]:
 
 def _dropout(rate: float) -> layers.Layer:
     """With a seed, drawn as Keras draws one, its generator is a variable of the model on every backend: a checkpoint
-    has it. Without, PyTorch takes a generator of its own."""
+    has it. Without, PyTorch takes a generator of its own.
+    """
     return layers.Dropout(rate, seed=random.randint(1, 10**9))
 
 
@@ -130,6 +131,14 @@ BASES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet": keras.applications.MobileNet,
     "mini": _mini,
 }
+
+
+def default_weights(name: str, folder: Path) -> str | Path:
+    """A base's file in the data `folder`, the package's own file for "mini", else "imagenet"."""
+    if name == "mini":
+        return MINI_WEIGHTS
+    file = folder / f"{name}_notop.weights.h5"
+    return file if file.is_file() else "imagenet"
 
 
 def conv_base(

@@ -167,7 +167,8 @@ class _PaddedBatches(keras.utils.PyDataset):
 
 class _BufferedBatches(keras.utils.PyDataset):
     """The batches that `draw` gives by number, all kept until training has begun: Keras looks at some before, and on
-    several devices in TensorFlow draws some to build the model by, and then draws anew."""
+    several devices in TensorFlow draws some to build the model by, and then draws anew.
+    """
 
     def __init__(self, draw: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
         super().__init__()
@@ -260,7 +261,8 @@ def fit(
 
 def fit_linear(last: keras.layers.Dense, train: Batches, validation: Batches) -> History:
     """Fit the last layer of a linear probe to recorded features: logistic regression with the penalty of PENALTIES
-    that leaves the least loss on the validation pictures."""
+    that leaves the least loss on the validation pictures.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 

@@ -94,7 +94,8 @@ def read(folder: Path) -> list[Result]:
 
 def incomparable(old: Result, new: Result) -> list[str]:
     """Why the accuracies of two runs say nothing of each other: what differs in the recipe but words, the pictures or
-    the base's weights. Empty where they can be compared; seeds, versions and machines may differ, see `changes`."""
+    the base's weights. Empty where they can be compared; seeds, versions and machines may differ, see `changes`.
+    """
     reasons = list(_differences(asdict(old.recipe), asdict(new.recipe)))
     before, after = old.dataset["fingerprint"], new.dataset["fingerprint"]
     if before != after:
@@ -195,7 +196,8 @@ def _read(path: Path, folder: Path) -> Result:
 
 def _sound(content: Any) -> Result:
     """The result that a file without its checksum holds; ValueError, naming key and value, where it holds none, or one
-    that contradicts itself."""
+    that contradicts itself.
+    """
     run = _built(content, dict[str, Any], "the file")
     if (schema := run.pop("schema", None)) != SCHEMA:
         raise ValueError(f"schema must be {SCHEMA}, got {schema!r}: another version of convspec wrote it")

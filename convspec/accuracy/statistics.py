@@ -26,7 +26,8 @@ CONFIDENCE = 0.95
 
 def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
     """95 % interval of the mean accuracy: Student's t over seeds; for a single seed, or where all agree to the last
-    picture (a fit without chance), Wilson's over test pictures."""
+    picture (a fit without chance), Wilson's over test pictures.
+    """
     if len(set(accuracies)) == 1:
         right = round(accuracies[0] * pictures)
         ci = stats.binomtest(right, pictures).proportion_ci(CONFIDENCE, method="wilson")
@@ -38,7 +39,8 @@ def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
 
 def next_run(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
     """Where another run's accuracy lies with 95 % confidence, from those of the runs there are: Student's t over seeds
-    for a single new one; of a single run, whose seeds' variance is unknown, `interval`."""
+    for a single new one; of a single run, whose seeds' variance is unknown, `interval`.
+    """
     if len(accuracies) == 1:
         return interval(accuracies, pictures)
     spread = max(float(np.std(accuracies, ddof=1)), 1 / pictures) * np.sqrt(1 + 1 / len(accuracies))

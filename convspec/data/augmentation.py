@@ -63,7 +63,8 @@ class Augmentation:
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, float]:
         """Random parameters, named as in Keras: theta and shear in degrees, tx (down) and ty (right) in pixels,
-        zx (vertical) and zy (horizontal) factors, flip_horizontal 0 or 1."""
+        zx (vertical) and zy (horizontal) factors, flip_horizontal 0 or 1.
+        """
         *drawn, chance = rng.random(7).tolist()  # one call takes a fourth of the time of seven
         theta, down, right, shear, vertical, horizontal = (2 * number - 1 for number in drawn)
         return {

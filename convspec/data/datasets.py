@@ -1,6 +1,7 @@
 """MNIST, Dogs vs. Cats, shapes, any folder of classes: find, verify, split."""
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import TextIO
 
 import cv2
 import numpy as np
+import platformdirs
 
 from convspec import BadInput, MissingData
 from convspec.data import decode, folders, shapes
@@ -23,7 +25,8 @@ SHAPES_SEED = 5  # chapter 5
 @dataclass(frozen=True)
 class Split:
     """`images`: uint8 (n, height, width, channels); `labels`: int64 (n,), positions in the dataset's classes;
-    `names`: one for each image, the same in every run."""
+    `names`: one for each image, the same in every run.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -57,6 +60,13 @@ class Dataset:
         return digest.hexdigest()
 
 
+def data_folder(given: str | Path | None = None) -> Path:
+    """$CONVSPEC_DATA, else the folder `given`, else the user's cache folder."""
+    if name := os.environ.get("CONVSPEC_DATA") or given:
+        return Path(name).expanduser().resolve()
+    return platformdirs.user_cache_path("convspec")
+
+
 def load_dataset(
     name: str | Path,
     size: int,
@@ -83,9 +93,9 @@ def load_dataset(
         folder = root / "dogs_vs_cats_small"
         if not folder.is_dir():
             raise MissingData(
-                f"Dogs vs. Cats is not in {str(root)!r}: get it with `python -m convspec fetch dogs_vs_cats`, or with"
+                f"Dogs vs. Cats is not in {str(root)!r}: get it with `convspec fetch dogs_vs_cats`, or with"
                 " train.zip from kaggle.com/c/dogs-vs-cats/data and"
-                f" `python -m convspec split train.zip {folder}` (listing 5.4)"
+                f" `convspec split train.zip {folder}` (listing 5.4)"
             )
     else:
         check(name)
@@ -114,7 +124,7 @@ def _shapes(size: int) -> Dataset:
 def _mnist(file: Path, size: int) -> Dataset:
     if not file.is_file():
         raise MissingData(
-            f"MNIST is not at {str(file)!r}: get it with `python -m convspec fetch mnist --data-root {file.parent}`"
+            f"MNIST is not at {str(file)!r}: get it with `convspec fetch mnist --data-root {file.parent}`"
         )
     expected = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
     try:

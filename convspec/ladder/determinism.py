@@ -16,7 +16,8 @@ STEPS, PICTURES = 8, 40
 @dataclass(frozen=True)
 class Repeat:
     """`outcome` is "bit-identical", "within 1e-05" or "diverging from step 3"; `largest` the largest relative
-    difference between the losses of two runs in any step."""
+    difference between the losses of two runs in any step.
+    """
 
     outcome: str
     largest: float

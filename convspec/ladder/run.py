@@ -24,7 +24,8 @@ EVALUATION_BATCH = 100  # outside training the batch size changes the speed, not
 
 def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
     """A name for one run, such as "augmented-shapes-seed0-1a2b3c4d": equal only where everything that decides the
-    outcome is equal (recipe, pictures, seed, weights, versions)."""
+    outcome is equal (recipe, pictures, seed, weights, versions).
+    """
     weights_name = _weights_name(recipe, weights)
     parts = [asdict(recipe), dataset.fingerprint, weights_name, versions(), _precision(recipe)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]

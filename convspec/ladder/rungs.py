@@ -25,7 +25,8 @@ def _ladder(*rungs: Recipe) -> dict[str, Recipe]:
 def _fast(rungs: dict[str, Recipe], views: int, epochs: int, size: int) -> dict[str, Recipe]:
     """The rungs with a base as an expert climbs them: pictures reduced by area and prepared as those that the base
     was trained with, the frozen part of the base run once for each view, `epochs` of fine-tuning instead of the
-    listing's, and feature extraction as a linear probe at `size`."""
+    listing's, and feature extraction as a linear probe at `size`.
+    """
     expert: dict[str, Any] = {"interpolation": "area", "preprocessing": "base", "precision": "fast", "published": {}}
     frozen = replace(rungs["frozen_end_to_end"], name="frozen_end_to_end_fast", views=views, **expert)
     return _ladder(
@@ -137,7 +138,8 @@ RECIPES["full"] |= _extra_recipes()
 def select_recipes(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
     """The recipes of those rungs in the ladder's order, which a rung that starts from another needs: as in the
     listings ("literal"), as an expert climbs them ("fast"; a rung without a base is the same), or "both". A name that
-    is not one of RUNGS is a recipe of its own, which runs after them."""
+    is not one of RUNGS is a recipe of its own, which runs after them.
+    """
     recipes = RECIPES[scale]
     forms = {"literal": ("{}",), "fast": ("{}_fast",), "both": ("{}", "{}_fast")}[mode]
     names = [form.format(rung) for rung in RUNGS if rung in rungs for form in forms]

@@ -16,7 +16,8 @@ TOLD = "convspec.json"  # beside what Keras keeps in the archive that a .keras f
 
 class Saved(NamedTuple):
     """A model and what its file tells: the names of its classes, how pictures are prepared ("rescale" or a base's
-    name, see `models.PREPROCESSING`) and resized (`images.load_image`). Files that convspec did not write tell None."""
+    name, see `models.PREPROCESSING`) and resized (`images.load_image`). Files that convspec did not write tell None.
+    """
 
     model: keras.Model
     classes: tuple[str, ...] | None = None

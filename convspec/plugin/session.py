@@ -4,7 +4,6 @@ Imported by every pytest run in an environment that has convspec, so nothing hea
 """
 
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,11 +47,9 @@ class Session:
     @property
     def data_root(self) -> Path:
         """$CONVSPEC_DATA, else --data-root, else the user's cache folder."""
-        if given := os.environ.get("CONVSPEC_DATA") or self.config.option.data_root:
-            return Path(given).expanduser().resolve()
-        import platformdirs
+        from convspec.data.datasets import data_folder
 
-        return platformdirs.user_cache_path("convspec")
+        return data_folder(self.config.option.data_root)
 
     def weights(self, recipe: "Recipe") -> str | None:
         """--weights, else the base's file in the data folder, else None, which leaves it to the recipe."""

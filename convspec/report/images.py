@@ -42,7 +42,8 @@ def views(dataset: Dataset, augmentation: Augmentation, path: Path, seed: int = 
 
 def view_rows(dataset: Dataset, augmentation: Augmentation, seed: int = 0) -> tuple[list[list[np.ndarray]], list[str]]:
     """The first training picture of each of up to ten classes, and how training with `seed` shows it in its first
-    passes (figure 5.11)."""
+    passes (figure 5.11).
+    """
     rows, titles = [], []
     for label, name in enumerate(dataset.classes[:MAX_ROWS]):
         index = np.flatnonzero(dataset.train.labels == label)[0]
@@ -62,7 +63,8 @@ def flipped(dataset: Dataset, judgement: Judgement, path: Path) -> None:
 
 def flipped_pictures(dataset: Dataset, judgement: Judgement) -> tuple[list[np.ndarray], list[str]]:
     """The test pictures that flipped most consistently, with their label, the change in their rate of being right, and
-    what both sides gave them in the mean: the class of most runs, and the confidence in it."""
+    what both sides gave them in the mean: the class of most runs, and the confidence in it.
+    """
     if not judgement.flips:
         return [], []
     shown = judgement.flips.pictures[: MAX_ROWS * COLUMNS_OF_PICTURES // 2]

@@ -156,7 +156,8 @@ def _machine(told: dict[str, Any]) -> tuple[str, dict[str, str]]:
 
 def compare(records: Sequence[Record]) -> Table:
     """One row a benchmark, and for each record its median time, speed, share of the machine's own limit and, after the
-    first record, ratio to that. What is missing or changed, and versions that differ, stand below."""
+    first record, ratio to that. What is missing or changed, and versions that differ, stand below.
+    """
     names, groups = _named(records)
     first, *others = records
     titles = ["benchmark", f"{first.label}: median", "speed", "of limit"]

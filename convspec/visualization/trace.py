@@ -116,7 +116,8 @@ class Trace:
 
     def _way(self, to: Sequence[str], given: Sequence[str]) -> list[str]:
         """The calls between those `given` and those to come `to`, in order: what depends on the ones, and the others
-        on it."""
+        on it.
+        """
         needed, found = list(to), set(given)
         while needed:
             if (name := needed.pop()) not in found and name != INPUT:
@@ -134,7 +135,8 @@ class Trace:
 
     def replay(self, given: Mapping[str, Any], *wanted: str) -> list[Any]:
         """What the calls `wanted` give where others, or INPUT, give what is `given`: calls on the way between them are
-        made again, and no others. With KerasTensors given they are KerasTensors: shapes alone are worked out."""
+        made again, and no others. With KerasTensors given they are KerasTensors: shapes alone are worked out.
+        """
         new: dict[int, Any] = {}
 
         def renew(name: str, output: Any) -> None:

@@ -144,7 +144,8 @@ def test_it_takes_100_batches_of_20_until_you_see_your_target_of_2000_samples() 
 
 def test_training_accuracy_nears_100_percent_and_training_loss_a_tenth() -> None:
     """Section 5.2.4, figures 5.9 and 5.10: "nearly 100%" and "nearly 0"; measured after 30 epochs: 0.965 and 0.105,
-    with a gain of 25 points in the first ten epochs and 6 in the last."""
+    with a gain of 25 points in the first ten epochs and 6 in the last.
+    """
     runs = [run for run in baselines.read(BASELINES) if (run.recipe.name, run.recipe.scale) == ("from_scratch", "full")]
     assert runs
     for run in runs:

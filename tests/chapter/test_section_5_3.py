@@ -1,5 +1,6 @@
 """Section 5.3, using a pretrained convnet, claim by claim. Accuracies measured: test_baselines.py; freezing as
-behaviour, and when a change of `trainable` is heeded: test_freezing.py."""
+behaviour, and when a change of `trainable` is heeded: test_freezing.py.
+"""
 
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def test_the_base_is_by_far_the_most_expensive_part_of_the_pipeline(vgg16: keras
 
 def test_an_epoch_on_recorded_features_costs_as_much_as_running_the_base_on_two_pictures(vgg16: keras.Model) -> None:
     """Section 5.3.1: "less than one second even on CPU". Seconds depend on the machine; the work does not.
-    A training step multiplies about three times as often as a prediction: forward, and for two gradients."""
+    A training step multiplies about three times as often as a prediction: forward, and for two gradients.
+    """
     epoch = 3 * 2000 * multiply_adds(models.feature_classifier((4, 4, 512)))
     assert 1.5 < epoch / multiply_adds(vgg16) < 2.5
 
@@ -166,7 +168,8 @@ def test_validation_loss_goes_on_falling_long_after_training_accuracy_has_passed
     recorded: list[Result],
 ) -> None:
     """Figures 5.15 and 5.16: "overfitting almost from the start". By accuracy yes, from epoch 6 to 8 on; but the
-    validation loss is at its lowest only in epoch 21 to 28 of 30, so that until then training still helps."""
+    validation loss is at its lowest only in epoch 21 to 28 of 30, so that until then training still helps.
+    """
     for run in recorded:
         gap = np.array(run.history["accuracy"]) > np.array(run.history["val_accuracy"])
         assert 4 <= int(np.argmax(gap)) + 1 <= 10
@@ -191,7 +194,8 @@ def test_a_frozen_base_with_a_head_computes_what_the_head_does_on_recorded_featu
     mini: keras.Model, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Section 5.3.1 reports 90 % one way and "about 96%" the other. Frozen, both compute the same function of a
-    picture: only augmentation and the missing dropout can tell them apart, or a base that was not frozen."""
+    picture: only augmentation and the missing dropout can tell them apart, or a base that was not frozen.
+    """
     models.freeze(mini)
     model, head = models.end_to_end(mini), models.feature_classifier(mini.output_shape[1:])
     head.set_weights([weight for layer in model.layers[-2:] for weight in layer.get_weights()])

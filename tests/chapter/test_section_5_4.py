@@ -67,7 +67,8 @@ def test_index_4_of_the_first_activation_is_its_fifth_channel_and_index_7_its_ei
     rng: np.random.Generator,
 ) -> None:
     """Listings 5.29 and 5.30 call them "the fourth channel" and "the seventh"; a layer without its first n filters
-    shows which is which."""
+    shows which is which.
+    """
     layer = models.small_convnet((46, 46, 3)).layers[0]
     kernel, bias = layer.get_weights()
     for index, position in ((4, 5), (7, 8)):
@@ -103,7 +104,8 @@ def test_more_filters_of_vgg16_are_blank_in_the_last_layer_than_anywhere_before(
     picture: str, preprocessing: str, data_folder: Path
 ) -> None:
     """Of the first layer none is; up to block5_conv2 fewer than a tenth, of block5_conv3 0.13 to 0.23, whether inputs
-    are prepared as for the weights or rescaled. In between it goes up and down, rather than "more and more"."""
+    are prepared as for the weights or rescaled. In between it goes up and down, rather than "more and more".
+    """
     base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (224, 224, 3))
     seen = decode.load_image(data_folder / picture, 224).astype(np.float32)
     prepared = models.PREPROCESSING[preprocessing](seen[None])[0]
@@ -208,7 +210,8 @@ def test_what_the_map_points_at_decides_more_than_the_middle_of_the_picture(
     cats_and_dogs: tuple[keras.Model, np.ndarray],
 ) -> None:
     """Where a cat or a dog is nobody has noted, so that the pointing game has no truth here; but a square of a ninth of
-    the picture, covered at the peak, lowers the logit of the class predicted by more than one in the middle."""
+    the picture, covered at the peak, lowers the logit of the class predicted by more than one in the middle.
+    """
     model, pictures = cats_and_dogs
 
     def logits(seen: np.ndarray) -> np.ndarray:
@@ -233,7 +236,8 @@ def test_a_last_convolution_drawn_anew_destroys_the_map_and_noise_in_the_picture
     cats_and_dogs: tuple[keras.Model, np.ndarray], dogs_and_weights: tuple[Dataset, Path], rng: np.random.Generator
 ) -> None:
     """The sanity check of Adebayo et al. 2018, by rank correlation, at the first step of their cascade from the top.
-    Drawn anew from bottom to top, VGG16 gives maps of 0 everywhere."""
+    Drawn anew from bottom to top, VGG16 gives maps of 0 everywhere.
+    """
     model, pictures = cats_and_dogs
     pictures = pictures[:10]
     classes = (model.predict(pictures, verbose=0)[:, 0] > 0.5).astype(int)

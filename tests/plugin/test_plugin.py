@@ -208,7 +208,7 @@ def test_missing_pictures_are_a_skip_that_says_how_to_get_them(rung: str, pytest
     skip = [line for line in result.outlines if line.startswith("SKIPPED")]
     assert len(skip) == 1
     assert name in skip[0]
-    assert f"get it with `python -m convspec fetch {wanted}" in skip[0]
+    assert f"get it with `convspec fetch {wanted}" in skip[0]
 
 
 def test_missing_pictures_fail_under_require_data(pytester: pytest.Pytester) -> None:

@@ -159,7 +159,8 @@ def at_once(function: Any, at: np.ndarray) -> list[np.ndarray]:
 
 def test_a_gradient_is_the_one_that_central_differences_find() -> None:
     """Of a smooth convnet, with respect to every value of a small batch; the differences in NumPy and in double
-    precision, which not every backend has."""
+    precision, which not every backend has.
+    """
     stack = [layers.Conv2D(3, 3, activation="softplus"), layers.Flatten(), layers.Dense(1, activation="tanh")]
     model = keras.Sequential([keras.Input((5, 4, 2)), *stack])
     rng = np.random.default_rng(0)

@@ -150,7 +150,8 @@ def test_on_pytorch_alone_average_pooling_repeats_the_edge_where_padding_is_unev
     pair: Pair, sides: list[Found]
 ) -> None:
     """A window of 3 in steps of 2 over 48 pixels has one row of padding, after; the others leave it out of the mean.
-    None of the six bases and of the chapter's models pools so."""
+    None of the six bases and of the chapter's models pools so.
+    """
     one, other = (side["uneven/average"] for side in sides)
     np.testing.assert_allclose(one[:, :-1, :-1], other[:, :-1, :-1], rtol=0, atol=1e-6)
     assert np.allclose(one, other, rtol=0, atol=1e-6) == ("torch" not in pair)

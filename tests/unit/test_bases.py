@@ -218,7 +218,8 @@ def test_the_architecture_itself_can_go_as_low_as_this_and_arithmetic_and_keras_
     name: str, least: int
 ) -> None:
     """Keras asks 32 of MobileNet and 71 of Xception, whose layers would take less; for the others this is its limit.
-    (ResNet50's layers, all padded, would take a single pixel.)"""
+    (ResNet50's layers, all padded, would take a single pixel.)
+    """
     base, _ = base_of_any_size(name)
     for size in (least, least + 1):
         assert (

@@ -255,7 +255,8 @@ def test_the_fast_form_of_a_rung_differs_from_the_listings_in_what_an_expert_wou
     rung: str, scale: str
 ) -> None:
     """Pictures by area, the base's own preprocessing and its frozen part once a view; and fewer epochs of fine-tuning
-    at full, where each costs two cores the better part of a minute."""
+    at full, where each costs two cores the better part of a minute.
+    """
     literal, fast = find_recipe(rung, scale), find_recipe(f"{rung}_fast", scale)
     changed = {field.name for field in fields(fast) if getattr(fast, field.name) != getattr(literal, field.name)}
     ours = {"name", "interpolation", "preprocessing", "precision", "views", "published"}

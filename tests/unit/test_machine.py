@@ -57,7 +57,8 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the energy counters, in microjoules, of two processor packages; a core's part and the whole board's, which
-    are not to be added, stand beside them."""
+    are not to be added, stand beside them.
+    """
     monkeypatch.setattr(machine_module, "POWERCAP", tmp_path)
     monkeypatch.setattr(backend, "accelerators", list)
 

@@ -90,7 +90,8 @@ def _check_conv2d(height: int, width: int, kernel: tuple[int, ...], stride: Any,
 
 def _averaged(image: Array, pool: Any, stride: Any, padding: str) -> Array:
     """By the reference; for Keras on PyTorch, where padding that is not the same on both sides repeats the edge, of
-    the image with that edge."""
+    the image with that edge.
+    """
     windows = pool if isinstance(pool, tuple) else (pool, pool)
     steps = windows if stride is None else stride if isinstance(stride, tuple) else (stride, stride)
     around = [same_padding(*axis) for axis in zip(image.shape[:2], windows, steps, strict=True)]

@@ -21,7 +21,8 @@ SIDE = st.integers(1, 4).flatmap(lambda runs: arrays.arrays(bool, (runs, 30)))
 
 class Rung(NamedTuple):
     """What runs of a rung look like: in how many of `runs` each test picture was right, and the deviation of the
-    accuracy between seeds."""
+    accuracy between seeds.
+    """
 
     runs: int
     wins: np.ndarray

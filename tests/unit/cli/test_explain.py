@@ -1,4 +1,4 @@
-"""`python -m convspec explain`, `activations` and `filters`, and the files of models that they read."""
+"""`convspec explain`, `activations` and `filters`, and the files of models that they read."""
 
 import json
 from collections.abc import Callable

@@ -156,9 +156,7 @@ def test_what_a_failed_download_leaves_is_refused_as_mnist(damaged: Path, conten
 
 
 def test_missing_mnist_says_where_it_was_looked_for_and_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(
-        MissingData, match=r"^MNIST is not at '.*mnist\.npz': get it with `python -m convspec fetch mnist"
-    ):
+    with pytest.raises(MissingData, match=r"^MNIST is not at '.*mnist\.npz': get it with `convspec fetch mnist"):
         datasets.load_dataset("mnist", 28, tmp_path)
 
 
@@ -197,7 +195,7 @@ def test_the_three_parts_of_dogs_vs_cats_share_no_picture(dogs_vs_cats: Dataset,
 
 
 def test_missing_dogs_vs_cats_says_where_to_get_it_and_where_to_put_it(tmp_path: Path) -> None:
-    how = r"`python -m convspec fetch dogs_vs_cats`.*kaggle.* split train\.zip .*/dogs_vs_cats_small` \(listing 5\.4\)$"
+    how = r"`convspec fetch dogs_vs_cats`.*kaggle.* split train\.zip .*/dogs_vs_cats_small` \(listing 5\.4\)$"
     with pytest.raises(
         MissingData, match=rf"^Dogs vs\. Cats is not in '{re.escape(str(tmp_path))}': get it with {how}"
     ):
@@ -568,7 +566,8 @@ PER_FILE = 1024  # bytes: a path, a name, a label
 
 def peak(folder: Path, size: int) -> int:
     """The most memory that Python and NumPy hold while the folder is loaded: the least of three times, as what any
-    other thread of the process takes meanwhile is counted, too."""
+    other thread of the process takes meanwhile is counted, too.
+    """
     peaks = []
     for _ in range(3):
         gc.collect()

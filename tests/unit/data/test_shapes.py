@@ -307,7 +307,8 @@ def test_pretraining_with_one_seed_gives_the_same_weights_to_the_last_bit(short:
 
 def test_folding_the_batch_normalization_leaves_the_outputs_unchanged() -> None:
     """In float64, whose roundings, 2^-53 each, stay far below 1e-9 of the largest output through six convolutions;
-    JAX has none by default, and Keras's normalization rounds to float32 on PyTorch: 2^-24 each, below 1e-5."""
+    JAX has none by default, and Keras's normalization rounds to float32 on PyTorch: 2^-24 each, below 1e-5.
+    """
     before = keras.config.dtype_policy()
     dtype, tolerance = ("float64", 1e-9) if keras.backend.backend() == "tensorflow" else ("float32", 1e-5)
     keras.config.set_dtype_policy(dtype)

@@ -1,5 +1,6 @@
 """Work spread over a Ray cluster: what comes back is what one machine makes. Two machines of one processor each, which
-Ray plays on this one."""
+Ray plays on this one.
+"""
 
 import ast
 import importlib

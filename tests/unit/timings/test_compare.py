@@ -648,7 +648,7 @@ def test_records_or_a_base_must_be_given_and_not_both(arguments: list[str], caps
     with pytest.raises(SystemExit) as error:
         main(["compare", *arguments])
     assert error.value.code == 2
-    assert "usage: python -m convspec compare" in capsys.readouterr().err
+    assert "usage: convspec compare" in capsys.readouterr().err
 
 
 def test_interleave_has_its_defaults_and_passes_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -589,7 +589,8 @@ def test_a_model_in_another_precision_has_nearly_the_same_map(policy: str, pictu
 
 def planted(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Drawn pictures, each class with as many fish as keys, with a patch of checks in those of class 1 alone: pictures,
-    labels, and the patches' top left corners."""
+    labels, and the patches' top left corners.
+    """
     pictures, forms = shapes.pictures(shapes.TARGETS, count // 2, seed, SIDE)
     pictures = pictures[np.argsort(forms, kind="stable")] / np.float32(255)
     rng = np.random.default_rng(seed)
@@ -788,7 +789,8 @@ SLOW = pytest.mark.slow  # one to four minutes each on two cores
 def responses(request: pytest.FixtureRequest, data_folder: Path) -> tuple[int, np.ndarray, np.ndarray]:
     """A block of VGG16, and the mean activations of the first 64 filters of its first layer: (64,) on the grey noise,
     (64 patterns, 64 filters) on their patterns. Figures 5.30 to 5.33; grey is 0 in the inputs that VGG16 was trained
-    on."""
+    on.
+    """
     base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (64, 64, 3))
     name = f"block{request.param}_conv1"
     kwargs: dict[str, Any] = {"size": 64, "value_range": (-128, 127), "as_pictures": False}

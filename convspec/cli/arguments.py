@@ -1,0 +1,49 @@
+"""Argument types that several commands share."""
+
+import argparse
+from pathlib import Path
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 to 2**32 - 1."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add MODEL, PICTURE and --output."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a .keras file, of convspec's or any other")
+    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a picture file; it is resized for the model")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path,
+        help=f"the .png to write (default: PICTURE's name with -{command}, in the current folder)",
+    )  # fmt: skip
+
+
+def add_looking(parser: argparse.ArgumentParser) -> None:
+    """Add --preprocessing and --overwrite."""
+    parser.add_argument(
+        "--preprocessing", metavar="HOW",
+        help="how the model's inputs are prepared: rescale (0 to 1), none (0 to 255), or as for the weights of a"
+        " base, such as vgg16 (default: as the model's file tells if convspec wrote it, else rescale; of a base its"
+        " own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace whatever is there under the output's name (else: only what one of these commands wrote)",
+    )  # fmt: skip
+
+
+def output(options: argparse.Namespace) -> Path:
+    """What --output names, else a name made of the picture's and the command's."""
+    if options.output:
+        return options.output.expanduser()
+    return Path(f"{options.picture.expanduser().stem}-{options.command}.png")

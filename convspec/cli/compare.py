@@ -1,0 +1,54 @@
+"""`convspec compare`: timings side by side, or two versions in turn on this machine."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from convspec import BadInput
+from convspec.cli import Commands
+from convspec.files import atomic_write
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "compare",
+        help="lay timings side by side: records from any machines, or two versions on this one",
+        description="Lay records of pytest-benchmark side by side; or time another version and this one in turn, and"
+        " end with exit code 1 where this one is slower.",
+    )
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument(
+        "records", nargs="*", default=[], metavar="FILE", type=Path,
+        help="what pytest wrote with --benchmark-json, or with --benchmark-save to .benchmarks/MACHINE/",
+    )  # fmt: skip
+    sources.add_argument("--interleave", metavar="BASE", type=Path, help="a folder with another version's convspec/")
+    parser.add_argument("--bench", metavar="EXPR", help="with --interleave, pytest's -k (default: reading, augmenting)")
+    parser.add_argument("--rounds", metavar="N", type=int, help="with --interleave, runs of each side (default: 10)")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown, too")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw records as a chart, too: a .png, .svg or .pdf")
+    parser.set_defaults(run=run, resumable=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table; 1 where this version is slower than BASE, else 0."""
+    from convspec.timings import compare, interleave
+
+    if options.interleave and options.plot:
+        raise BadInput("--plot draws records; leave it out with --interleave")
+    if options.records and (options.bench or options.rounds is not None):
+        raise BadInput("--bench and --rounds go with --interleave; leave them out with records")
+    if options.interleave:
+        rounds = interleave.ROUNDS if options.rounds is None else options.rounds
+        base, expression = options.interleave.expanduser(), options.bench or interleave.QUICK
+        table, passed = interleave.interleave(base, expression, rounds, sys.stderr)
+    else:
+        records = compare.read([path.expanduser() for path in options.records])
+        table, passed = compare.compare(records), True
+        if options.plot:
+            compare.plot(records, options.plot.expanduser())
+    print(table.text())
+    if options.markdown:
+        with atomic_write(options.markdown.expanduser()) as partial:
+            partial.write_text(table.markdown(), encoding="utf-8")
+    return 0 if passed else 1

@@ -1,0 +1,36 @@
+"""`convspec fetch`: data sets and weights into the data folder."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from convspec.cli import Commands
+from convspec.data import fetch as source
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "fetch",
+        help="download data sets and weights into the data folder, ready for use",
+        description="Download, verify and prepare what --scale full needs. What is there already is not fetched again;"
+        " after an interruption the same command goes on where it stopped.",
+    )
+    parser.add_argument(
+        "names", nargs="+", choices=tuple(source.FETCHABLE), metavar="NAME", help=", ".join(source.FETCHABLE)
+    )
+    parser.add_argument(
+        "--data-root", metavar="DIR", type=Path, help="the data folder (default: $CONVSPEC_DATA, else the cache folder)"
+    )
+    parser.set_defaults(run=run, resumable=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fetch each name once; 0."""
+    from convspec.data.datasets import data_folder
+
+    root = (options.data_root or data_folder()).expanduser().resolve()
+    for name in dict.fromkeys(options.names):
+        fetched = source.fetch(name, root, sys.stderr)
+        print(f"{name}: {'now' if fetched else 'already'} at {root / source.FETCHABLE[name].target}")
+    return 0

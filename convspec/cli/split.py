@@ -1,0 +1,32 @@
+"""`convspec split`: a folder or an archive of pictures, copied into train, validation and test."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from convspec.cli import Commands
+from convspec.cli.arguments import seed
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "split",
+        help="make train, validation and test of a folder or an archive of pictures",
+        description="Copy pictures into TARGET/{train,validation,test}/CLASS/, the same way every time.",
+    )
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of pictures, or a zip or tar of one")
+    parser.add_argument("target", metavar="TARGET", type=Path, help="new folder, or one that was interrupted")
+    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
+    parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")
+    parser.set_defaults(run=run, resumable=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Split, and print the counts of each class; 0."""
+    from convspec.data.split import split
+
+    source, target = options.source.expanduser(), options.target.expanduser()
+    manifest = split(source, target, seed=options.seed, link=options.link, progress=sys.stderr)
+    print(*manifest.summary(), sep="\n")
+    return 0
