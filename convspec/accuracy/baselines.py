@@ -198,7 +198,8 @@ def _sound(content: Any) -> Result:
     """The result that a file without its checksum holds; ValueError, naming key and value, where it holds none, or one
     that contradicts itself.
     """
-    run = _built(content, dict[str, Any], "the file")
+    renamed = json.loads(json.dumps(content).replace('"smaller":', '"extra_sizes":'))
+    run = _built(renamed, dict[str, Any], "the file")
     if (schema := run.pop("schema", None)) != SCHEMA:
         raise ValueError(f"schema must be {SCHEMA}, got {schema!r}: another version of convspec wrote it")
     result: Result = _built(run, Result, "")
