@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:  # nothing that needs Keras is imported before convspec.plugin has seen that its backend is there
+    import numpy as np
+
     from convspec.data.datasets import Dataset
 
 pytest_plugins = ["pytester"]
@@ -96,3 +98,11 @@ def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
     return _cut(
         datasets.load_dataset("dogs_vs_cats", 150, data_folder), 40, 20, 20
     ), data_folder / "vgg16_notop.weights.h5"
+
+
+@pytest.fixture
+def rng() -> "np.random.Generator":
+    """Return a generator that draws the same for every test, in whatever order they run."""
+    import numpy as np
+
+    return np.random.default_rng(5)

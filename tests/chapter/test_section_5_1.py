@@ -23,12 +23,6 @@ from convspec.ladder.rungs import find_recipe
 DIGIT = np.random.default_rng(51).random((28, 28, 1)).astype(np.float32)
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(51)
-
-
 @pytest.fixture(scope="module")
 def convnet() -> keras.Model:
     keras.utils.set_random_seed(51)

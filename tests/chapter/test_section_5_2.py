@@ -19,12 +19,6 @@ BASELINES = Path(__file__).parents[2] / "fixtures" / "baselines"
 KAGGLE = 25_000  # pictures of the competition, half cats, half dogs
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(52)
-
-
 @pytest.fixture(scope="module")
 def convnet() -> keras.Model:
     return models.small_convnet()

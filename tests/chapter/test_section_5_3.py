@@ -16,12 +16,6 @@ from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(53)
-
-
 @pytest.fixture(scope="module")
 def vgg16() -> keras.Model:
     return models.conv_base()

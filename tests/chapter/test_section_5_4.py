@@ -17,12 +17,6 @@ from convspec.visualization import maps as maps_module
 from convspec.visualization.maps import class_activation_maps, dead_share
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(54)
-
-
 @pytest.fixture(scope="module")
 def convnet() -> keras.Model:
     """The model that listing 5.15 saved, before training."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from test_report import result as result_of
+from builders import result as result_of
 
 from convspec.data import shapes
 

@@ -3,7 +3,6 @@
 import errno
 import gc
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from builders import contents, store_in
 
 from convspec import BadInput, features, models
 from convspec.data.batches import Batches, View, identity, rescale
@@ -92,18 +92,6 @@ def test_the_seconds_of_the_extraction_count_whenever_its_features_are_used(
     features.extract(base, batches, tmp_path, clock=first)
     features.extract(base, batches, tmp_path, clock=again)
     assert again.seconds["features"] == first.seconds["features"] > 0
-
-
-def store_in(folder: Path) -> Path:
-    (store,) = folder.iterdir()
-    return store
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """All files, but for the seconds in the record."""
-    files = {file.name: file.read_bytes() for file in store.iterdir()}
-    record = json.loads(files["store.json"])
-    return files | {"store.json": json.dumps(record | {"seconds": 0}).encode()}
 
 
 def test_the_labels_stand_beside_the_features(base: keras.Model, batches: Batches, tmp_path: Path) -> None:

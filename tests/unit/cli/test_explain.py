@@ -23,12 +23,6 @@ from convspec.visualization import maps
 from convspec.visualization.patterns import filter_patterns
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(44)
-
-
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     keras.utils.set_random_seed(4)

@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from test_features import contents, store_in
+from builders import contents, store_in
 
 import convspec
 from convspec import BadInput, features, models

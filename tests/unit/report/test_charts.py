@@ -6,10 +6,10 @@ from itertools import combinations
 import golden
 import numpy as np
 import pytest
+from builders import result
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from test_report import result
 
 from convspec import BadInput
 from convspec.ladder.result import Result

@@ -10,9 +10,9 @@ import golden
 import keras
 import numpy as np
 import pytest
+from builders import result
 from keras import layers
 from matplotlib.figure import Figure
-from test_report import result
 
 from convspec.ladder.result import Result
 from convspec.report import charts

@@ -16,10 +16,10 @@ import browser
 import keras
 import numpy as np
 import pytest
+from builders import result
 from keras import layers
 from PIL import Image
 from test_plugin import LADDER
-from test_report import result
 
 from convspec import models, training
 from convspec.accuracy import baselines, judgement

@@ -7,42 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import result
 from PIL import Image
 
 from convspec.data import batches as batches_module
 from convspec.data.batches import Batches, identity
 from convspec.data.datasets import Dataset, Split
-from convspec.ladder.result import Result
-from convspec.ladder.rungs import CHAPTER_AUGMENTATION, find_recipe
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.report import charts, claims, images, tables
-
-
-def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
-    """A run that got `accuracy` of 1,000 test pictures right."""
-    recipe = find_recipe(rung, scale)
-    right = round(accuracy * 1000)
-    return Result(
-        recipe=recipe,
-        seed=seed,
-        dataset={
-            "name": dataset or recipe.dataset,
-            "fingerprint": "0",
-            "classes": ["a", "b"],
-            "skipped": [],
-            "pictures": {"validation": 1000, "test": 1000},
-        },
-        weights=None,
-        history={"accuracy": [0.5, 0.9], "val_accuracy": [0.75, 0.625]},
-        test_accuracy=accuracy,
-        test_names=[str(i) for i in range(1000)],
-        test_labels=[1] * 1000,
-        predicted=[1] * right + [0] * (1000 - right),
-        confidence=[0.9] * 1000,
-        seconds={"features": 2.0, "train": 10.0, "input": 5.0},
-        images_per_second=123.4,
-        peak_memory_mib=900 + seed,
-        machine={"backend": "tensorflow"},
-    )
 
 
 def cells(line: str) -> list[str]:

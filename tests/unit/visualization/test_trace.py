@@ -12,12 +12,6 @@ from convspec import BadInput
 from convspec.visualization.trace import INPUT, LOGITS, Trace, input_shape
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(4)
-
-
 @pytest.fixture(scope="module")
 def branched() -> keras.Model:
     """A convolution that two others, one before it and one beside it, go around."""

@@ -30,12 +30,6 @@ from convspec.visualization.patterns import deprocess_image, filter_patterns
 SIDE, PATCH = 32, 8
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """The same draws for every test, in whatever order they run."""
-    return np.random.default_rng(54)
-
-
 @pytest.fixture(scope="module")
 def base() -> keras.Model:
     return models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
