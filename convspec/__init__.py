@@ -1,6 +1,6 @@
 """An executable specification of transfer learning with convnets."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class MissingData(FileNotFoundError):
