@@ -173,7 +173,7 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
     drop_p, gain_p = p_value(1), p_value(-1)
     smallest, degrees = _detectable(alpha * (1 - OWN_SHARE), pooled, error), float(pooled)
     if min(runs) > 1:
-        degrees, error = welch(base, new, min_variance)
+        degrees, error = welch(base.tolist(), new.tolist(), min_variance)
         smallest = max(smallest, _detectable(level, degrees, error))
     return _Evidence(error, degrees, variance, drop_p, gain_p, smallest)
 
