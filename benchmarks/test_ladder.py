@@ -80,9 +80,10 @@ def test_the_accuracy_is_that_of_the_baseline(
     if not session.baselines.is_dir() and not option.update_baselines:
         pytest.skip(f"no baselines in {str(session.baselines)!r}: --update-baselines begins them")
     with skip_or_fail_on_bad_data(request.config):
-        if not option.update_baselines and session.judge(session.runs[rung]).outcome == "missing":
+        runs = [result.as_run() for result in session.runs[rung]]
+        if not option.update_baselines and session.judge(runs).outcome == "missing":
             pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
-        session.hold(session.runs[rung], request.node)
+        session.hold(runs, request.node)
 
 
 @pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)

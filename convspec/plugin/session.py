@@ -16,6 +16,7 @@ import pytest
 from convspec import BadInput, MissingData
 
 if TYPE_CHECKING:
+    from convspec.accuracy.baselines import Run
     from convspec.accuracy.judgement import Judgement
     from convspec.data.datasets import Dataset
     from convspec.ladder.determinism import Repeat
@@ -122,18 +123,18 @@ class Session:
         """The runs of all seeds, and under --seeds auto of more while the verdict on them is open."""
         runs = self.runs[recipe.name] = [self.run(recipe, seed) for seed in self.seeds]
         for count in self.looks[1:]:
-            if self.judge(runs).outcome != "underpowered":
+            if self.judge([run.as_run() for run in runs]).outcome != "underpowered":
                 break
             runs += [self.run(recipe, seed) for seed in range(len(runs), count)]
         return runs
 
-    def judge(self, runs: "list[Result]") -> "Judgement":
+    def judge(self, runs: "list[Run]") -> "Judgement":
         """What the gate says of runs of one recipe, by --margin and as one of the looks that --seeds has."""
         from convspec.accuracy.judgement import judge
 
         return judge(self.baselines, runs, self.config.option.margin, len(self.looks))
 
-    def hold(self, runs: "list[Result]", item: pytest.Item) -> None:
+    def hold(self, runs: "list[Run]", item: pytest.Item) -> None:
         """Pass, fail or skip `item` as the gate says, which goes into the summary and the properties of JUnit's XML.
 
         The first runs of their kind are written as a baseline, and fail, as nobody has looked at them yet.
@@ -142,7 +143,7 @@ class Session:
 
         judgement = self.judge(runs)
         self.judgements.append(judgement)
-        lines, repeat = judgement.lines, self.repeats.get(judgement.runs[0].recipe.name)
+        lines, repeat = judgement.lines, self.repeats.get(judgement.name)
         if repeat and repeat.outcome == "bit-identical" and judgement.differs_for_no_known_reason:
             lines.append(
                 "it repeats itself bit by bit here, and neither versions nor machine changed: code or data did"
@@ -213,8 +214,8 @@ class Session:
             if recipe.augmentation:
                 draw(f"views-{dataset.name}.png", images.views, dataset, recipe.augmentation)
         for judgement in self.judgements:
-            recipe = judgement.runs[0].recipe
-            if recipe.name in self.runs and judgement.flips and judgement.flips.outcome == "change":
+            if judgement.name in self.runs and judgement.flips and judgement.flips.outcome == "change":
+                recipe = self.runs[judgement.name][0].recipe
                 draw(f"flipped-{recipe.name}.png", images.flipped, self.dataset(recipe), judgement)
 
         def page(path: Path) -> None:

@@ -13,4 +13,5 @@ def test_the_rung_still_reaches_the_accuracy_of_its_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
     with skip_or_fail_on_bad_data(request.config):
-        convspec_session.hold(convspec_session.run_all_seeds(find_recipe(rung, "full")), request.node)
+        results = convspec_session.run_all_seeds(find_recipe(rung, "full"))
+        convspec_session.hold([result.as_run() for result in results], request.node)
