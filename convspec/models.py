@@ -133,12 +133,12 @@ BASES: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def default_weights(name: str, folder: Path) -> str | Path:
-    """A base's file in the data `folder`, the package's own file for "mini", else "imagenet"."""
+def default_weights(name: str, folder: Path | None = None) -> str | Path:
+    """Return the package's own file for "mini"; for others the one in the data `folder`, else "imagenet"."""
     if name == "mini":
         return MINI_WEIGHTS
-    file = folder / f"{name}_notop.weights.h5"
-    return file if file.is_file() else "imagenet"
+    file = folder / f"{name}_notop.weights.h5" if folder else None
+    return file if file and file.is_file() else "imagenet"
 
 
 def conv_base(
@@ -221,15 +221,15 @@ def _position(base: keras.Model, layer_name: str) -> int:
     return names.index(layer_name)
 
 
-def linear_probe(base: keras.Model, size: int, classes: int = 2, smaller: tuple[int, ...] = ()) -> keras.Model:
+def linear_probe(base: keras.Model, size: int, classes: int = 2, extra_sizes: tuple[int, ...] = ()) -> keras.Model:
     """The base, the mean and the maximum of each of its feature maps, and one linear layer on those.
 
-    Takes pictures of `size` x `size`. With `smaller` sizes the base, which must take any size, sees each picture at
+    Takes pictures of `size` x `size`. With `extra_sizes` the base, which must take any size, sees each picture at
     those as well, and the linear layer has the features of them all.
     """
     inputs = keras.Input((size, size, 3))
     pooled = []
-    for seen in [inputs, *(layers.Resizing(side, side, antialias=True)(inputs) for side in smaller)]:
+    for seen in [inputs, *(layers.Resizing(side, side, antialias=True)(inputs) for side in extra_sizes)]:
         maps = layers.Activation("linear", dtype="float32")(base(seen))  # whatever precision the base works in
         pooled += [layers.GlobalAveragePooling2D()(maps), layers.GlobalMaxPooling2D()(maps)]
     features = layers.Concatenate(name="pooled")(pooled)

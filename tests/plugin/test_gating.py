@@ -226,7 +226,7 @@ def climbed(session: Session, drop: float, deviation: float, monkeypatch: pytest
         (result,) = judgement.results_from_predictions("model", (np.arange(1000) < wrong).astype(int), labels)
         return replace(result, seed=seed)
 
-    monkeypatch.setattr(run_module, "run", run)
+    monkeypatch.setattr(run_module, "run_recipe", run)
     monkeypatch.setattr(Session, "dataset", lambda *_: None)
     monkeypatch.setattr(Session, "unfinished", lambda self, recipe, seed: self.folder / f"{len(written)}-{seed}.json")
     written: list[Path] = []

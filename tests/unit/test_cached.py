@@ -16,7 +16,7 @@ from convspec.data import batches as batches_module
 from convspec.data.batches import Batches, View, identity, rescale
 from convspec.data.datasets import Dataset
 from convspec.ladder.result import Result
-from convspec.ladder.run import run
+from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION, RUNGS, find_recipe, select_recipes
 from convspec.progress import Clock
 
@@ -244,7 +244,7 @@ def test_a_recipe_that_is_no_rung_is_climbed_when_it_is_named() -> None:
 
 def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path: Path) -> None:
     recipe = replace(find_recipe("feature_extraction_fast", "mini"), smaller=(32,))
-    result = run(recipe, few_shapes, 0, tmp_path)
+    result = run_recipe(recipe, few_shapes, 0, tmp_path)
     assert result.base_pictures == 2 * (40 + 19 + 20)
     assert result.test_accuracy > 0.8
 
@@ -274,7 +274,7 @@ def test_a_fast_rung_saves_a_whole_model_that_predicts_what_the_result_says(
     recipe = replace(find_recipe(rung, "mini"), epochs=2)
     if recipe.starts_from:
         recipe = replace(recipe, starts_from=replace(recipe.starts_from, epochs=1))
-    result = run(recipe, few_shapes, 0, tmp_path)
+    result = run_recipe(recipe, few_shapes, 0, tmp_path)
     files = list((tmp_path / "models").glob(f"{rung}-*.keras"))
     model = keras.models.load_model(files[0])
     prepared = models.PREPROCESSING["mini"](few_shapes.test.images.astype(np.float32))
@@ -298,7 +298,7 @@ def test_the_result_counts_the_pictures_that_went_through_the_base(
     rung: str, expected: int | None, few_shapes: Dataset, tmp_path: Path
 ) -> None:
     recipe = replace(find_recipe(rung, "mini"), epochs=2, batch_size=8)
-    assert run(recipe, few_shapes, 0, tmp_path).base_pictures == expected
+    assert run_recipe(recipe, few_shapes, 0, tmp_path).base_pictures == expected
 
 
 KILLED = """
