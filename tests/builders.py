@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+from convspec.ladder.recipe import Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 
 
-def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
+def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
     """A run that got `accuracy` of 1,000 test pictures right."""
     recipe = find_recipe(rung, scale)
     right = round(accuracy * 1000)

@@ -17,7 +17,7 @@ from math import inf, isclose, isfinite
 from pathlib import Path
 from reprlib import repr as brief
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote
 
 from convspec import BadInput
@@ -260,6 +260,8 @@ def _built(value: Any, kind: Any, key: str) -> Any:
         if {type(part) for part in value} <= {inner[0]} and (inner[0] is not float or all(map(isfinite, value))):
             return origin(value)  # the quick way for what may be one for each of 10,000 pictures
         return origin(_built(part, inner[0], f"{key}[{place}]") for place, part in enumerate(value))
+    if origin is Literal:
+        kind = type(inner[0])
     fits = type(value) in (int, float) and -inf < value < inf if kind is float else type(value) is kind
     if not fits:
         raise ValueError(f"{key} must be {PLAIN[kind]}, got {brief(value)}")

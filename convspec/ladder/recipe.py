@@ -5,58 +5,35 @@ from typing import Literal
 
 from convspec.data.augmentation import Augmentation
 
-Scale = Literal["mini", "full"]
-Mode = Literal["literal", "fast", "both"]
+Scale = Literal["mini", "full"]  # embedded pictures, or the chapter's
+Mode = Literal["literal", "fast", "both"]  # which form of the rungs, see `rungs.select_recipes`
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A rung of the ladder: dataset, model, schedule and augmentation. The optimizer is RMSprop.
-
-    Attributes:
-        name: Name of the rung.
-        scale: Embedded pictures ("mini") or the chapter's ("full").
-        listings: Numbers of the chapter's listings.
-        dataset: Name that `data.load_dataset` takes.
-        model: Key of `run.ARCHITECTURES`.
-        size: Height and width of the pictures, in pixels.
-        learning_rate: Of RMSprop.
-        epochs: Number of epochs.
-        batch_size: Pictures a step.
-        steps: Steps an epoch; None passes once over the training pictures.
-        dropout: Rate before the head.
-        filters: Of each convolution of `models.small_convnet`.
-        base: Key of `models.BASES`; None for a network without one.
-        thaw: First trainable layer of the base; None freezes it all.
-        starts_from: Rung whose trained model this one goes on with.
-        augmentation: Random transform of the training pictures.
-        extra_sizes: Further sizes, in pixels, at which a linear probe sees each picture.
-        interpolation: How pictures are resized.
-        preprocessing: Inputs / 255 ("rescale"), or what the base's weights were trained with ("base").
-        views: Augmented views of each picture that the base's frozen part sees once, taken in turn; 0 runs it each step.
-        precision: Of the base: "float32", or "fast" for the fastest on this device.
-        published: The chapter's accuracies by part, as (lowest, highest).
-    """
+    """A rung: dataset, model, schedule and augmentation; the optimizer is RMSprop. A comment explains each field."""
 
     name: str
     scale: Scale
-    listings: str
-    dataset: str
-    model: str
-    size: int
+    listings: str  # numbers in the chapter
+    dataset: str  # name that `data.load_dataset` takes
+    model: str  # key of `run.ARCHITECTURES`
+    size: int  # height and width of the pictures in pixels
     learning_rate: float
     epochs: int
     batch_size: int
-    steps: int | None = None
-    dropout: float = 0.0
-    filters: tuple[int, ...] = (32, 64, 128, 128)
-    base: str | None = None
-    thaw: str | None = None
-    starts_from: "Recipe | None" = None
-    augmentation: Augmentation | None = None
-    extra_sizes: tuple[int, ...] = ()
-    interpolation: Literal["nearest", "bilinear", "area"] = "nearest"
-    preprocessing: Literal["rescale", "base"] = "rescale"
-    views: int = 0
-    precision: Literal["float32", "fast"] = "float32"
-    published: dict[str, tuple[float, float]] = field(default_factory=dict)
+    steps: int | None = None  # an epoch; None passes once over the training pictures
+    dropout: float = 0.0  # rate, before the head
+    filters: tuple[int, ...] = (32, 64, 128, 128)  # of each convolution of `models.small_convnet`
+    base: str | None = None  # key of `models.BASES`
+    thaw: str | None = None  # first trainable layer of the base; None freezes it all
+    starts_from: "Recipe | None" = None  # rung whose trained model this one goes on with
+    augmentation: Augmentation | None = None  # of the training pictures
+    extra_sizes: tuple[int, ...] = ()  # at which a linear probe sees each picture, too
+    interpolation: Literal["nearest", "bilinear", "area"] = "nearest"  # resizes the pictures
+    preprocessing: Literal["rescale", "base"] = "rescale"  # inputs / 255, or that of the base's weights
+    views: int = (
+        0  # of each picture, cached from the base's frozen part and shown in turn; 0 runs the base in each step
+    )
+    precision: Literal["float32", "fast"] = "float32"  # of the base; the fast one is measured on the device
+    published: dict[str, tuple[float, float]] = field(default_factory=dict)  # lowest and highest accuracy, by part

@@ -14,7 +14,7 @@ import numpy as np
 from convspec import backend, features, machine, models, training
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
-from convspec.data.datasets import Dataset
+from convspec.data.datasets import Dataset, Split
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -24,16 +24,10 @@ EVALUATION_BATCH = 100  # outside training the batch size changes the speed, not
 
 
 class Architecture(NamedTuple):
-    """How a network is built and fitted.
+    """How a network is built, whether its base's output is cached, and how its head is fitted."""
 
-    Attributes:
-        build: Takes a recipe, the base (without one, the shape of a picture) and the number of classes.
-        cached: Whether the base's output is always cached; else it is where the recipe has views.
-        fit: How the head is fitted.
-    """
-
-    build: Callable[[Recipe, Any, int], keras.Model]
-    cached: bool = False
+    build: Callable[[Recipe, Any, int], keras.Model]  # of recipe, base (else the pictures' shape), number of classes
+    cached: bool = False  # always; otherwise where the recipe has views
     fit: Literal["gradient descent", "logistic regression"] = "gradient descent"
 
 
@@ -139,7 +133,7 @@ class _Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class _Run:
-    """The arguments of `run_recipe`, and the steps of a run."""
+    """The steps of a run; its fields are the arguments of `run_recipe`."""
 
     recipe: Recipe
     dataset: Dataset
@@ -172,7 +166,7 @@ class _Run:
         backend.make_deterministic()
         checkpoint = training.Checkpoint(self.folder / "checkpoints" / f"{self.key}.npz", self.key)
         with machine.PeakMemory() as memory:
-            start = self.train_predecessor() if self.recipe.starts_from else None
+            start = self.train_predecessor(self.recipe.starts_from) if self.recipe.starts_from else None
             keras.utils.set_random_seed(self.seed)
             with self.clock("build"):
                 network = _build(self.recipe, self.dataset, self.weights, start)
@@ -189,9 +183,9 @@ class _Run:
         checkpoint.path.unlink(missing_ok=True)
         return self.summarise(network, history, probabilities, round(memory.mib))
 
-    def train_predecessor(self) -> Path:
+    def train_predecessor(self, recipe: Recipe) -> Path:
         """Return the file of the model that this run goes on with, trained now if it isn't there."""
-        predecessor = replace(self, recipe=self.recipe.starts_from, clock=Clock())
+        predecessor = replace(self, recipe=recipe, clock=Clock())
         if not predecessor.model_file.is_file():
             predecessor.complete()
         return predecessor.model_file
@@ -310,11 +304,12 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
 
 def _pixels(recipe: Recipe, dataset: Dataset) -> _Inputs:
     prepare, size = preparation(recipe, dataset), recipe.batch_size if recipe.base else EVALUATION_BATCH
-    train, validation, test = (
-        split and Batches(split.images, split.labels, batch_size, prepare)
-        for split, batch_size in ((dataset.train, recipe.batch_size), (dataset.validation, size), (dataset.test, size))
-    )
-    return _Inputs([train], validation, test, recipe.augmentation)
+
+    def batches(split: Split, batch_size: int = size) -> Batches:
+        return Batches(split.images, split.labels, batch_size, prepare)
+
+    validation = batches(dataset.validation) if dataset.validation else None
+    return _Inputs([batches(dataset.train, recipe.batch_size)], validation, batches(dataset.test), recipe.augmentation)
 
 
 def _precision(recipe: Recipe) -> str:

@@ -27,7 +27,7 @@ def _full() -> dict[str, Recipe]:
         return Recipe(name, "full", listings, "mnist", name, 28, 1e-3, 5, batch_size, published={"test": test})
 
     def dogs(name: str, listings: str, model: str, validation: tuple[float, float], **settings: Any) -> Recipe:
-        shared = {"dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
+        shared: dict[str, Any] = {"dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
         return Recipe(name, "full", listings, model=model, published={"validation": validation}, **shared | settings)
 
     augmented: dict[str, Any] = {"augmentation": CHAPTER_AUGMENTATION}
@@ -123,7 +123,7 @@ RECIPES = {
 RECIPES["full"] |= _extra(RECIPES["full"])
 
 
-def select_recipes(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
+def select_recipes(scale: Scale, mode: Mode, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
     """Return the recipes of `rungs` in the ladder's order.
 
     They are as in the listings ("literal"), in their fast form ("fast"; a rung without a base has none and stays as it

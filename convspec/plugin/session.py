@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from convspec.accuracy.judgement import Judgement
     from convspec.data.datasets import Dataset
     from convspec.ladder.determinism import Repeat
-    from convspec.ladder.recipe import Recipe
+    from convspec.ladder.recipe import Recipe, Scale
     from convspec.ladder.result import Result
 
 
@@ -32,7 +32,7 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         option = config.option
-        self.scale: str = option.scale
+        self.scale: Scale = option.scale
         self.looks: tuple[int, ...] = option.seeds or (DEFAULT_SEEDS[option.scale],)
         self.seeds = range(self.looks[0])
         self.baselines = config.rootpath / "fixtures" / "baselines"

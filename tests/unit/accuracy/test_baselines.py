@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from convspec import BadInput
 from convspec.accuracy import baselines
-from convspec.ladder.recipe import Recipe
+from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import RECIPES, find_recipe
 
@@ -29,7 +29,7 @@ H200 = {"accelerators": ["NVIDIA H200"], "accelerator_state": [{"name": "NVIDIA 
 NAME = "tensorflow-cpu/fine_tuned-dogs_vs_cats-full-seed0.json"
 
 
-def a_run(seed: int = 0, rung: str = "fine_tuned", scale: str = "full", **changes: Any) -> Result:
+def a_run(seed: int = 0, rung: str = "fine_tuned", scale: Scale = "full", **changes: Any) -> Result:
     """Four test pictures, of which three were told right."""
     recipe = find_recipe(rung, scale)
     machine = MACHINE | changes.pop("machine", {})
