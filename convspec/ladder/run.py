@@ -57,13 +57,8 @@ def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | N
 
     Two runs share it only where recipe, pictures, seed, weights, versions and precision are the same.
     """
-    parts = [
-        asdict(recipe),
-        dataset.fingerprint,
-        _weights_name(recipe, weights),
-        machine.versions(),
-        _precision(recipe),
-    ]
+    weights_name, versions = _weights_name(recipe, weights), machine.versions()
+    parts = [asdict(recipe), dataset.fingerprint, weights_name, versions, _precision(recipe)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
