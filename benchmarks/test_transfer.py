@@ -64,7 +64,7 @@ def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.Te
 def base(recipe: Recipe, convspec_session: Session) -> keras.Model:
     """The rung's base with its weights, thawed as it says."""
     with skip_or_fail_on_bad_data(convspec_session.config):
-        weights = convspec_session.weights(recipe) or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
+        weights = convspec_session.weights(recipe)
         return models.conv_base(str(recipe.base), weights, (recipe.size, recipe.size, 3))
 
 

@@ -37,7 +37,7 @@ def base(convspec_session: Session) -> Callable[[int], keras.Model]:
 
     def built(size: int) -> keras.Model:
         with skip_or_fail_on_bad_data(convspec_session.config):
-            weights = convspec_session.weights(recipe) or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
+            weights = convspec_session.weights(recipe)
             return models.conv_base(str(recipe.base), weights, (size, size, 3))
 
     return built

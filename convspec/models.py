@@ -1,6 +1,6 @@
-"""The chapter's architectures, layer by layer, and what is frozen in them.
+"""The chapter's architectures; freezing and thawing.
 
-Two classes end in one sigmoid unit, more in a softmax. Images are (height, width, channels).
+Two classes end in one sigmoid unit, more in a softmax. Pictures are (height, width, channels).
 """
 
 import random
@@ -28,9 +28,8 @@ def _classifier(units: int, classes: int) -> list[layers.Layer]:
 
 
 def _dropout(rate: float) -> layers.Layer:
-    """With a seed, drawn as Keras draws one, its generator is a variable of the model on every backend: a checkpoint
-    has it. Without, PyTorch takes a generator of its own.
-    """
+    # With a seed, drawn as Keras draws one, the generator is a variable of the model on every backend, so that a
+    # checkpoint has it. Without one, PyTorch takes a generator of its own.
     return layers.Dropout(rate, seed=random.randint(1, 10**9))
 
 
@@ -38,8 +37,8 @@ def _flattened(input_shape: tuple[int, ...]) -> list[layers.Layer]:
     return [keras.Input(input_shape)] + ([layers.Flatten()] if len(input_shape) > 1 else [])
 
 
-def _convolutions(name: str, input_shape: tuple[int, ...], filters: tuple[int, ...], pooled: int) -> list:
-    """The input and the convolutions, the first `pooled` of them pooled; BadInput where no output would be left."""
+def _convolutions(name: str, input_shape: tuple[int, ...], filters: tuple[int, ...], pooled: int) -> list[layers.Layer]:
+    """Return the input and the convolutions, the first `pooled` of them pooled; BadInput if no output would be left."""
     stack: list[layers.Layer] = []
     for position, depth in enumerate(filters):
         stack.append(layers.Conv2D(depth, (3, 3), activation="relu"))
@@ -53,18 +52,18 @@ def _convolutions(name: str, input_shape: tuple[int, ...], filters: tuple[int, .
 
 
 def dense_baseline(input_shape: tuple[int, ...] = (784,), classes: int = 10) -> keras.Model:
-    """Chapter 2's densely connected network: 784-512-10, 407,050 parameters. Flattens images if given their shape."""
+    """Return chapter 2's dense network: 784-512-10, 407,050 parameters; pictures of more dimensions are flattened."""
     return keras.Sequential(_flattened(input_shape) + _classifier(512, classes), name="dense_baseline")
 
 
 def mnist_convnet(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) -> keras.Model:
-    """Listings 5.1 and 5.2: 93,322 parameters, 55,744 of them before the head; pictures from 18 x 18 up."""
+    """Return the convnet of listings 5.1 and 5.2: 93,322 parameters, 55,744 before the head; pictures from 18 x 18."""
     stack = _convolutions("mnist_convnet", input_shape, (32, 64, 64), pooled=2)
     return keras.Sequential([*stack, layers.Flatten(), *_classifier(64, classes)], name="mnist_convnet")
 
 
 def mnist_convnet_without_pooling(input_shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
-    """Section 5.1.2's counterexample: three convolutions, no pooling, 22 x 22 x 64 = 30,976 outputs."""
+    """Return section 5.1.2's counterexample: three convolutions, no pooling, 22 x 22 x 64 = 30,976 outputs."""
     return keras.Sequential(_convolutions("mnist_convnet_without_pooling", input_shape, (32, 64, 64), pooled=0))
 
 
@@ -74,9 +73,13 @@ def small_convnet(
     classes: int = 2,
     filters: tuple[int, ...] = (32, 64, 128, 128),
 ) -> keras.Model:
-    """Listing 5.5, and with `dropout` before the head listing 5.13: 3,453,121 parameters.
+    """Return the convnet of listing 5.5, or 5.13 with `dropout` before the head: 3,453,121 parameters.
 
-    The Dense layer has four units for each of the last convolution's filters (512 in the listing).
+    Args:
+        input_shape: Of a picture; at least 46 x 46 with four filters.
+        dropout: Rate before the head; 0 has no such layer.
+        classes: Two end in one sigmoid unit, more in a softmax.
+        filters: Of each convolution; the Dense layer has four units for each of the last one's.
     """
     stack = [*_convolutions("small_convnet", input_shape, filters, pooled=len(filters)), layers.Flatten()]
     if dropout:
@@ -85,60 +88,57 @@ def small_convnet(
 
 
 def feature_classifier(feature_shape: tuple[int, ...], dropout: float = 0.5, classes: int = 2) -> keras.Model:
-    """Listing 5.18: the head on recorded features; 2,097,665 parameters on VGG16's 4 x 4 x 512."""
+    """Return the head of listing 5.18 for cached features: 2,097,665 parameters on VGG16's 4 x 4 x 512."""
     dense, last = _classifier(256, classes)
     stack = [*_flattened(feature_shape), dense, _dropout(dropout), last]
     return keras.Sequential(stack, name="feature_classifier")
 
 
 def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
-    """Listing 5.20: the base with a head and no dropout; 16,812,353 parameters on VGG16."""
+    """Return the base with a head and no dropout (listing 5.20): 16,812,353 parameters on VGG16."""
     stack = [keras.Input(base.input_shape[1:]), base, layers.Flatten(), *_classifier(256, classes)]
     return keras.Sequential(stack, name="end_to_end")
 
 
 def _mini(input_shape: tuple[int | None, int | None, int], weights: str | None, include_top: bool) -> keras.Model:
-    """The package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
-    del weights, include_top
+    """Return the package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
+    del weights, include_top  # arguments that the bases of Keras take
     if any(side is not None and side < 16 for side in input_shape[:2]):  # four times halved
         raise ValueError(f"Input size must be at least 16x16; Received: input_shape={input_shape}")
     x = inputs = keras.Input(input_shape)
     for block, (depth, convolutions) in enumerate(((16, 1), (32, 1), (64, 2), (96, 2)), start=1):
         for convolution in range(1, convolutions + 1):
-            x = layers.Conv2D(depth, (3, 3), padding="same", activation="relu", name=f"block{block}_conv{convolution}")(
-                x
-            )
+            name = f"block{block}_conv{convolution}"
+            x = layers.Conv2D(depth, (3, 3), padding="same", activation="relu", name=name)(x)
         x = layers.MaxPooling2D((2, 2), name=f"block{block}_pool")(x)
     return keras.Model(inputs, x, name="mini")
 
 
-# What turns pictures of 0..255 into what a base's ImageNet weights were trained on; those of "mini" on 0..1.
-PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "xception": keras.applications.xception.preprocess_input,
-    "inception_v3": keras.applications.inception_v3.preprocess_input,
-    "resnet50": keras.applications.resnet50.preprocess_input,
-    "vgg16": keras.applications.vgg16.preprocess_input,
-    "vgg19": keras.applications.vgg19.preprocess_input,
-    "mobilenet": keras.applications.mobilenet.preprocess_input,
-    "mini": rescale,
+_KERAS_BASES = {
+    "xception": "Xception",
+    "inception_v3": "InceptionV3",
+    "resnet50": "ResNet50",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "mobilenet": "MobileNet",
 }
 BASES: dict[str, Callable[..., keras.Model]] = {
-    "xception": keras.applications.Xception,
-    "inception_v3": keras.applications.InceptionV3,
-    "resnet50": keras.applications.ResNet50,
-    "vgg16": keras.applications.VGG16,
-    "vgg19": keras.applications.VGG19,
-    "mobilenet": keras.applications.MobileNet,
+    **{name: getattr(keras.applications, kind) for name, kind in _KERAS_BASES.items()},
     "mini": _mini,
+}
+# Takes pictures of 0..255 to what the base's own weights were trained on.
+PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    **{name: getattr(keras.applications, name).preprocess_input for name in _KERAS_BASES},
+    "mini": rescale,
 }
 
 
-def default_weights(name: str, folder: Path) -> str | Path:
-    """A base's file in the data `folder`, the package's own file for "mini", else "imagenet"."""
+def default_weights(name: str, folder: Path | None = None) -> str | Path:
+    """Return the package's own file for "mini"; for others the one in the data `folder`, else "imagenet"."""
     if name == "mini":
         return MINI_WEIGHTS
-    file = folder / f"{name}_notop.weights.h5"
-    return file if file.is_file() else "imagenet"
+    file = folder / f"{name}_notop.weights.h5" if folder else None
+    return file if file and file.is_file() else "imagenet"
 
 
 def conv_base(
@@ -147,54 +147,62 @@ def conv_base(
     input_shape: tuple[int | None, int | None, int] = (150, 150, 3),
     precision: str | None = None,
 ) -> keras.Model:
-    """A convolutional base without its classifier (listing 5.16): VGG16's ends in (4, 4, 512), 14,714,688 parameters.
+    """Return a convolutional base without its classifier (listing 5.16).
 
-    Sides of None take any size. `weights` is None (random), "imagenet" (fetched by Keras) or a file; those of "mini"
-    are in MINI_WEIGHTS.
-    `precision` is the dtype policy of its layers (None: Keras's own), such as "mixed_bfloat16", which many processors
-    do at twice the speed.
-    Raises BadInput (a ValueError) for an unknown base, an input that is too small or a file of another architecture,
-    and MissingData (a FileNotFoundError) for weights that are not to be had.
+    VGG16's has 14,714,688 parameters and turns (150, 150, 3) into (4, 4, 512).
+
+    Args:
+        name: Key of BASES.
+        weights: None (random), "imagenet" (fetched by Keras) or a file, see `default_weights`.
+        input_shape: Height, width and channels; sides of None take any size.
+        precision: Dtype policy of the layers, such as "mixed_bfloat16"; None takes Keras's own.
+
+    Raises:
+        BadInput: For an unknown base, an input that is too small or a file of another architecture.
+        MissingData: For weights that are not on this machine and cannot be fetched.
     """
     if name not in BASES:
         raise BadInput(f"unknown base {name!r}; choose from {', '.join(BASES)}")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision or before)
     try:
-        return _conv_base(name, weights, input_shape)
+        return _imagenet_base(name, input_shape) if weights == "imagenet" else _base(name, weights, input_shape)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _conv_base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
-    if weights == "imagenet":
-        if name == "mini":
-            raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
-        try:
-            return BASES[name](weights=weights, include_top=False, input_shape=input_shape)
-        except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
-            if "fetch failure" not in str(error):
-                raise
-            raise MissingData(
-                f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
-                f" --weights, or put {name}_notop.weights.h5 into the data folder ({error})"
-            ) from error
+def _imagenet_base(name: str, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    if name == "mini":
+        raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
+    try:
+        return BASES[name](weights="imagenet", include_top=False, input_shape=input_shape)
+    except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
+        if "fetch failure" not in str(error):
+            raise
+        raise MissingData(
+            f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
+            f" --weights, or put {name}_notop.weights.h5 into the data folder ({error})"
+        ) from error
+
+
+def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
     if weights is not None and not Path(weights).is_file():
         raise MissingData(f"no weights file {str(weights)!r}; give a file, or 'imagenet'")
     try:
         base = BASES[name](weights=None, include_top=False, input_shape=input_shape)
     except ValueError as error:
         raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
-    if weights is not None:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Skipping")  # layers that the file lacks stay random otherwise
-                base.load_weights(weights)
-        except (ValueError, OSError, KeyError, UserWarning) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(
-                f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}"
-            ) from error
+    if weights is None:
+        return base
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Skipping")  # layers that the file lacks stay random otherwise
+            base.load_weights(weights)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}"
+        ) from error
     return base
 
 
@@ -221,25 +229,28 @@ def _position(base: keras.Model, layer_name: str) -> int:
     return names.index(layer_name)
 
 
-def linear_probe(base: keras.Model, size: int, classes: int = 2, smaller: tuple[int, ...] = ()) -> keras.Model:
-    """The base, the mean and the maximum of each of its feature maps, and one linear layer on those.
+def linear_probe(base: keras.Model, size: int, classes: int = 2, extra_sizes: tuple[int, ...] = ()) -> keras.Model:
+    """Return the base, the mean and maximum of each of its feature maps, and one linear layer on those.
 
-    Takes pictures of `size` x `size`. With `smaller` sizes the base, which must take any size, sees each picture at
-    those as well, and the linear layer has the features of them all.
+    Args:
+        base: Must take any size if there are `extra_sizes`.
+        size: Height and width of the pictures.
+        classes: Two end in one sigmoid unit, more in a softmax.
+        extra_sizes: At which the base sees each picture, too; the linear layer has the features of all sizes.
     """
     inputs = keras.Input((size, size, 3))
     pooled = []
-    for seen in [inputs, *(layers.Resizing(side, side, antialias=True)(inputs) for side in smaller)]:
-        maps = layers.Activation("linear", dtype="float32")(base(seen))  # whatever precision the base works in
+    for resized in [inputs, *(layers.Resizing(side, side, antialias=True)(inputs) for side in extra_sizes)]:
+        maps = layers.Activation("linear", dtype="float32")(base(resized))  # whatever precision the base works in
         pooled += [layers.GlobalAveragePooling2D()(maps), layers.GlobalMaxPooling2D()(maps)]
     features = layers.Concatenate(name="pooled")(pooled)
     return keras.Model(inputs, _classifier(1, classes)[-1](features), name="linear_probe")
 
 
 def cut_before(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.Model]:
-    """The base in two, which share its layers: up to the input of `layer_name`, and from there on.
+    """Cut the base in two, which share its layers: up to the input of `layer_name`, and from there on.
 
-    What is frozen before the cut needs to see each picture once only. Raises BadInput for a layer that the base does
+    What is frozen before the cut needs to see each picture only once. Raises BadInput for a layer that the base does
     not have, or one that another path goes around.
     """
     cut = base.layers[_position(base, layer_name)].input

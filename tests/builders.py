@@ -1,13 +1,16 @@
 """Results, folders and files that several test modules build."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 
 
-def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
+def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
     """A run that got `accuracy` of 1,000 test pictures right."""
     recipe = find_recipe(rung, scale)
     right = round(accuracy * 1000)
@@ -46,3 +49,10 @@ def contents(store: Path) -> dict[str, bytes]:
     files = {file.name: file.read_bytes() for file in store.iterdir()}
     record = json.loads(files["store.json"])
     return files | {"store.json": json.dumps(record | {"seconds": 0}).encode()}
+
+
+def short_recipe(rung: str, **changes: Any) -> Recipe:
+    """Return a rung at mini cut to two epochs, and its predecessor to one."""
+    recipe = find_recipe(rung, "mini")
+    start = replace(recipe.starts_from, epochs=1, **changes) if recipe.starts_from else None
+    return replace(recipe, epochs=2, starts_from=start, **changes)

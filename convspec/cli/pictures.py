@@ -97,7 +97,7 @@ def filters(
     `layers` it is the first convolution at each size of its maps: of VGG16, the first of each block.
     """
     if source in models.BASES:
-        saved = saved_model.Saved(models.conv_base(source, weights, (None, None, 3)), preprocessing=source)
+        saved = saved_model.SavedModel(models.conv_base(source, weights, (None, None, 3)), preprocessing=source)
     else:
         saved = saved_model.load(Path(source).expanduser())
     model, prepare = saved.model, _preparation(preprocessing or saved.preprocessing)
@@ -170,7 +170,7 @@ def _preparation(name: str | None) -> batches.Prepare:
     return known[name or "rescale"]
 
 
-def _prepared(saved: saved_model.Saved, file: Path, preprocessing: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _prepared(saved: saved_model.SavedModel, file: Path, preprocessing: str | None) -> tuple[np.ndarray, np.ndarray]:
     """The whole picture, uint8, and what the model is shown of it."""
     if not file.is_file():
         raise BadInput(f"no picture {str(file)!r}")

@@ -1,1 +1,5 @@
-"""The seven rungs: `recipe` (a rung as data), `rungs` (the table), `run` (training), `result` and what is saved."""
+"""The seven rungs. Begin with `recipe` (a rung as data), `rungs` (the table) and `run` (train and evaluate one).
+
+`result` is what a run returns, `saved_model` what it leaves on disk; `determinism` repeats a run, `ray` spreads runs
+over machines, and `pretrain` made the package's small base.
+"""

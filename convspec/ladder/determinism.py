@@ -1,4 +1,4 @@
-"""Whether a rung repeats itself on this backend and device: bit by bit, closely, or until some step."""
+"""Measure whether a recipe gives the same losses and predictions twice, on this backend and device."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.recipe import Recipe
-from convspec.ladder.run import run
+from convspec.ladder.result import Result
+from convspec.ladder.run import run_recipe
 
 TOLERANCE = 1e-5  # of the loss, relative: some hundred roundings of float32
 STEPS, PICTURES = 8, 40
@@ -15,8 +16,11 @@ STEPS, PICTURES = 8, 40
 
 @dataclass(frozen=True)
 class Repeat:
-    """`outcome` is "bit-identical", "within 1e-05" or "diverging from step 3"; `largest` the largest relative
-    difference between the losses of two runs in any step.
+    """How closely two runs agree.
+
+    Attributes:
+        outcome: "bit-identical", "within 1e-05" or "diverging from step 3".
+        largest: The largest relative difference between the losses of any step.
     """
 
     outcome: str
@@ -24,30 +28,34 @@ class Repeat:
 
 
 def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: str | Path | None = None) -> Repeat:
-    """Train the first steps of `recipe` twice with one seed, on some of the pictures, each time from the start.
+    """Train the first steps of `recipe` twice with one seed, on some of the pictures, and compare.
 
-    `folder` receives what `run` leaves behind. Predictions count as well: they are to be the same to the last digit.
+    Args:
+        recipe: Cut to STEPS epochs of one step.
+        dataset: Cut to PICTURES pictures a part.
+        seed: That of both runs.
+        folder: Receives the files of both runs.
+        weights: As `run_recipe` takes them.
     """
     short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1)
     if short.starts_from:
         short = replace(short, starts_from=replace(short.starts_from, epochs=1, steps=1))
-    parts = {name: _some(getattr(dataset, name)) for name in ("train", "validation", "test")}
-    few = replace(dataset, **parts)  # type: ignore[arg-type]
-    once, again = (run(short, few, seed, folder / name, weights=weights) for name in ("once", "again"))
-    return _compared(once.history["loss"], again.history["loss"], once.confidence == again.confidence)
+    validation = dataset.validation and _subsample(dataset.validation)
+    few = replace(dataset, train=_subsample(dataset.train), validation=validation, test=_subsample(dataset.test))
+    return compare(*(run_recipe(short, few, seed, folder / name, weights=weights) for name in ("first", "second")))
 
 
-def _some(split: Split | None) -> Split | None:
-    if split is None:
-        return None
+def _subsample(split: Split) -> Split:
     step = max(len(split) // PICTURES, 1) | 1  # odd, so that all classes stay where they alternate
     return Split(split.images[::step], split.labels[::step], split.names[::step])
 
 
-def _compared(once: list[float], again: list[float], same_predictions: bool) -> Repeat:
-    apart = np.abs(np.subtract(once, again)) / np.maximum(np.abs(once), 1e-12)
-    if not apart.any() and same_predictions:
+def compare(first: Result, second: Result) -> Repeat:
+    """Compare the losses of two runs by step, and their predictions to the last digit."""
+    losses, others = np.array([first.history["loss"], second.history["loss"]])
+    differences = np.abs(losses - others) / np.maximum(np.abs(losses), 1e-12)
+    if not differences.any() and first.confidence == second.confidence:
         return Repeat("bit-identical", 0.0)
-    beyond = np.flatnonzero(~(apart <= TOLERANCE))
+    beyond = np.flatnonzero(~(differences <= TOLERANCE))
     outcome = f"diverging from step {beyond[0] + 1}" if len(beyond) else f"within {TOLERANCE:g}"
-    return Repeat(outcome, float(apart.max()))
+    return Repeat(outcome, float(differences.max()))

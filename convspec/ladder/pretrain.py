@@ -1,7 +1,7 @@
-"""Trains the mini base on the source classes of `shapes`: `python -m convspec.ladder.pretrain` writes its weights.
+"""Train the package's mini base on the source classes of `shapes`: `python -m convspec.ladder.pretrain`.
 
-The target classes of the ladder are never seen. Batch normalization makes the training quick; it is folded into the
-convolutions at the end, so that the base itself has convolutions and pooling only, as VGG16.
+The ladder's target classes are never shown. Batch normalization makes the training quick; it is folded into the
+convolutions at the end, so that the base itself has convolutions and pooling only, like VGG16.
 """
 
 import sys
@@ -22,7 +22,7 @@ HELD_OUT = 50  # pictures a class
 
 
 def _normalised(base: keras.Model, classes: int) -> keras.Model:
-    """The base's layers with batch normalization after each convolution, and a softmax on top."""
+    """Return the base's layers with batch normalization after each convolution, and a softmax on top."""
     x = inputs = keras.Input(base.input_shape[1:])
     for layer in base.layers[1:]:
         if isinstance(layer, layers.Conv2D):
@@ -36,7 +36,7 @@ def _normalised(base: keras.Model, classes: int) -> keras.Model:
 
 
 def _fold(trained: keras.Model, base: keras.Model) -> None:
-    """Set the base's kernels and biases to what the trained convolutions and normalizations do together."""
+    """Set the base's kernels and biases to those of the trained convolutions and normalizations together."""
     for layer in base.layers:
         if isinstance(layer, layers.Conv2D):
             (kernel,) = trained.get_layer(layer.name).get_weights()
@@ -47,7 +47,7 @@ def _fold(trained: keras.Model, base: keras.Model) -> None:
 
 
 def _batches(pictures: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Random batches in which each picture is turned by quarters and mirrored, which leaves every form its name."""
+    """Draw random batches without end, each picture turned by quarters and mirrored at random."""
     rng = np.random.default_rng(seed)
     while True:
         chosen = rng.integers(len(pictures), size=BATCH)
@@ -61,7 +61,7 @@ def _batches(pictures: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[tu
 def pretrain(
     per_class: int = 800, epochs: int = 30, seed: int = 0, progress: TextIO | None = None
 ) -> tuple[keras.Model, float]:
-    """Train on `per_class` pictures of each source class; the base, and its accuracy on held-out source pictures."""
+    """Train on `per_class` pictures a source class; return the base and its accuracy on held-out source pictures."""
     backend.make_deterministic()
     keras.utils.set_random_seed(seed)
     pictures, labels = shapes.pictures(shapes.SOURCES, per_class + HELD_OUT, seed=seed)
@@ -76,15 +76,22 @@ def pretrain(
         metrics=["accuracy"],
     )
     training.fit(
-        model, _batches(pictures[held_out:], labels[held_out:], seed), epochs, steps, None,
-        clock=Clock(), history={}, title="pretraining the mini base", progress=progress,
-    )  # fmt: skip
+        model,
+        _batches(pictures[held_out:], labels[held_out:], seed),
+        epochs,
+        steps,
+        None,
+        clock=Clock(),
+        history={},
+        title="pretraining the mini base",
+        progress=progress,
+    )
     _, accuracy = model.evaluate(rescale(pictures[:held_out].astype(np.float32)), labels[:held_out], verbose=0)
     _fold(model, base)
     return base, accuracy
 
 
 if __name__ == "__main__":
-    trained, share = pretrain(progress=sys.stderr)
-    trained.save_weights(models.MINI_WEIGHTS)
-    print(f"{share:.3f} of the held-out source pictures right; weights written to {models.MINI_WEIGHTS}")
+    trained_base, accuracy = pretrain(progress=sys.stderr)
+    trained_base.save_weights(models.MINI_WEIGHTS)
+    print(f"{accuracy:.3f} of the held-out source pictures right; weights written to {models.MINI_WEIGHTS}")

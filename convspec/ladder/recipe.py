@@ -1,42 +1,39 @@
 """A rung as plain data."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from convspec.data.augmentation import Augmentation
+
+Scale = Literal["mini", "full"]  # embedded pictures, or the chapter's
+Mode = Literal["literal", "fast", "both"]  # which form of the rungs, see `rungs.select_recipes`
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One rung: dataset, model, optimizer (RMSprop at `learning_rate`), schedule and augmentation as plain data.
-
-    `steps` None means one pass over the training pictures an epoch. `thaw` names the first trainable layer of the
-    base; None freezes it all. `starts_from` is the rung whose trained model this one goes on with. `interpolation`
-    resizes the pictures, `preprocessing` is "rescale" or "base", which is what the base's weights were trained with.
-    With `views` the frozen part of the base sees that many augmented views of each picture once, in `precision`,
-    and training takes them in turn; with 0 it runs in every step, as in the listings. A linear probe sees each picture
-    at the `extra_sizes` sizes, too. `published` holds the chapter's accuracies by part, (lowest, highest) where it names
-    more than one.
-    """
+    """A rung: dataset, model, schedule and augmentation; the optimizer is RMSprop. A comment explains each field."""
 
     name: str
-    scale: str
-    listings: str
-    dataset: str
-    model: str
-    size: int
+    scale: Scale
+    listings: str  # numbers in the chapter
+    dataset: str  # name that `data.load_dataset` takes
+    model: str  # key of `run.ARCHITECTURES`
+    size: int  # height and width of the pictures in pixels
     learning_rate: float
     epochs: int
     batch_size: int
-    steps: int | None = None
-    dropout: float = 0.0
-    filters: tuple[int, ...] = (32, 64, 128, 128)
-    base: str | None = None
-    thaw: str | None = None
-    starts_from: "Recipe | None" = None
-    augmentation: Augmentation | None = None
-    extra_sizes: tuple[int, ...] = ()
-    interpolation: str = "nearest"
-    preprocessing: str = "rescale"
-    views: int = 0
-    precision: str = "float32"
-    published: dict[str, tuple[float, float]] = field(default_factory=dict)
+    steps: int | None = None  # an epoch; None passes once over the training pictures
+    dropout: float = 0.0  # rate, before the head
+    filters: tuple[int, ...] = (32, 64, 128, 128)  # of each convolution of `models.small_convnet`
+    base: str | None = None  # key of `models.BASES`
+    thaw: str | None = None  # first trainable layer of the base; None freezes it all
+    starts_from: "Recipe | None" = None  # rung whose trained model this one goes on with
+    augmentation: Augmentation | None = None  # of the training pictures
+    extra_sizes: tuple[int, ...] = ()  # at which a linear probe sees each picture, too
+    interpolation: Literal["nearest", "bilinear", "area"] = "nearest"  # resizes the pictures
+    preprocessing: Literal["rescale", "base"] = "rescale"  # inputs / 255, or that of the base's weights
+    views: int = (
+        0  # of each picture, cached from the base's frozen part and shown in turn; 0 runs the base in each step
+    )
+    precision: Literal["float32", "fast"] = "float32"  # of the base; the fast one is measured on the device
+    published: dict[str, tuple[float, float]] = field(default_factory=dict)  # lowest and highest accuracy, by part

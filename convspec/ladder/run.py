@@ -1,39 +1,70 @@
-"""The rungs of the ladder as data, and `run(recipe, dataset, seed)`, which runs any of them."""
+"""Run a recipe: build the network, make its inputs, fit the head, summarise."""
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import keras
 import numpy as np
 
-from convspec import backend, features, models, training
-from convspec import machine as machine_module
+from convspec import backend, features, machine, models, training
+from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
-from convspec.data.datasets import Dataset
+from convspec.data.datasets import Dataset, Split
 from convspec.files import checksum
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
-from convspec.machine import PeakMemory, fast_precision, versions
 from convspec.progress import Clock
 
 EVALUATION_BATCH = 100  # outside training the batch size changes the speed, not the result; a base would take GiB
 
 
+class Architecture(NamedTuple):
+    """How a network is built, whether its base's output is cached, and how its head is fitted."""
+
+    build: Callable[[Recipe, Any, int], keras.Model]  # of recipe, base (else the pictures' shape), number of classes
+    cached: bool = False  # always; otherwise where the recipe has views
+    fit: Literal["gradient descent", "logistic regression"] = "gradient descent"
+
+
+def _build_feature_extraction(recipe: Recipe, base: keras.Model, classes: int) -> keras.Model:
+    head = models.feature_classifier(base.output_shape[1:], recipe.dropout, classes)
+    return keras.Sequential([keras.Input(base.input_shape[1:]), base, head], name=recipe.name)
+
+
+ARCHITECTURES = {  # by the name that a recipe has in `model`
+    "dense_baseline": Architecture(lambda recipe, shape, classes: models.dense_baseline(shape, classes)),
+    "mnist_convnet": Architecture(lambda recipe, shape, classes: models.mnist_convnet(shape, classes)),
+    "small_convnet": Architecture(
+        lambda recipe, shape, classes: models.small_convnet(shape, recipe.dropout, classes, recipe.filters)
+    ),
+    "feature_classifier": Architecture(_build_feature_extraction, cached=True),
+    "end_to_end": Architecture(lambda recipe, base, classes: models.end_to_end(base, classes)),
+    "linear_probe": Architecture(
+        lambda recipe, base, classes: models.linear_probe(base, recipe.size, classes, recipe.extra_sizes),
+        cached=True,
+        fit="logistic regression",
+    ),
+}
+
+
 def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
-    """A name for one run, such as "augmented-shapes-seed0-1a2b3c4d": equal only where everything that decides the
-    outcome is equal (recipe, pictures, seed, weights, versions).
+    """Return a name for one run, such as "augmented-shapes-seed0-1a2b3c4d".
+
+    Two runs share it only where recipe, pictures, seed, weights, versions and precision are the same.
     """
-    weights_name = _weights_name(recipe, weights)
-    parts = [asdict(recipe), dataset.fingerprint, weights_name, versions(), _precision(recipe)]
+    weights_name, versions = _weights_name(recipe, weights), machine.versions()
+    parts = [asdict(recipe), dataset.fingerprint, weights_name, versions, _precision(recipe)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
 
-def run(
+def run_recipe(
     recipe: Recipe,
     dataset: Dataset,
     seed: int,
@@ -46,176 +77,30 @@ def run(
 ) -> Result:
     """Train `recipe` on `dataset` and evaluate it on the test pictures.
 
-    `folder` receives the trained model, which takes whole pictures prepared as in training, the base's features, and
-    while the run lasts a checkpoint from which an interrupted run goes on. `weights` is a file or "imagenet" for the
-    recipe's base; None takes the package's own for the mini base and "imagenet" for others. The same seed on the same
-    machine gives the same result to the last digit. A bar on `progress` shows steps, accuracy and time left.
+    The same seed on the same machine gives the same result to the last digit. An interrupted run resumes.
 
-    With more `devices` than one each trains on its share of every batch, which gives the same steps to rounding (see
-    `training.fit`); the test pictures are predicted on one. `predict` computes the base's features, see
-    `features.extract`. Raises BadInput as `backend.batch_share` does.
+    Args:
+        recipe: The rung, as data.
+        dataset: Training, validation and test pictures; validation may be None.
+        seed: Decides the initial weights, the order of the pictures, their augmentation and dropout.
+        folder: Receives the trained model, which takes whole pictures prepared as in training, the base's features
+            and, while the run lasts, a checkpoint.
+        weights: A file or "imagenet" for the recipe's base; None takes `models.default_weights`.
+        devices: How many devices share each batch, see `training.fit`; the test pictures are predicted on one.
+        predict: Computes the base's features, see `features.extract`.
+        progress: Where a bar shows steps, accuracy and time left; None shows none.
+
+    Returns:
+        Predictions for the test pictures, history, seconds by phase, and what is needed to repeat the run.
+
+    Raises:
+        BadInput: As `backend.batch_share` and `models.conv_base` do.
     """
-    backend.batch_share(recipe.batch_size, devices)
-    clock = Clock()
-    backend.make_deterministic()
-    title = f"{recipe.name} seed {seed}"
-    key = run_key(recipe, dataset, seed, weights)
-    with PeakMemory() as memory:
-        start = None
-        if recipe.starts_from:
-            start = folder / "models" / f"{run_key(recipe.starts_from, dataset, seed, weights)}.keras"
-            if not start.is_file():
-                same: Any = {"weights": weights, "devices": devices, "predict": predict, "progress": progress}
-                run(recipe.starts_from, dataset, seed, folder, **same)
-        keras.utils.set_random_seed(seed)
-        with clock("build"):
-            model, base = _build(recipe, dataset, weights, start)
-            prepare = preparation(recipe, dataset)
-        parts = {
-            part: Batches(
-                split.images,
-                split.labels,
-                recipe.batch_size if part == "train" or recipe.base else EVALUATION_BATCH,
-                prepare,
-            )
-            for part, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
-            if split is not None
-        }
-        pictures = {part: len(batches.labels) for part, batches in parts.items()}
-        steps = recipe.steps or -(-pictures["train"] // recipe.batch_size)
-        passes, augmentation = [parts["train"]], recipe.augmentation
-        trunk, trainee = _cut(recipe, model, base)
-        if trunk is None:
-            through_base = (
-                recipe.epochs * (steps * recipe.batch_size + pictures.get("validation", 0)) + pictures["test"]
-            )
-        else:
-            augmentation = None
-            through_base = max(recipe.views, 1) * pictures["train"] + pictures.get("validation", 0) + pictures["test"]
-            through_base *= 1 + len(recipe.extra_sizes)
-
-            def recorded(batches: Batches, name: str) -> Batches:
-                found = features.extract(
-                    trunk,
-                    batches,
-                    folder / "features",
-                    dtype="float16" if recipe.views else "float32",
-                    clock=clock,
-                    predict=predict,
-                    title=f"{title}: {name} features",
-                    progress=progress,
-                )
-                return Batches(found, batches.labels, batches.batch_size, identity)
-
-            if recipe.views and recipe.augmentation:
-                passes = [
-                    recorded(View(parts["train"], recipe.augmentation, seed, number), f"view {number + 1}")
-                    for number in range(recipe.views)
-                ]
-            else:
-                passes = [recorded(parts["train"], "train")]
-            parts |= {part: recorded(batches, part) for part, batches in parts.items() if part != "train"}
-        checkpoint = training.Checkpoint(folder / "checkpoints" / f"{key}.npz", key)
-        if recipe.model == "linear_probe":
-            with clock("train"):
-                history = training.fit_linear(trainee.layers[-1], passes[0], parts.get("validation", passes[0]))
-        else:
-            training.compile_model(trainee, recipe.learning_rate)
-            history = checkpoint.restore(trainee, clock)
-            training.fit(
-                trainee,
-                stream(passes, seed, augmentation, start=len(history.get("loss", [])) * steps),
-                recipe.epochs,
-                steps,
-                parts.get("validation"),
-                clock=clock,
-                history=history,
-                checkpoint=checkpoint,
-                devices=devices,
-                title=title,
-                progress=progress,
-            )
-        with clock("evaluate"):
-            probabilities = trainee.predict(backend.feed(parts["test"]), verbose=0)
-    with clock("save"):
-        prepared = recipe.base if recipe.base and recipe.preprocessing == "base" else "rescale"
-        saved_model.save(model, folder / "models" / f"{key}.keras", dataset.classes, prepared, recipe.interpolation)
-    checkpoint.path.unlink(missing_ok=True)
-    predicted = training.predicted_classes(probabilities)
-    return Result(
-        recipe=recipe,
-        seed=seed,
-        dataset={
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "classes": list(dataset.classes),
-            "pictures": pictures,
-            "skipped": list(dataset.skipped),
-        },
-        weights=_weights_name(recipe, weights),
-        history=history,
-        test_accuracy=float(np.mean(predicted == dataset.test.labels)),
-        test_names=list(dataset.test.names),
-        test_labels=dataset.test.labels.tolist(),
-        predicted=predicted.tolist(),
-        confidence=np.round(training.confidence(probabilities).astype(float), 4).tolist(),
-        seconds={phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
-        images_per_second=round(recipe.epochs * steps * recipe.batch_size / clock.seconds["train"], 1),
-        peak_memory_mib=round(memory.mib),
-        machine=machine_module.machine() | {"precision": _precision(recipe), "devices": devices},
-        base_pictures=through_base if base else None,
-    )
-
-
-def _build(
-    recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None
-) -> tuple[keras.Model, keras.Model | None]:
-    """The model, and the base in it if it has one, frozen and thawed as the recipe says."""
-    shape, classes = dataset.train.images.shape[1:], len(dataset.classes)
-    if recipe.base is None:
-        if recipe.model == "small_convnet":
-            return models.small_convnet(shape, recipe.dropout, classes, recipe.filters), None
-        return {"dense_baseline": models.dense_baseline, "mnist_convnet": models.mnist_convnet}[recipe.model](
-            shape, classes
-        ), None
-    if start:
-        model = keras.models.load_model(start)
-        base = model.get_layer(recipe.base)
-    else:
-        sides = (None, None) if recipe.extra_sizes else shape[:2]
-        precision = _precision(recipe)
-        policy = precision if precision.startswith("mixed") else None
-        base = models.conv_base(recipe.base, _weights(recipe, weights), (*sides, 3), policy)
-        if recipe.model == "linear_probe":
-            model = models.linear_probe(base, recipe.size, classes, recipe.extra_sizes)
-        elif recipe.model == "feature_classifier":
-            head = models.feature_classifier(base.output_shape[1:], recipe.dropout, classes)
-            model = keras.Sequential([keras.Input(base.input_shape[1:]), base, head], name=recipe.name)
-        else:
-            model = models.end_to_end(base, classes)
-    if recipe.thaw:
-        models.thaw_from(base, recipe.thaw)
-    else:
-        models.freeze(base)
-    return model, base
-
-
-def _cut(recipe: Recipe, model: keras.Model, base: keras.Model | None) -> tuple[keras.Model | None, keras.Model]:
-    """The part of the model that need see each picture once only, if it is to be used so, and what is trained."""
-    if base is None or not (recipe.views or recipe.model in ("feature_classifier", "linear_probe")):
-        return None, model
-    if recipe.model == "linear_probe":
-        pooled = model.get_layer("pooled").output
-        return keras.Model(model.input, pooled, name=f"{base.name}_pooled"), keras.Model(pooled, model.output)
-    if recipe.model == "feature_classifier":
-        return base, model.layers[-1]
-    trunk, top = models.cut_before(base, recipe.thaw) if recipe.thaw else (base, None)
-    head = model.layers[model.layers.index(base) + 1 :]
-    return trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *head])
+    return _Run(recipe, dataset, seed, folder, weights, devices, predict, progress).complete()
 
 
 def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
-    """What makes inputs of batches of its pictures, grey ones in the three channels that a base takes."""
+    """Return the function that makes inputs of batches of pictures; a base gets grey ones in three channels."""
     prepare: Prepare = rescale
     if recipe.base and recipe.preprocessing == "base":
         prepare = models.PREPROCESSING[recipe.base]
@@ -224,23 +109,218 @@ def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
     return prepare
 
 
+class _Network(NamedTuple):
+    """A model of whole pictures, its base, the trunk (None where nothing is cached) and the head, which is trained."""
+
+    model: keras.Model
+    base: keras.Model | None
+    trunk: keras.Model | None
+    head: keras.Model
+
+
+class _Inputs(NamedTuple):
+    """What the head is trained on, in turn, validated on and tested on."""
+
+    passes: list[Batches]
+    validation: Batches | None
+    test: Batches
+    augmentation: Augmentation | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The steps of a run; its fields are the arguments of `run_recipe`."""
+
+    recipe: Recipe
+    dataset: Dataset
+    seed: int
+    folder: Path
+    weights: str | Path | None
+    devices: int
+    predict: features.BatchPredictor
+    progress: TextIO | None
+    clock: Clock = field(default_factory=Clock)
+
+    @cached_property
+    def key(self) -> str:
+        return run_key(self.recipe, self.dataset, self.seed, self.weights)
+
+    @property
+    def model_file(self) -> Path:
+        return self.folder / "models" / f"{self.key}.keras"
+
+    @property
+    def title(self) -> str:
+        return f"{self.recipe.name} seed {self.seed}"
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.steps or -(-len(self.dataset.train) // self.recipe.batch_size)
+
+    def complete(self) -> Result:
+        backend.batch_share(self.recipe.batch_size, self.devices)
+        backend.make_deterministic()
+        checkpoint = training.Checkpoint(self.folder / "checkpoints" / f"{self.key}.npz", self.key)
+        with machine.PeakMemory() as memory:
+            start = self.train_predecessor(self.recipe.starts_from) if self.recipe.starts_from else None
+            keras.utils.set_random_seed(self.seed)
+            with self.clock("build"):
+                network = _build(self.recipe, self.dataset, self.weights, start)
+            inputs = _pixels(self.recipe, self.dataset)
+            if network.trunk:
+                inputs = self.cached_features(network.trunk, inputs)
+            history = self.fit(network.head, inputs, checkpoint)
+            with self.clock("evaluate"):
+                probabilities = network.head.predict(backend.feed(inputs.test), verbose=0)
+        with self.clock("save"):
+            prepared = self.recipe.base if self.recipe.preprocessing == "base" else None
+            settings = self.dataset.classes, prepared or "rescale", self.recipe.interpolation
+            saved_model.save(network.model, self.model_file, *settings)
+        checkpoint.path.unlink(missing_ok=True)
+        return self.summarise(network, history, probabilities, round(memory.mib))
+
+    def train_predecessor(self, recipe: Recipe) -> Path:
+        """Return the file of the model that this run goes on with, trained now if it isn't there."""
+        predecessor = replace(self, recipe=recipe, clock=Clock())
+        if not predecessor.model_file.is_file():
+            predecessor.complete()
+        return predecessor.model_file
+
+    def cached_features(self, trunk: keras.Model, pixels: _Inputs) -> _Inputs:
+        recipe, (train,) = self.recipe, pixels.passes
+
+        def extract(batches: Batches, name: str) -> Batches:
+            output = features.extract(
+                trunk,
+                batches,
+                self.folder / "features",
+                dtype="float16" if recipe.views else "float32",
+                clock=self.clock,
+                predict=self.predict,
+                title=f"{self.title}: {name} features",
+                progress=self.progress,
+            )
+            return Batches(output, batches.labels, batches.batch_size, identity)
+
+        if recipe.views and recipe.augmentation:
+            views = [View(train, recipe.augmentation, self.seed, number) for number in range(recipe.views)]
+            passes = [extract(view, f"view {number}") for number, view in enumerate(views, start=1)]
+        else:
+            passes = [extract(train, "train")]
+        validation = extract(pixels.validation, "validation") if pixels.validation else None
+        return _Inputs(passes, validation, extract(pixels.test, "test"))
+
+    def fit(self, head: keras.Model, inputs: _Inputs, checkpoint: training.Checkpoint) -> training.History:
+        if ARCHITECTURES[self.recipe.model].fit == "logistic regression":
+            with self.clock("train"):
+                return training.fit_linear(head.layers[-1], inputs.passes[0], inputs.validation or inputs.passes[0])
+        training.compile_model(head, self.recipe.learning_rate)
+        history = checkpoint.restore(head, self.clock)
+        done = len(history.get("loss", [])) * self.steps
+        return training.fit(
+            head,
+            stream(inputs.passes, self.seed, inputs.augmentation, start=done),
+            self.recipe.epochs,
+            self.steps,
+            inputs.validation,
+            clock=self.clock,
+            history=history,
+            checkpoint=checkpoint,
+            devices=self.devices,
+            title=self.title,
+            progress=self.progress,
+        )
+
+    def summarise(
+        self, network: _Network, history: training.History, probabilities: np.ndarray, memory_mib: int
+    ) -> Result:
+        recipe, dataset, predicted = self.recipe, self.dataset, training.predicted_classes(probabilities)
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        pictures = {part: len(split) for part, split in splits.items() if split is not None}
+        in_training = recipe.epochs * self.steps * recipe.batch_size
+        if network.trunk:
+            through_base = max(recipe.views, 1) * pictures["train"] + pictures.get("validation", 0) + pictures["test"]
+            through_base *= 1 + len(recipe.extra_sizes)
+        else:
+            through_base = in_training + recipe.epochs * pictures.get("validation", 0) + pictures["test"]
+        return Result(
+            recipe=recipe,
+            seed=self.seed,
+            dataset={
+                "name": dataset.name,
+                "fingerprint": dataset.fingerprint,
+                "classes": list(dataset.classes),
+                "pictures": pictures,
+                "skipped": list(dataset.skipped),
+            },
+            weights=_weights_name(recipe, self.weights),
+            history=history,
+            test_accuracy=float(np.mean(predicted == dataset.test.labels)),
+            test_names=list(dataset.test.names),
+            test_labels=dataset.test.labels.tolist(),
+            predicted=predicted.tolist(),
+            confidence=np.round(training.confidence(probabilities).astype(float), 4).tolist(),
+            seconds={phase: round(seconds, 3) for phase, seconds in self.clock.seconds.items()},
+            images_per_second=round(in_training / self.clock.seconds["train"], 1),
+            peak_memory_mib=memory_mib,
+            machine=machine.machine() | {"precision": _precision(recipe), "devices": self.devices},
+            base_pictures=through_base if network.base else None,
+        )
+
+
+def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None) -> _Network:
+    """Build the network or load it from `start`; freeze, thaw and split it as the recipe says."""
+    shape, classes = dataset.train.images.shape[1:], len(dataset.classes)
+    architecture = ARCHITECTURES[recipe.model]
+    if recipe.base is None:
+        model = architecture.build(recipe, shape, classes)
+        return _Network(model, None, None, model)
+    if start:
+        model = keras.models.load_model(start)
+        base = model.get_layer(recipe.base)
+    else:
+        sides = (None, None) if recipe.extra_sizes else shape[:2]
+        policy = precision if (precision := _precision(recipe)).startswith("mixed") else None
+        base = models.conv_base(recipe.base, weights or models.default_weights(recipe.base), (*sides, 3), policy)
+        model = architecture.build(recipe, base, classes)
+    if recipe.thaw:
+        models.thaw_from(base, recipe.thaw)
+    else:
+        models.freeze(base)
+    if architecture.fit == "logistic regression":
+        pooled = model.layers[-1].input
+        trunk = keras.Model(model.input, pooled, name=f"{base.name}_pooled")
+        return _Network(model, base, trunk, keras.Model(pooled, model.output))
+    if architecture.cached or recipe.views:
+        trunk, top = models.cut_before(base, recipe.thaw) if recipe.thaw else (base, None)
+        head = [*([top] if top else []), *model.layers[model.layers.index(base) + 1 :]]
+        return _Network(model, base, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
+    return _Network(model, base, None, model)
+
+
+def _pixels(recipe: Recipe, dataset: Dataset) -> _Inputs:
+    prepare, size = preparation(recipe, dataset), recipe.batch_size if recipe.base else EVALUATION_BATCH
+
+    def batches(split: Split, batch_size: int = size) -> Batches:
+        return Batches(split.images, split.labels, batch_size, prepare)
+
+    validation = batches(dataset.validation) if dataset.validation else None
+    return _Inputs([batches(dataset.train, recipe.batch_size)], validation, batches(dataset.test), recipe.augmentation)
+
+
 def _precision(recipe: Recipe) -> str:
-    """That of the session, and of the base alone where the recipe asks for the fast one and the session for none."""
+    """Return the session's precision, or the fast one for the base where the recipe asks and the session doesn't."""
     running = backend.precision()
     if recipe.precision == "fast" and not running.startswith("mixed"):
-        return fast if (fast := fast_precision()) != "float32" else running
+        return fast if (fast := machine.fast_precision()) != "float32" else running
     return running
 
 
-def _weights(recipe: Recipe, given: str | Path | None) -> str | Path:
-    return given or (models.MINI_WEIGHTS if recipe.base == "mini" else "imagenet")
-
-
-def _weights_name(recipe: Recipe, given: str | Path | None) -> str | None:
-    """Name and checksum of the weights' file: the same on every machine."""
+def _weights_name(recipe: Recipe, weights: str | Path | None) -> str | None:
+    """Return name and checksum of the weights' file, which are the same on every machine."""
     if recipe.base is None:
         return None
-    weights = _weights(recipe, given)
+    weights = weights or models.default_weights(recipe.base)
     if weights == "imagenet" or not Path(weights).is_file():
         return str(weights)
     return f"{Path(weights).name} sha256:{checksum(Path(weights))}"

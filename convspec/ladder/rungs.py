@@ -1,4 +1,4 @@
-"""The rungs of the ladder at both scales, literal and fast."""
+"""The table of rungs at both scales, as in the listings and in their fast form."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from convspec import BadInput
 from convspec.data.augmentation import Augmentation
-from convspec.ladder.recipe import Recipe
+from convspec.ladder.recipe import Mode, Recipe, Scale
 
 CHAPTER_AUGMENTATION = Augmentation(
     rotation_range=40,
@@ -22,77 +22,44 @@ def _ladder(*rungs: Recipe) -> dict[str, Recipe]:
     return {rung.name: rung for rung in rungs}
 
 
-def _fast(rungs: dict[str, Recipe], views: int, epochs: int, size: int) -> dict[str, Recipe]:
-    """The rungs with a base as an expert climbs them: pictures reduced by area and prepared as those that the base
-    was trained with, the frozen part of the base run once for each view, `epochs` of fine-tuning instead of the
-    listing's, and feature extraction as a linear probe at `size`.
-    """
-    expert: dict[str, Any] = {"interpolation": "area", "preprocessing": "base", "precision": "fast", "published": {}}
-    frozen = replace(rungs["frozen_end_to_end"], name="frozen_end_to_end_fast", views=views, **expert)
-    return _ladder(
-        replace(
-            rungs["feature_extraction"], name="feature_extraction_fast", model="linear_probe", dropout=0.0, epochs=1,
-            size=size, **expert,
-        ),
-        frozen,
-        replace(
-            rungs["fine_tuned"], name="fine_tuned_fast", starts_from=frozen, views=views, epochs=epochs, **expert
-        ),
-    )  # fmt: skip
-
-
 def _full() -> dict[str, Recipe]:
-    dogs: dict[str, Any] = {"scale": "full", "dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
-    digits: dict[str, Any] = {"scale": "full", "dataset": "mnist", "size": 28, "learning_rate": 1e-3, "epochs": 5}
-    frozen = Recipe(
-        "frozen_end_to_end",
-        listings="5.20-5.21",
-        model="end_to_end",
-        learning_rate=2e-5,
-        epochs=30,
-        base="vgg16",
-        augmentation=CHAPTER_AUGMENTATION,
-        published={"validation": (0.96, 0.96)},
-        **dogs,
-    )
+    def digits(name: str, listings: str, batch_size: int, test: tuple[float, float]) -> Recipe:
+        return Recipe(name, "full", listings, "mnist", name, 28, 1e-3, 5, batch_size, published={"test": test})
+
+    def dogs(name: str, listings: str, model: str, validation: tuple[float, float], **settings: Any) -> Recipe:
+        shared: dict[str, Any] = {"dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100}
+        return Recipe(name, "full", listings, model=model, published={"validation": validation}, **shared | settings)
+
+    augmented: dict[str, Any] = {"augmentation": CHAPTER_AUGMENTATION}
+    vgg16: dict[str, Any] = {"learning_rate": 2e-5, "epochs": 30, "base": "vgg16"}
+    frozen = dogs("frozen_end_to_end", "5.20-5.21", "end_to_end", (0.96, 0.96), **vgg16, **augmented)
+    fine_tuning: dict[str, Any] = {"learning_rate": 1e-5, "epochs": 100, "thaw": "block5_conv1", "starts_from": frozen}
+    regularised = {"learning_rate": 1e-4, "epochs": 100, "batch_size": 32, "dropout": 0.5, **augmented}
     return _ladder(
-        Recipe(
-            "dense_baseline", listings="ch. 2", model="dense_baseline", batch_size=128,
-            published={"test": (0.978, 0.978)}, **digits,
-        ),
-        Recipe(
-            "mnist_convnet", listings="5.1-5.3", model="mnist_convnet", batch_size=64,
-            published={"test": (0.991, 0.993)}, **digits,
-        ),
-        Recipe(
-            "from_scratch", listings="5.5-5.10", model="small_convnet", learning_rate=1e-4, epochs=30,
-            published={"validation": (0.70, 0.72)}, **dogs,
-        ),
-        Recipe(
-            "augmented", listings="5.11-5.15", model="small_convnet", learning_rate=1e-4, epochs=100, dropout=0.5,
-            augmentation=CHAPTER_AUGMENTATION, published={"validation": (0.82, 0.83)}, **dogs | {"batch_size": 32},
-        ),
-        Recipe(
-            "feature_extraction", listings="5.16-5.19", model="feature_classifier", learning_rate=2e-5, epochs=30,
-            dropout=0.5, base="vgg16", published={"validation": (0.90, 0.90)}, **dogs,
-        ),
+        digits("dense_baseline", "ch. 2", 128, (0.978, 0.978)),
+        digits("mnist_convnet", "5.1-5.3", 64, (0.991, 0.993)),
+        dogs("from_scratch", "5.5-5.10", "small_convnet", (0.70, 0.72), learning_rate=1e-4, epochs=30),
+        dogs("augmented", "5.11-5.15", "small_convnet", (0.82, 0.83), **regularised),
+        dogs("feature_extraction", "5.16-5.19", "feature_classifier", (0.90, 0.90), dropout=0.5, **vgg16),
         frozen,
         replace(
-            frozen, name="fine_tuned", listings="5.22-5.24", learning_rate=1e-5, epochs=100, thaw="block5_conv1",
-            starts_from=frozen, published={"validation": (0.97, 0.97), "test": (0.968, 0.97)},
+            frozen,
+            name="fine_tuned",
+            listings="5.22-5.24",
+            published={"validation": (0.97, 0.97), "test": (0.968, 0.97)},
+            **fine_tuning,
         ),
-    )  # fmt: skip
+    )
 
 
 def _mini() -> dict[str, Recipe]:
-    """The same rungs on `shapes`: fewer and extra_sizes pictures, narrower layers, fewer and larger steps."""
+    """Return the same rungs on `shapes`: fewer and smaller pictures, narrower layers, fewer and larger steps."""
     full = _full()
+    shared: dict[str, Any] = {"dataset": "shapes", "size": 48, "batch_size": 20, "steps": None}
+    shared |= {"scale": "mini", "filters": (16, 32, 64, 64)}
 
     def mini(name: str, epochs: int, learning_rate: float, **changes: Any) -> Recipe:
-        return replace(
-            full[name], scale="mini", dataset="shapes", size=48, batch_size=20, steps=None, filters=(16, 32, 64, 64),
-            epochs=epochs, learning_rate=learning_rate, **changes,
-        )  # fmt: skip
+        return replace(full[name], epochs=epochs, learning_rate=learning_rate, **shared, **changes)
 
     frozen = mini("frozen_end_to_end", 6, 2e-4, base="mini")
     return _ladder(
@@ -106,21 +73,37 @@ def _mini() -> dict[str, Recipe]:
     )
 
 
-RUNGS = tuple(_full())
-RECIPES: dict[str, dict[str, Recipe]] = {
-    "mini": _mini() | _fast(_mini(), views=2, epochs=8, size=48),
-    "full": _full() | _fast(_full(), views=3, epochs=30, size=160),
-}
+def _fast(rungs: dict[str, Recipe], views: int, epochs: int, size: int) -> dict[str, Recipe]:
+    """Return the fast form of the rungs with a base.
 
-
-def _extra_recipes() -> dict[str, Recipe]:
-    """What stands beside the rungs at full and runs when it is named.
-
-    The best that the base's features alone gave, from two larger sizes; and the trial of the 0.96 that the chapter has
-    for a frozen base: as written, but with recorded views; so with the preprocessing that the base's weights were
-    trained with; and as written with the base left trainable, for a single epoch, too.
+    Pictures are resized by area and prepared as those that the base was trained with; the base's frozen part runs once
+    for each view; fine-tuning takes `epochs`; feature extraction is a linear probe on pictures of `size`.
     """
-    full = RECIPES["full"]
+
+    def fast(name: str, **changes: Any) -> Recipe:
+        shared: dict[str, Any] = {
+            "interpolation": "area",
+            "preprocessing": "base",
+            "precision": "fast",
+            "published": {},
+        }
+        return replace(rungs[name], name=f"{name}_fast", **shared, **changes)
+
+    frozen = fast("frozen_end_to_end", views=views)
+    return _ladder(
+        fast("feature_extraction", model="linear_probe", dropout=0.0, epochs=1, size=size),
+        frozen,
+        fast("fine_tuned", starts_from=frozen, views=views, epochs=epochs),
+    )
+
+
+def _extra(full: dict[str, Recipe]) -> dict[str, Recipe]:
+    """Return recipes that run when they are named.
+
+    `feature_extraction_best` is the best that the base's features alone gave, from two larger sizes. The others test
+    the 0.96 published for a frozen base: as written but with cached views, with the preprocessing of the base's
+    weights, and with the base left trainable, for a single epoch, too.
+    """
     recorded = replace(full["frozen_end_to_end"], name="frozen_end_to_end_recorded", views=3)
     trainable = replace(full["frozen_end_to_end"], name="frozen_end_to_end_trainable", thaw="block1_conv1")
     return _ladder(
@@ -132,13 +115,19 @@ def _extra_recipes() -> dict[str, Recipe]:
     )
 
 
-RECIPES["full"] |= _extra_recipes()
+RUNGS = tuple(_full())
+RECIPES = {
+    "mini": _mini() | _fast(_mini(), views=2, epochs=8, size=48),
+    "full": _full() | _fast(_full(), views=3, epochs=30, size=160),
+}
+RECIPES["full"] |= _extra(RECIPES["full"])
 
 
-def select_recipes(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
-    """The recipes of those rungs in the ladder's order, which a rung that starts from another needs: as in the
-    listings ("literal"), as an expert climbs them ("fast"; a rung without a base is the same), or "both". A name that
-    is not one of RUNGS is a recipe of its own, which runs after them.
+def select_recipes(scale: Scale, mode: Mode, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
+    """Return the recipes of `rungs` in the ladder's order.
+
+    They are as in the listings ("literal"), in their fast form ("fast"; a rung without a base has none and stays as it
+    is), or "both". A name that is not in RUNGS is a recipe of its own and comes after them.
     """
     recipes = RECIPES[scale]
     forms = {"literal": ("{}",), "fast": ("{}_fast",), "both": ("{}", "{}_fast")}[mode]
@@ -147,8 +136,8 @@ def select_recipes(scale: str, mode: str, rungs: Sequence[str] = RUNGS) -> list[
     return [recipes[name] for name in dict.fromkeys([*names, *(name for name in rungs if name not in RUNGS)])]
 
 
-def find_recipe(name: str, scale: str) -> Recipe:
-    """The rung of that name, or another form of one; BadInput, listing all, for any other."""
+def find_recipe(name: str, scale: Scale) -> Recipe:
+    """Return the recipe of that name; BadInput, listing all, if there is none."""
     if name not in RECIPES[scale]:
         raise BadInput(f"unknown rung {name!r} at scale {scale}; choose from {', '.join(RECIPES[scale])}")
     return RECIPES[scale][name]

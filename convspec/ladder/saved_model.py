@@ -1,4 +1,4 @@
-"""A trained model's file, which also tells what goes into the model and what comes out of it."""
+"""Save and load trained models with their classes and how their pictures are prepared."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,18 @@ import keras
 from convspec import BadInput
 from convspec.files import DAMAGED, atomic_write
 
-TOLD = "convspec.json"  # beside what Keras keeps in the archive that a .keras file is; Keras leaves it alone
+METADATA = "convspec.json"  # in the archive that a .keras file is; Keras ignores it
+SCHEMA = 1  # of the metadata; files without a number are read as 1
 
 
-class Saved(NamedTuple):
-    """A model and what its file tells: the names of its classes, how pictures are prepared ("rescale" or a base's
-    name, see `models.PREPROCESSING`) and resized (`images.load_image`). Files that convspec did not write tell None.
+class SavedModel(NamedTuple):
+    """A model and its metadata, each None for a file that Keras alone wrote.
+
+    Attributes:
+        model: Takes prepared pictures.
+        classes: Names of the classes, in the order of the outputs.
+        preprocessing: "rescale" or a key of `models.PREPROCESSING`.
+        interpolation: How pictures are resized, see `data.load_image`.
     """
 
     model: keras.Model
@@ -26,29 +32,28 @@ class Saved(NamedTuple):
 
 
 def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: str, interpolation: str) -> None:
-    """Write a .keras file, whole or not at all, which Keras reads like any other."""
-    told = {"classes": list(classes), "preprocessing": preprocessing, "interpolation": interpolation}
+    """Write a .keras file, atomically, which Keras reads like any other; the arguments are those of `SavedModel`."""
+    settings = {"classes": list(classes), "preprocessing": preprocessing, "interpolation": interpolation}
     with atomic_write(path) as partial:
         model.save(partial)
         with ZipFile(partial, "a") as archive:
-            archive.writestr(TOLD, json.dumps(told))
+            archive.writestr(METADATA, json.dumps({"schema": SCHEMA, **settings}))
 
 
-def load(path: Path) -> Saved:
-    """Read what `save` or Keras wrote, as it is for use, not for training.
-
-    Raises BadInput, with the reason, for a file that is not there or no model.
-    """
+def load(path: Path) -> SavedModel:
+    """Read a model for use, not for training; BadInput, with the reason, for a missing file or one without a model."""
     if not path.is_file():
         raise BadInput(f"no model file {str(path)!r}")
     try:
         model = keras.models.load_model(path, compile=False)
-        told: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
         if is_zipfile(path):
             with ZipFile(path) as archive:
-                told = json.loads(archive.read(TOLD)) if TOLD in archive.namelist() else {}
+                metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
+        if (schema := metadata.pop("schema", 1)) != SCHEMA:
+            raise ValueError(f"{METADATA} has schema {schema}, not {SCHEMA}: another version of convspec wrote it")
         return (
-            Saved(model, tuple(told["classes"]), told["preprocessing"], told["interpolation"]) if told else Saved(model)
+            SavedModel(model, **metadata | {"classes": tuple(metadata["classes"])}) if metadata else SavedModel(model)
         )
     except (*DAMAGED, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]

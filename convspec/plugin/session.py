@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convspec.accuracy.judgement import Judgement
     from convspec.data.datasets import Dataset
     from convspec.ladder.determinism import Repeat
-    from convspec.ladder.recipe import Recipe
+    from convspec.ladder.recipe import Recipe, Scale
     from convspec.ladder.result import Result
 
 
@@ -33,7 +33,7 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         option = config.option
-        self.scale: str = option.scale
+        self.scale: Scale = option.scale
         self.looks: tuple[int, ...] = option.seeds or (DEFAULT_SEEDS[option.scale],)
         self.seeds = range(self.looks[0])
         self.baselines = config.rootpath / "fixtures" / "baselines"
@@ -53,11 +53,12 @@ class Session:
         return data_folder(self.config.option.data_root)
 
     def weights(self, recipe: "Recipe") -> str | None:
-        """--weights, else the base's file in the data folder, else None, which leaves it to the recipe."""
+        """--weights, else the default ones of the recipe's base; None where it has no base."""
         if recipe.base is None or self.config.option.weights:
             return self.config.option.weights
-        file = self.data_root / f"{recipe.base}_notop.weights.h5"
-        return str(file) if file.is_file() else None
+        from convspec.models import default_weights
+
+        return str(default_weights(recipe.base, self.data_root))
 
     def dataset(self, recipe: "Recipe") -> "Dataset":
         """The recipe's dataset or the one of --dataset, loaded once a session."""
@@ -89,7 +90,7 @@ class Session:
     def run(self, recipe: "Recipe", seed: int) -> "Result":
         """One run; one that was finished in a session that was cut off is not trained again."""
         from convspec.ladder.result import Result
-        from convspec.ladder.run import run
+        from convspec.ladder.run import run_recipe
 
         if not (kept := self.unfinished(recipe, seed)).is_file():
             dataset, weights, stream = self.dataset(recipe), self.weights(recipe), terminal_stream(self.config)
@@ -97,7 +98,8 @@ class Session:
             if self.config.option.engine == "ray":
                 self._spread(recipe, seed)
             else:
-                run(recipe, dataset, seed, self.folder, weights=weights, devices=devices, progress=stream).save(kept)
+                options: Any = {"weights": weights, "devices": devices, "progress": stream}
+                run_recipe(recipe, dataset, seed, self.folder, **options).save(kept)
         result = Result.load(kept)
         done = self.begun.setdefault(recipe.name, [])
         done += [seed] * (seed not in done)

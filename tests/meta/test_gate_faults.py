@@ -100,7 +100,7 @@ def right(trained: Trained, seeds: range, folder: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         if prepare:
             patch.setattr(run_module, "preparation", lambda *_: prepare)
-        runs = [run_module.run(recipe, dataset, seed, folder, weights=weights) for seed in seeds]
+        runs = [run_module.run_recipe(recipe, dataset, seed, folder, weights=weights) for seed in seeds]
     return np.array([np.equal(run.predicted, run.test_labels) for run in runs])
 
 

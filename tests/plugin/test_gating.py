@@ -221,7 +221,7 @@ def climbed(session: Session, drop: float, deviation: float, monkeypatch: pytest
         wrong = round(1000 * (0.1 + (drop if written else 0.0) + rng.normal(0, deviation)))
         return builders.result("fine_tuned", "mini", 1 - wrong / 1000, seed)
 
-    monkeypatch.setattr(run_module, "run", run)
+    monkeypatch.setattr(run_module, "run_recipe", run)
     monkeypatch.setattr(Session, "dataset", lambda *_: None)
     monkeypatch.setattr(Session, "unfinished", lambda self, recipe, seed: self.folder / f"{len(written)}-{seed}.json")
     written: list[Path] = []

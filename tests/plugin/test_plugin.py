@@ -155,12 +155,13 @@ def test_a_projects_own_names_are_left_alone(pytester: pytest.Pytester) -> None:
 
 def test_a_bases_weights_are_its_own_file_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
     from convspec.ladder.rungs import find_recipe
+    from convspec.models import MINI_WEIGHTS
     from convspec.plugin.session import SESSION
 
     (tmp_path / "vgg16_notop.weights.h5").touch()
     session = pytester.parseconfigure("--data-root", str(tmp_path)).stash[SESSION]
     assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
-    assert session.weights(find_recipe("fine_tuned", "mini")) is None
+    assert session.weights(find_recipe("fine_tuned", "mini")) == str(MINI_WEIGHTS)
     assert session.weights(find_recipe("from_scratch", "full")) is None
 
 
@@ -171,7 +172,7 @@ def test_a_recipes_pictures_have_its_size_and_are_loaded_once_a_session(
     from convspec.plugin.session import SESSION
 
     session = pytester.parseconfigure("--dataset", str(few_pictures)).stash[SESSION]
-    large, small = (find_recipe(name, scale) for name, scale in (("from_scratch", "mini"), ("mnist_convnet", "full")))
+    large, small = find_recipe("from_scratch", "mini"), find_recipe("mnist_convnet", "full")
     assert session.dataset(large).train.images.shape[1:] == (48, 48, 3)
     assert session.dataset(small).train.images.shape[1:] == (28, 28, 3)
     assert session.dataset(large) is session.dataset(large)

@@ -318,7 +318,7 @@ def select_recipes(folder: Path) -> None:
     right = {}
     for rung in LADDER:
         recipe = rungs.find_recipe(rung, "mini")
-        runs = [run_module.run(recipe, shapes, seed, folder) for seed in range(SEEDS)]
+        runs = [run_module.run_recipe(recipe, shapes, seed, folder) for seed in range(SEEDS)]
         right[rung] = np.array([np.equal(run.predicted, run.test_labels) for run in runs])
     np.savez(folder / "right.npz", **right)  # type: ignore[arg-type]
 

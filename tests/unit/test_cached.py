@@ -15,8 +15,9 @@ from convspec.arithmetic import dense_parameters
 from convspec.data import batches as batches_module
 from convspec.data.batches import Batches, View, identity, rescale
 from convspec.data.datasets import Dataset
+from convspec.ladder.recipe import Mode, Scale
 from convspec.ladder.result import Result
-from convspec.ladder.run import run
+from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION, RUNGS, find_recipe, select_recipes
 from convspec.progress import Clock
 
@@ -156,7 +157,7 @@ def test_a_linear_probe_reads_mean_and_maximum_of_each_feature_map() -> None:
 
 def test_a_linear_probe_at_two_sizes_has_the_features_of_both() -> None:
     base = models.conv_base("mini", models.MINI_WEIGHTS, (None, None, 3))
-    probe = models.linear_probe(base, 64, smaller=(48,))
+    probe = models.linear_probe(base, 64, extra_sizes=(48,))
     large = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
     small = keras.ops.convert_to_numpy(keras.ops.image.resize(large, (48, 48), antialias=True))
     pooled = keras.Model(probe.input, probe.get_layer("pooled").output).predict(large, verbose=0)
@@ -214,7 +215,7 @@ def test_the_penalty_is_the_one_that_does_best_on_the_validation_pictures() -> N
 
 
 @pytest.mark.parametrize("mode", ["literal", "fast", "both"])
-def test_a_mode_climbs_the_ladder_in_its_order(mode: str) -> None:
+def test_a_mode_climbs_the_ladder_in_its_order(mode: Mode) -> None:
     names = [recipe.name for recipe in select_recipes("mini", mode)]
     assert list(dict.fromkeys(name.removesuffix("_fast") for name in names)) == list(RUNGS)
     with_base = [rung for rung in RUNGS if find_recipe(rung, "mini").base]
@@ -243,8 +244,8 @@ def test_a_recipe_that_is_no_rung_is_climbed_when_it_is_named() -> None:
 
 
 def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path: Path) -> None:
-    recipe = replace(find_recipe("feature_extraction_fast", "mini"), smaller=(32,))
-    result = run(recipe, few_shapes, 0, tmp_path)
+    recipe = replace(find_recipe("feature_extraction_fast", "mini"), extra_sizes=(32,))
+    result = run_recipe(recipe, few_shapes, 0, tmp_path)
     assert result.base_pictures == 2 * (40 + 19 + 20)
     assert result.test_accuracy > 0.8
 
@@ -252,7 +253,7 @@ def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path
 @pytest.mark.parametrize("scale", ["mini", "full"])
 @pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
 def test_the_fast_form_of_a_rung_differs_from_the_listings_in_what_an_expert_would_change(
-    rung: str, scale: str
+    rung: str, scale: Scale
 ) -> None:
     """Pictures by area, the base's own preprocessing and its frozen part once a view; and fewer epochs of fine-tuning
     at full, where each costs two cores the better part of a minute.
@@ -274,7 +275,7 @@ def test_a_fast_rung_saves_a_whole_model_that_predicts_what_the_result_says(
     recipe = replace(find_recipe(rung, "mini"), epochs=2)
     if recipe.starts_from:
         recipe = replace(recipe, starts_from=replace(recipe.starts_from, epochs=1))
-    result = run(recipe, few_shapes, 0, tmp_path)
+    result = run_recipe(recipe, few_shapes, 0, tmp_path)
     files = list((tmp_path / "models").glob(f"{rung}-*.keras"))
     model = keras.models.load_model(files[0])
     prepared = models.PREPROCESSING["mini"](few_shapes.test.images.astype(np.float32))
@@ -298,7 +299,7 @@ def test_the_result_counts_the_pictures_that_went_through_the_base(
     rung: str, expected: int | None, few_shapes: Dataset, tmp_path: Path
 ) -> None:
     recipe = replace(find_recipe(rung, "mini"), epochs=2, batch_size=8)
-    assert run(recipe, few_shapes, 0, tmp_path).base_pictures == expected
+    assert run_recipe(recipe, few_shapes, 0, tmp_path).base_pictures == expected
 
 
 KILLED = """

@@ -12,7 +12,7 @@ import pytest
 
 from convspec import BadInput, backend
 from convspec.data.datasets import Dataset
-from convspec.ladder.run import run
+from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import find_recipe
 
 NOT_TWO = (
@@ -159,7 +159,7 @@ def test_a_share_is_an_even_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -
 
 def test_more_devices_than_there_are_are_refused_before_anything_runs(few_shapes: Dataset, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"devices {NOT_TWO}.*, got 2"):
-        run(find_recipe("dense_baseline", "mini"), few_shapes, 0, tmp_path, devices=2)
+        run_recipe(find_recipe("dense_baseline", "mini"), few_shapes, 0, tmp_path, devices=2)
     assert not any(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ import pytest
 from convspec import backend, models
 from convspec.accuracy import baselines
 from convspec.data.datasets import Dataset
-from convspec.ladder.run import run, run_key
+from convspec.ladder.run import run_key, run_recipe
 from convspec.ladder.rungs import find_recipe
 
 MIXED = ["mixed_bfloat16", "mixed_float16"]
@@ -68,7 +68,7 @@ def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart_from_it
     for precision in ("float32", name):
         backend.set_precision(precision)
         keys.add(run_key(recipe, few_shapes, 0))
-        results[precision] = run(recipe, few_shapes, 0, tmp_path)
+        results[precision] = run_recipe(recipe, few_shapes, 0, tmp_path)
     assert results[name].test_accuracy == pytest.approx(results["float32"].test_accuracy, abs=3 / 20)
     assert results[name].history["loss"] != results["float32"].history["loss"], "nothing was computed otherwise"
     assert np.isfinite(results[name].history["loss"]).all()
@@ -80,7 +80,7 @@ def test_a_precision_that_the_session_asks_for_wins_over_the_one_that_a_fast_rec
     few_shapes: Dataset, tmp_path: Path
 ) -> None:
     backend.set_precision("mixed_float16")
-    result = run(find_recipe("feature_extraction_fast", "mini"), few_shapes, 0, tmp_path)
+    result = run_recipe(find_recipe("feature_extraction_fast", "mini"), few_shapes, 0, tmp_path)
     assert result.machine["precision"] == "mixed_float16"
 
 

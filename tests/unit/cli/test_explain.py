@@ -364,7 +364,7 @@ def test_a_run_of_the_ladder_leaves_a_model_that_can_be_asked_for_a_class_by_nam
     few_shapes: Dataset, picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = replace(rungs.find_recipe("feature_extraction", "mini"), epochs=1)
-    run.run(recipe, few_shapes, 0, Path("run"))
+    run.run_recipe(recipe, few_shapes, 0, Path("run"))
     (file,) = Path("run", "models").glob("*.keras")
     assert saved_model.load(file)[1:] == (("fish", "key"), "rescale", "nearest")
     lines = succeeds(capsys, "explain", file, picture, "--class", "fish")

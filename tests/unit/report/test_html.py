@@ -520,7 +520,7 @@ def select_recipes(
                 test_names=list(dataset.test.names), confidence=[0.75] * len(labels),
             )  # fmt: skip
 
-        monkeypatch.setattr(run_module, "run", run)
+        monkeypatch.setattr(run_module, "run_recipe", run)
         monkeypatch.setattr(Session, "dataset", _noting(few_shapes))
         ended = pytester.runpytest_inprocess(
             LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", "-p", "no:randomly",
@@ -614,7 +614,7 @@ def test_each_model_is_found_where_its_training_left_it(
     session = pytester.parseconfigure("--report", str(pytester.path)).stash[SESSION]
     monkeypatch.setattr(Session, "dataset", lambda *_: few_shapes)
     recipe = replace(find_recipe("dense_baseline", "mini"), epochs=1, steps=1)
-    runs = [run_module.run(recipe, few_shapes, seed, session.folder) for seed in (0, 1)]
+    runs = [run_module.run_recipe(recipe, few_shapes, seed, session.folder) for seed in (0, 1)]
     left = {seed: file for seed in (0, 1) for file in (session.folder / "models").glob(f"*seed{seed}*")}
     assert {run.seed: session.model(run) for run in runs} == left
 
