@@ -8,7 +8,7 @@ from zipfile import ZipFile, is_zipfile
 
 import keras
 
-from convspec import BadInput
+from convspec import BadInput, backend
 from convspec.files import DAMAGED, atomic_write
 
 TOLD = "convspec.json"  # beside what Keras keeps in the archive that a .keras file is; Keras leaves it alone
@@ -29,7 +29,7 @@ def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: 
     """Write a .keras file, whole or not at all, which Keras reads like any other."""
     told = {"classes": list(classes), "preprocessing": preprocessing, "interpolation": interpolation}
     with atomic_write(path) as partial:
-        model.save(partial)
+        backend.save_model(model, partial)
         with ZipFile(partial, "a") as archive:
             archive.writestr(TOLD, json.dumps(told))
 
