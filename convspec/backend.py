@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import ZipFile
 
 from convspec import BadInput
 
 BACKENDS = ("tensorflow", "jax", "torch")
+# "tf32" is float32 whose factors an NVIDIA GPU rounds to 10 bits in products; elsewhere it is float32.
+Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
 
 # By default both frameworks reserve nearly all of a GPU's memory, which other programs may need.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -73,12 +75,8 @@ def threads() -> int:
     return torch.get_num_threads() if BACKEND == "torch" else cores()
 
 
-def set_precision(name: str) -> None:
-    """Set the precision in which layers that are made from now on compute.
-
-    `name` is "float32", "tf32" (on an NVIDIA GPU, float32 with factors of products rounded to 10 bits; elsewhere plain
-    float32), or a mixed Keras dtype policy such as "mixed_bfloat16".
-    """
+def set_precision(name: Precision) -> None:
+    """Set the precision in which layers that are made from now on compute."""
     keras.config.set_dtype_policy("float32" if name == "tf32" else name)
     if BACKEND == "tensorflow":
         tf.config.experimental.enable_tensor_float_32_execution(name != "float32")
@@ -88,8 +86,8 @@ def set_precision(name: str) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "float32"
 
 
-def precision() -> str:
-    """Return the precision of layers that are made now, by the names of `set_precision`."""
+def precision() -> Precision:
+    """Return the precision in which layers that are made now compute."""
     policy = keras.config.dtype_policy().name
     if policy != "float32" or not accelerators():
         return policy

@@ -99,27 +99,22 @@ class _FitMonitor(keras.callbacks.Callback):
         self.first, self.phase_start, self.last_save = True, 0.0, time.perf_counter()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Begin to time."""
         self.batches.training = True
         self.phase_start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Count a step; the first one builds the graph."""
         self.bar.update()
         if self.first:
-            self._end("compile")
+            self._end("compile")  # the first step builds the graph
             self.first = False
 
     def on_test_begin(self, logs: dict | None = None) -> None:
-        """Count the seconds of training until here."""
         self._end("train")
 
     def on_test_end(self, logs: dict | None = None) -> None:
-        """Count the seconds of validation until here."""
         self._end("validate")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Extend the history, show it, and save a checkpoint if one is due."""
         self._end("train")
         logs = dict(logs or {})
         if self.validation:
@@ -167,7 +162,7 @@ class _BufferedBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> None:
-        """Return None: the batches have no end."""
+        return None  # without end
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         if batch not in self.kept:

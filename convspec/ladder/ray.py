@@ -156,7 +156,7 @@ def _slice(batches: Batches, first: int) -> slice:
     return slice(first * batches.batch_size, (first + CHUNK) * batches.batch_size)
 
 
-def _compute_in(precision: str) -> None:
+def _compute_in(precision: backend.Precision) -> None:
     backend.make_deterministic()
     if backend.precision() != precision:
         backend.set_precision(precision)
@@ -180,7 +180,9 @@ class _Part:
 class _Worker:
     """A base of its own, which sees one batch after the other."""
 
-    def __init__(self, base: Any, batches: Batches, pictures: list[Any], count: int, precision: str) -> None:
+    def __init__(
+        self, base: Any, batches: Batches, pictures: list[Any], count: int, precision: backend.Precision
+    ) -> None:
         _compute_in(precision)
         self.base, self.batches, self.pictures, self.count = ray.get(base), batches, pictures, count
 
@@ -205,7 +207,7 @@ def _run(
     content: bytes | None,
     started: dict[str, bytes] | None,
     devices: int,
-    precision: str,
+    precision: backend.Precision,
 ) -> tuple[Result, dict[str, bytes]]:
     """One run in a folder of its own, with the weights and the model it starts from; what models it leaves there."""
     _compute_in(precision)

@@ -1,5 +1,7 @@
 """What the options for devices and precision reach, and where progress is shown."""
 
+import os
+
 import pytest
 
 from convspec import backend
@@ -41,3 +43,14 @@ def test_progress_is_shown_past_pytests_capturing(pytester: pytest.Pytester) -> 
     result = pytester.runpytest_subprocess()
     assert "shown" in result.errlines
     assert "captured" not in result.outlines
+
+
+def test_a_missing_backend_is_an_error_in_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(hidden="import sys\nsys.modules['jax'] = None")
+    paths = [str(pytester.path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    result = pytester.runpytest_subprocess("-p", "hidden", "--rungs", "from_scratch")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: Keras is to run on jax, which is not installed: *"])
+    assert "Traceback" not in str(result.stderr)

@@ -17,7 +17,7 @@ from keras import layers, ops
 from convspec import BadInput, backend, models, reference, training
 from convspec.data.batches import Batches, identity
 
-MIXED = ["mixed_bfloat16", "mixed_float16"]
+MIXED: list[backend.Precision] = ["mixed_bfloat16", "mixed_float16"]
 on_tensorflow = pytest.mark.skipif(backend.BACKEND != "tensorflow", reason="TensorFlow's own switch")
 on_gpu = pytest.mark.skipif(not backend.accelerators(), reason="needs a GPU")
 
@@ -142,7 +142,7 @@ def test_a_compiled_function_reads_its_variables_anew_at_every_call() -> None:
     outputs = []
     for value in (2, 5):
         variable.assign(value)
-        outputs.append(ops.convert_to_numpy(twice(np.float32([1, 3]))).tolist())
+        outputs.append(ops.convert_to_numpy(twice(np.array([1, 3], np.float32))).tolist())
     assert outputs == [[2, 6], [5, 15]]
 
 
@@ -214,7 +214,7 @@ def precision() -> Iterator[None]:
 
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("name", ["float32", *MIXED])
-def test_layers_compute_in_the_precision_that_was_set(name: str) -> None:
+def test_layers_compute_in_the_precision_that_was_set(name: backend.Precision) -> None:
     backend.set_precision(name)
     assert backend.precision() == name
     assert layers.Dense(1).compute_dtype == name.removeprefix("mixed_")
@@ -223,7 +223,9 @@ def test_layers_compute_in_the_precision_that_was_set(name: str) -> None:
 @on_tensorflow
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize(("name", "on"), [("float32", False), ("tf32", True), ("mixed_float16", True)])
-def test_only_float32_forbids_a_gpu_to_round_factors(name: str, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_float32_forbids_a_gpu_to_round_factors(
+    name: backend.Precision, on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import tensorflow as tf
 
     backend.set_precision(name)
@@ -242,7 +244,7 @@ def test_without_a_gpu_tf32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", MIXED)
-def test_probabilities_are_float32_in_mixed_precision(name: str, classes: int) -> None:
+def test_probabilities_are_float32_in_mixed_precision(name: backend.Precision, classes: int) -> None:
     backend.set_precision(name)
     model = models.small_convnet((48, 48, 3), classes=classes, filters=(4, 4))
     assert model.layers[0].compute_dtype == name.removeprefix("mixed_")

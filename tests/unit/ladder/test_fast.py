@@ -117,12 +117,13 @@ def precision() -> Iterator[None]:
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("name", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart(
-    name: str, few_shapes: Dataset, tmp_path: Path
+    name: backend.Precision, few_shapes: Dataset, tmp_path: Path
 ) -> None:
     """To 3 of some 20 test pictures: the digits that are left are 8 or 11 of 24."""
     recipe = replace(find_recipe("feature_extraction", "mini"), epochs=3, learning_rate=1e-3)
     results, keys = {}, set()
-    for precision in ("float32", name):
+    precisions: list[backend.Precision] = ["float32", name]
+    for precision in precisions:
         backend.set_precision(precision)
         keys.add(run_key(recipe, few_shapes, 0))
         results[precision] = run_recipe(recipe, few_shapes, 0, tmp_path)
@@ -182,14 +183,18 @@ def main(folder: Path) -> None:
     """Run a rung on few pictures, with a checkpoint after every epoch so that there is something to go on from."""
     training.CHECKPOINT_EVERY = 0.0
     whole = datasets.load_dataset("shapes", 48, Path())
-    parts = [part for part in (whole.train, whole.validation, whole.test) if part]
-    few = [datasets.Split(part.images[::5], part.labels[::5], part.names[::5]) for part in parts]
+    train, validation, test = (
+        datasets.Split(part.images[::5], part.labels[::5], part.names[::5])
+        for part in (whole.train, whole.validation, whole.test)
+        if part
+    )
+    few = Dataset(whole.name, whole.classes, train, validation, test)
     recipe = find_recipe("fine_tuned_fast", "mini")
     assert recipe.starts_from
     frozen = replace(recipe.starts_from, precision="float32")  # not what each process measures to be the faster one
     recipe = replace(recipe, epochs=30, precision="float32", starts_from=frozen)
     print("ready", flush=True)
-    run_recipe(recipe, datasets.Dataset(whole.name, whole.classes, *few), 0, folder).save(folder / "result.json")
+    run_recipe(recipe, few, 0, folder).save(folder / "result.json")
     print("done", flush=True)
 
 
