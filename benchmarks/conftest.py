@@ -67,8 +67,8 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
         most: float | None = None,
     ) -> None:
         seconds: dict[str, list[float]] = {side.name: [] for side in (ours, rival) if side}
-        memory, energy = machine.PeakMemory(), machine.Energy()
-        peaks: list[tuple[float, float | str, float | str]] = []
+        memory = machine.PeakMemory()
+        peaks: list[tuple[float, float | str]] = []
 
         def timed(side: Side) -> None:
             start = time.perf_counter()
@@ -80,9 +80,9 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
                 timed(rival)
 
         def metered() -> None:
-            with memory, energy:
+            with memory:
                 timed(ours)
-            peaks.append((memory.mib, memory.device_mib, energy.joules))
+            peaks.append((memory.mib, memory.device_mib))
 
         benchmark.group = f"{group}, {convspec_session.scale}"
         rounds = ROUNDS[convspec_session.scale]
@@ -92,14 +92,13 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
         mine, *others = (np.array(times[1:]) for times in seconds.values())
         a_second = pictures / (float(np.median(mine)) * ours.work)
         ratio = float(np.median(mine / others[0])) if others else None
-        mib, device_mib, joules = zip(*peaks[1:], strict=True)
+        mib, device_mib = zip(*peaks[1:], strict=True)
         benchmark.extra_info.update(
             images_per_second=round(a_second, 1) if pictures else "unknown",
             flops_per_second=a_second * flop if flop else "unknown",
             share_of_probe=round(a_second * flop / reached["matrix_product_float32"], 3) if flop else "unknown",
             peak_memory_mib=round(max(mib)),
             device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
-            energy_joules="unknown" if "unknown" in joules else float(np.median(joules)),
             machine=machine.machine(),
             probe=reached,
         )

@@ -1,10 +1,11 @@
-"""The base run once: its output for every picture, written as it is computed, kept on disk, never mixed up."""
+"""Disk cache of a frozen base's features."""
 
 import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,36 +14,37 @@ from typing import Any, TextIO
 
 import keras
 import numpy as np
+from filelock import FileLock
 
 from convspec import BadInput, backend
 from convspec.data.batches import Batches
-from convspec.files import DAMAGED, atomic_write
+from convspec.files import DAMAGED, atomic_write, checksum
 from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
 
+SCHEMA = 1  # of a store; a part of its name, so that a store of another schema is never read
+
 
 def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
-    """The base's output for each batch from number `first` on, in smaller parts where there is no room for a whole one:
-    no picture's output depends on the others'.
-    """
-    most = batches.batch_size
+    """Give the base's output for each batch from number `first` on, in smaller parts where memory runs out."""
+    size = batches.batch_size  # no picture's output depends on the others', but for rounding
     for number in range(first, len(batches)):
         inputs = batches[number][0]
         while True:
             try:
-                parts = [base.predict_on_batch(inputs[start : start + most]) for start in range(0, len(inputs), most)]
+                parts = [base.predict_on_batch(inputs[start : start + size]) for start in range(0, len(inputs), size)]
                 break
             except Exception as error:
                 if not backend.out_of_memory(error):
                     raise
-                if most == 1:
+                if size == 1:
                     raise BadInput(
                         f"out of memory: {base.name} has no room for a single picture of {inputs.shape[1:]}; take"
                         " smaller pictures, or a device with more memory"
                     ) from error
-                most = -(-most // 2)
+                size = -(-size // 2)
                 warnings.warn(
-                    f"out of memory: {base.name} goes on with {most} pictures at a time, which changes its output by no"
+                    f"out of memory: {base.name} goes on with {size} pictures at a time, which changes its output by no"
                     " more than rounding",
                     stacklevel=2,
                 )
@@ -63,20 +65,41 @@ def extract(
     title: str = "",
     progress: TextIO | None = None,
 ) -> np.ndarray:
-    """The base's output for every picture of `batches`, in order: (n, *base.output_shape[1:]) of `dtype`, mapped into
-    memory (listing 5.17).
+    """Return a base's output for every picture (listing 5.17), computed once and kept on disk.
 
-    Computed once and kept in `folder`, a store for each base, cut, weights, pictures, preprocessing, augmented view,
-    batch size, dtype and version. A store grows picture by picture under the name of a partial one, so that an
-    interrupted run goes on where it was killed, and gets its own name when it is whole. The seconds that it took count
-    under the phase "features" whether or not it was computed in this run. `predict` computes them: here, or with
-    `ray.predict_batches` on many machines, which gives the same store. Raises BadInput for a store that is damaged
-    or was made for something else, and where there is no room for it.
+    A store depends on the base, its weights, the pictures, their preparation and all else that `_identity` lists. An
+    interrupted run continues its partial store; a damaged store is computed again, with a warning. Of several processes
+    that need one store, one computes it and the others wait.
+
+    Args:
+        base: A frozen base.
+        batches: Pictures, in the order of the features.
+        folder: Where stores are kept.
+        dtype: What features are stored in, "float32" or "float16".
+        clock: Counts the seconds of the computation, whenever it was, as the phase "features".
+        predict: Computes the features, in this process or with `ray.predict_batches` on many machines.
+        title: Text before the progress bar.
+        progress: Where a bar is shown.
+
+    Returns:
+        Features, (n, *base.output_shape[1:]), mapped into memory.
+
+    Raises:
+        BadInput: The disk is full, memory does not suffice for a picture, or the features do not fit into `dtype`.
     """
     identity = _identity(base, batches, dtype)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     store = folder / f"{base.name}-{key}"
-    if not store.is_dir():
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{store}.lock"):
+        if store.is_dir():
+            try:
+                return _open(store, identity, batches, clock)
+            except DAMAGED as error:
+                warnings.warn(
+                    f"the features in {str(store)!r} cannot be used and are computed again: {error}", stacklevel=2
+                )
+                shutil.rmtree(store)
         try:
             _compute(base, batches, store, identity, predict, title, progress)
         except OSError as error:
@@ -86,22 +109,18 @@ def extract(
                 f"no room for the features of {len(batches.inputs)} pictures in {str(folder)!r}: free some, or name"
                 " another folder with --report; what is computed is kept"
             ) from error
-    try:
         return _open(store, identity, batches, clock)
-    except DAMAGED as error:
-        raise BadInput(
-            f"the features in {str(store)!r} cannot be used: {error}; delete that folder to compute them again"
-        ) from error
 
 
 def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]:
-    """What the features depend on."""
+    """Return everything that the features depend on."""
     weights = hashlib.sha256()
     for weight in base.get_weights():
         weights.update(np.ascontiguousarray(weight).data)
     # The probe stands for the preprocessing, whatever function that is.
     probe = batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))
     return {
+        "schema": SCHEMA,
         "base": base.name,
         "cut": [base.layers[-1].name, list(base.output_shape[1:])],
         "weights": weights.hexdigest(),
@@ -111,7 +130,7 @@ def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]
         "view": repr(batches.view),
         "batch": batches.batch_size,
         "dtype": [dtype, base.compute_dtype],
-        "backend": [keras.backend.backend(), keras.__version__],
+        "backend": [backend.BACKEND, keras.__version__],
     }
 
 
@@ -130,29 +149,23 @@ def _compute(
     title: str,
     progress: TextIO | None,
 ) -> None:
-    """Append what is missing to the partial store, and give it its name."""
+    """Append what is missing to the partial store, and rename it to `store`."""
     partial = store.with_name(f"{store.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    shape, dtype = (len(batches.inputs), *base.output_shape[1:]), np.dtype(identity["dtype"][0])
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_2_0(
-        buffer, {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
-    )
-    header = buffer.getvalue()
-    row = int(np.prod(shape[1:])) * dtype.itemsize
+    partial.mkdir(exist_ok=True)
     spent = partial / "seconds.json"
     seconds = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    with open(partial / "features.npy", "ab+") as file:
+    shape, dtype = (len(batches.inputs), *map(int, base.output_shape[1:])), np.dtype(identity["dtype"][0])
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    start = header.tell()
+    batch_bytes = batches.batch_size * int(np.prod(shape[1:])) * dtype.itemsize
+    with open(partial / "features.npy", "ab") as file:
         # Whole batches are kept: the same batches give the same bytes, however often the run was killed.
-        done = max(file.tell() - len(header), 0) // (row * batches.batch_size)
-        done = min(done, len(batches))
-        file.truncate(len(header) + done * row * batches.batch_size if done else 0)
+        done = max(file.tell() - start, 0) // batch_bytes
+        file.truncate(start + done * batch_bytes if done else 0)
         if not done:
-            file.write(header)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256")
-        first = min(done * batches.batch_size, shape[0])
-        with progress_bar(shape[0], title, "picture", progress, first) as bar:
+            file.write(header.getvalue())
+        with progress_bar(shape[0], title, "picture", progress, done * batches.batch_size) as bar:
             began = saved = time.perf_counter()
             for _, predicted in zip(range(done, len(batches)), predict(base, batches, done), strict=True):
                 with np.errstate(over="ignore"):
@@ -160,29 +173,28 @@ def _compute(
                 if not np.isfinite(output).all():
                     raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
                 file.write(output.data)
-                digest.update(output.data)
                 bar.update(len(output))
-                now = time.perf_counter()
-                if now - saved > 1:
+                if (now := time.perf_counter()) - saved > 1:
                     file.flush()
                     with atomic_write(spent) as new:
                         new.write_text(json.dumps(seconds + now - began))
                     saved = now
             seconds += time.perf_counter() - began
     np.save(partial / "labels.npy", batches.labels)
-    record = {"identity": identity, "seconds": round(seconds, 3), "sha256": digest.hexdigest()}
+    sha256 = checksum(partial / "features.npy")
+    record = {"schema": SCHEMA, "identity": identity, "seconds": round(seconds, 3), "sha256": sha256}
     (partial / "store.json").write_text(json.dumps(record, indent=1))
     spent.unlink(missing_ok=True)
     os.replace(partial, store)
 
 
 def _open(store: Path, identity: dict[str, Any], batches: Batches, clock: Clock) -> np.ndarray:
+    """Read a store; one of the errors DAMAGED says why it cannot be used."""
     record = json.loads((store / "store.json").read_text())
     if differing := [name for name in identity if record["identity"][name] != identity[name]]:
         raise ValueError(f"they were made for another {', '.join(differing)}")
-    with open(store / "features.npy", "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
-            raise ValueError("their checksum is not that of the record")
+    if checksum(store / "features.npy") != record["sha256"]:
+        raise ValueError("their checksum is not that of the record")
     if not np.array_equal(np.load(store / "labels.npy"), batches.labels):
         raise ValueError("they stand beside other labels")
     clock.seconds["features"] += float(record["seconds"])

@@ -1,11 +1,12 @@
-"""Compile, fit, resume, evaluate."""
+"""Compile, fit, resume and evaluate models."""
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TextIO
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -18,19 +19,20 @@ from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
 
 CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
-
+CHECKPOINT_SCHEMA = 1  # a checkpoint of another schema is ignored
 PENALTIES = tuple(10.0 ** np.arange(-1, 4, 0.5))  # on the squared weights, beside the summed loss
 
 History = dict[str, list[float]]
 
+# The paths of the variables that were trainable when `compile_model` made the optimizer.
+_COMPILED_FOR: WeakKeyDictionary[keras.Optimizer, frozenset[str]] = WeakKeyDictionary()
+
 
 def compile_model(model: keras.Model, learning_rate: float) -> None:
-    """RMSprop, and binary crossentropy for one sigmoid unit, sparse categorical crossentropy for a softmax."""
+    """Compile with RMSprop and the crossentropy of the model's head: one sigmoid unit or a softmax."""
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
     model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=learning_rate), loss=loss, metrics=["accuracy"])
-    model.optimizer.compiled_for = _trainable(model)  # on the optimizer, which every compilation makes anew
-    told = model.get_compile_config
-    model.get_compile_config = lambda: backend.portable(told())  # what is saved with the model
+    _COMPILED_FOR[model.optimizer] = _trainable(model)
 
 
 def _trainable(model: keras.Model) -> frozenset[str]:
@@ -38,33 +40,35 @@ def _trainable(model: keras.Model) -> frozenset[str]:
 
 
 def _refuse_stale(model: keras.Model) -> None:
-    """BadInput where `trainable` changed since `compile_model`: Keras ignores it, or not, depending on when."""
-    changed = getattr(model.optimizer, "compiled_for", _trainable(model)) ^ _trainable(model)
+    """Raise BadInput where `trainable` changed since `compile_model`; Keras may or may not notice."""
+    changed = _COMPILED_FOR.get(model.optimizer, _trainable(model)) ^ _trainable(model)
     if layers := list(dict.fromkeys(v.path.split("/")[-2] for v in model.variables if v.path in changed)):
         raise BadInput(f"trainable of {', '.join(layers)} changed after compilation; compile the model again")
 
 
 class Checkpoint:
-    """All variables of model and optimizer, the history and the seconds so far, in one file that is replaced whole.
+    """A file with the state of a run: variables of model and optimizer, history, and seconds so far.
 
-    `key` says which run it belongs to; a checkpoint with another key is ignored.
+    A checkpoint with another `key` belongs to another run and is ignored.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
 
     def save(self, model: keras.Model, history: History, clock: Clock) -> None:
+        """Replace the file atomically."""
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables(model)]
+        state = json.dumps([history, clock.seconds])
         with atomic_write(self.path) as partial:
-            np.savez(partial, *values, key=self.key, state=json.dumps([history, clock.seconds]))
+            np.savez(partial, *values, schema=CHECKPOINT_SCHEMA, key=self.key, state=state)
 
     def restore(self, model: keras.Model, clock: Clock) -> History:
-        """Set model, optimizer and clock to where the run stopped; an empty history if there is nothing to resume."""
+        """Set model, optimizer and clock to the saved state, and return the history: empty if there is none."""
         if not self.path.is_file():
             return {}
         try:
             with np.load(self.path) as saved:
-                if str(saved["key"]) != self.key:
+                if saved.get("schema") != CHECKPOINT_SCHEMA or saved["key"] != self.key:
                     return {}
                 for position, variable in enumerate(self._variables(model)):
                     variable.assign(saved[f"arr_{position}"])
@@ -84,28 +88,24 @@ class Checkpoint:
 
 
 class _FitMonitor(keras.callbacks.Callback):
-    """Progress, history, phases and checkpoints of one fit, and its validation where Keras does not see to that."""
+    """Progress, history, phases and checkpoints of one fit, and its validation on several devices."""
 
     def __init__(
-        self,
-        clock: Clock,
-        bar: tqdm,
-        history: History,
-        checkpoint: Checkpoint | None,
-        validation: "_PaddedBatches | None",
+        self, clock: Clock, bar: tqdm, history: History, checkpoint: Checkpoint | None, batches: "_BufferedBatches"
     ) -> None:
         super().__init__()
-        self.clock, self.bar, self.history, self.checkpoint = clock, bar, history, checkpoint
-        self.validation = validation
-        self.first, self.began, self.saved = True, 0.0, time.perf_counter()
+        self.clock, self.bar, self.history, self.checkpoint, self.batches = clock, bar, history, checkpoint, batches
+        self.validation: Batches | None = None  # what Keras does not validate on itself
+        self.first, self.phase_start, self.last_save = True, 0.0, time.perf_counter()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self.began = time.perf_counter()
+        self.batches.training = True
+        self.phase_start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.bar.update()
         if self.first:
-            self._end("compile")
+            self._end("compile")  # the first step builds the graph
             self.first = False
 
     def on_test_begin(self, logs: dict | None = None) -> None:
@@ -118,74 +118,65 @@ class _FitMonitor(keras.callbacks.Callback):
         self._end("train")
         logs = dict(logs or {})
         if self.validation:
-            logs |= self.validation.evaluate(self.model)
+            logs |= _evaluate(self.model, self.validation, self.batches.devices)
             self._end("validate")
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         accuracies = {name: f"{values[-1]:.3f}" for name, values in self.history.items() if name.endswith("accuracy")}
         self.bar.set_postfix({"epoch": epoch + 1} | accuracies, refresh=False)
-        if self.checkpoint and time.perf_counter() - self.saved > CHECKPOINT_EVERY:
+        if self.checkpoint and time.perf_counter() - self.last_save > CHECKPOINT_EVERY:
             self.checkpoint.save(self.model, self.history, self.clock)
-            self.saved = time.perf_counter()
-            self.began = time.perf_counter()
+            self.last_save = self.phase_start = time.perf_counter()
 
     def _end(self, phase: str) -> None:
         now = time.perf_counter()
-        self.clock.seconds[phase] += now - self.began
-        self.began = now
+        self.clock.seconds[phase] += now - self.phase_start
+        self.phase_start = now
 
 
-class _PaddedBatches(keras.utils.PyDataset):
-    """The batches of another with even shares for `devices`: the last is filled up with its own last input.
-
-    Keras itself fails, or has a loss that is no number, where the last batch leaves a device too little or nothing.
-    """
-
-    def __init__(self, batches: Batches, devices: int) -> None:
-        super().__init__()
-        size = max(batches.batch_size // devices, 1) * devices
-        self.batches = Batches(batches.inputs, batches.labels, size, batches.prepare)
-        self.devices = devices
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, batch: int) -> tuple[np.ndarray]:
-        inputs = self.batches[batch][0]
-        return (np.concatenate([inputs, np.repeat(inputs[-1:], -len(inputs) % self.devices, axis=0)]),)
-
-    def evaluate(self, model: keras.Model) -> dict[str, float]:
-        """Loss and accuracy, as Keras names those of validation."""
-        labels = self.batches.labels
-        probabilities = model.predict(self, verbose=0)[: len(labels)]
-        losses = keras.losses.get(model.loss)(labels[:, None], probabilities)
-        return {
-            "val_accuracy": float(np.mean(predicted_classes(probabilities) == labels)),
-            "val_loss": float(keras.ops.mean(losses)),
-        }
+def _evaluate(model: keras.Model, batches: Batches, devices: int) -> dict[str, float]:
+    """Return the loss and accuracy of a model on several devices, as Keras names those of validation."""
+    size = max(batches.batch_size // devices, 1) * devices
+    # Keras fails, or has a loss that is no number, where the last batch has no even shares: repeat the last input.
+    padding = np.repeat(batches.inputs[-1:], -len(batches.inputs) % devices, axis=0)
+    inputs = np.concatenate([batches.inputs, padding])
+    padded = Batches(inputs, np.zeros(len(inputs)), size, batches.prepare)
+    probabilities = model.predict(padded, verbose=0)[: len(batches.labels)]
+    losses = keras.losses.get(model.loss)(batches.labels[:, None], probabilities)
+    return {
+        "val_accuracy": float(np.mean(predicted_classes(probabilities) == batches.labels)),
+        "val_loss": float(keras.ops.mean(losses)),
+    }
 
 
 class _BufferedBatches(keras.utils.PyDataset):
-    """The batches that `draw` gives by number, all kept until training has begun: Keras looks at some before, and on
-    several devices in TensorFlow draws some to build the model by, and then draws anew.
+    """The batches of an iterator by number, kept until training begins.
+
+    Keras looks at some batches before that, and on several devices in TensorFlow then draws them anew.
     """
 
-    def __init__(self, draw: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, batches: Iterable, clock: Clock, devices: int) -> None:
         super().__init__()
-        self.draw, self.kept, self.training = draw, dict[int, tuple[np.ndarray, np.ndarray]](), False
-
-    def begin(self, logs: dict | None = None) -> None:
-        """As a callback of Keras's, when training begins."""
-        self.training = True
+        self.source, self.clock, self.devices, self.lock = iter(batches), clock, devices, Lock()
+        self.kept, self.training, self.size = dict[int, tuple[np.ndarray, np.ndarray]](), False, 0
 
     @property
     def num_batches(self) -> None:
-        """Without end."""
+        return None  # without end
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         if batch not in self.kept:
-            self.kept[batch] = self.draw()
+            with self.lock, self.clock("input"):
+                self.kept[batch] = next(self.source)
+            self.size = len(self.kept[batch][1])
+            backend.batch_share(self.size, self.devices)
         return self.kept.pop(batch) if self.training else self.kept[batch]
+
+    def close(self) -> None:
+        """Close a generator of batches: TensorFlow never lets go of it, and may be drawing still."""
+        if isinstance(self.source, Generator):
+            with self.lock:
+                self.source.close()
 
 
 def fit(
@@ -202,66 +193,76 @@ def fit(
     title: str = "",
     progress: TextIO | None = None,
 ) -> History:
-    """Train to `epochs` epochs of `steps` batches, continuing after those in `history`; returns the whole history.
+    """Train a compiled model on batches without end.
 
-    Each of `devices` takes its share of every batch; the steps are those on one, but that in TensorFlow dropout draws
-    one mask, which every share has.
+    Args:
+        model: A model that `compile_model` compiled.
+        batches: Pairs of inputs and labels; a generator is closed at the end, and the threads that it may have end.
+        epochs: Number of epochs, with those in `history`, after which training continues.
+        steps: Number of batches in an epoch.
+        validation: What is evaluated after each epoch.
+        clock: Counts the phases compile (the first step, which builds the graph), train, validate and input (making
+            batches, which overlaps the others).
+        history: Values of loss and metrics, one an epoch; new ones are appended.
+        checkpoint: Where the state is saved every CHECKPOINT_EVERY seconds.
+        devices: Number of devices, see `backend.data_parallel`.
+        title: Text before the progress bar.
+        progress: Where a bar is shown.
 
-    A generator of batches is closed at the end, and the threads that it may have end with it.
+    Returns:
+        The whole history.
 
-    Phases counted: compile (the first step, where the graph is built), train (all other steps), validate, and
-    input (reading, augmenting and preparing batches, which overlaps the others). Raises BadInput where layers were
-    frozen or thawed since `compile_model`, where memory does not suffice for a step, and as `backend.batch_share` does.
+    Raises:
+        BadInput: Layers were frozen or thawed since `compile_model`, memory does not suffice for a step, or the
+            devices cannot share a batch evenly.
     """
     _refuse_stale(model)
-
-    size, source, lock = 0, iter(batches), Lock()
-
-    def draw() -> tuple[np.ndarray, np.ndarray]:
-        nonlocal size
-        with lock, clock("input"):
-            batch = next(source)
-        backend.batch_share(size := len(batch[1]), devices)
-        return batch
-
-    done, alone = len(history.get("loss", [])), devices == 1
-    filled = None if alone or validation is None else _PaddedBatches(validation, devices)
-    kept = _BufferedBatches(draw)
+    done = len(history.get("loss", []))
+    source = _BufferedBatches(batches, clock, devices)
     with (
         progress_bar(epochs * steps, title, "step", progress, done * steps) as bar,
         backend.data_parallel(model, devices) as trained,
     ):
+        monitor = _FitMonitor(clock, bar, history, checkpoint, source)
+        if devices > 1:
+            monitor.validation, validation = validation, None
         try:
             trained.fit(
-                backend.feed(kept),
+                backend.feed(source),
                 epochs=epochs,
                 initial_epoch=done,
                 steps_per_epoch=steps,
-                validation_data=backend.feed(validation) if alone and validation else None,
+                validation_data=backend.feed(validation) if validation else None,
                 shuffle=False,
                 verbose=0,
-                callbacks=[
-                    _FitMonitor(clock, bar, history, checkpoint, filled),
-                    keras.callbacks.LambdaCallback(on_train_begin=kept.begin),
-                ],
+                callbacks=[monitor],
             )
         except Exception as error:
             if not backend.out_of_memory(error):
                 raise
             raise BadInput(
-                f"out of memory: {model.name} has no room for a step of {size} pictures, and with fewer it would be"
-                " another result; change batch_size in the recipe, take smaller pictures, or a device with more memory"
+                f"out of memory: {model.name} has no room for a step of {source.size} pictures, and with fewer it would"
+                " be another result; change batch_size in the recipe, take smaller pictures, or a device with more"
+                " memory"
             ) from error
         finally:
-            if isinstance(source, Generator):  # TensorFlow never lets go of what it drew from, and may be drawing still
-                with lock:
-                    source.close()
+            source.close()
     return history
 
 
-def fit_linear(last: keras.layers.Dense, train: Batches, validation: Batches) -> History:
-    """Fit the last layer of a linear probe to recorded features: logistic regression with the penalty of PENALTIES
-    that leaves the least loss on the validation pictures.
+def fit_linear(
+    layer: keras.layers.Dense, train: Batches, validation: Batches, penalties: Sequence[float] = PENALTIES
+) -> History:
+    """Fit a dense layer to features by logistic regression with the penalty that has the lowest validation loss.
+
+    Args:
+        layer: The last layer of a linear probe: one sigmoid unit, or a softmax.
+        train: Features, (n, d), and labels to fit to.
+        validation: Features and labels that choose the penalty.
+        penalties: Factors of the squared weights, beside the summed loss.
+
+    Returns:
+        A history of one epoch.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -270,12 +271,12 @@ def fit_linear(last: keras.layers.Dense, train: Batches, validation: Batches) ->
     mean, scale = np.mean(train.inputs, axis=0), np.std(train.inputs)
     inputs, held_out = ((batches.inputs - mean) / scale for batches in (train, validation))
     fits = []
-    for penalty in PENALTIES:
+    for penalty in penalties:
         fitted = LogisticRegression(C=1 / penalty, max_iter=2000).fit(inputs, train.labels)
         fits.append((log_loss(validation.labels, fitted.predict_proba(held_out)), fitted))
     loss, best = min(fits, key=lambda fit: fit[0])
     kernel = best.coef_.T / scale
-    last.set_weights([kernel, best.intercept_ - mean @ kernel])
+    layer.set_weights([kernel, best.intercept_ - mean @ kernel])
     return {
         "loss": [log_loss(train.labels, best.predict_proba(inputs))],
         "accuracy": [best.score(inputs, train.labels)],
@@ -285,23 +286,23 @@ def fit_linear(last: keras.layers.Dense, train: Batches, validation: Batches) ->
 
 
 def predicted_classes(probabilities: np.ndarray) -> np.ndarray:
-    """The class of each row: above one half for a sigmoid unit, the largest for a softmax."""
+    """Return the class of each row: above one half for a sigmoid unit, the largest for a softmax."""
     if probabilities.shape[-1] == 1:
         return (probabilities[:, 0] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)
 
 
 def confidence(probabilities: np.ndarray) -> np.ndarray:
-    """The probability that each row gives to its own predicted class."""
+    """Return the probability that each row gives to its own predicted class."""
     if probabilities.shape[-1] == 1:
         return np.maximum(probabilities[:, 0], 1 - probabilities[:, 0])
     return probabilities.max(axis=-1)
 
 
 def smooth_curve(points: Sequence[float], factor: float = 0.8) -> list[float]:
-    """Exponential moving average of listing 5.24: starts at the first point; `factor` (0 to 1) is what is kept.
+    """Return the exponential moving average of listing 5.24, which starts at the first point.
 
-    Raises ValueError for a factor outside 0..1.
+    `factor` is the share of the past that each value keeps. Raises ValueError for a factor outside 0..1.
     """
     if not 0 <= factor <= 1:
         raise ValueError(f"factor must be from 0 to 1, got {factor}")

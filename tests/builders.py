@@ -40,7 +40,7 @@ def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str
 
 def store_in(folder: Path) -> Path:
     """Return the one feature store in a folder."""
-    (store,) = folder.iterdir()
+    (store,) = (entry for entry in folder.iterdir() if entry.is_dir())
     return store
 
 

@@ -152,7 +152,7 @@ def _chunk(batches: Batches, first: int) -> slice:
     return slice(first * batches.batch_size, (first + CHUNK) * batches.batch_size)
 
 
-def _configure(precision: str) -> None:
+def _configure(precision: backend.Precision) -> None:
     backend.make_deterministic()
     if backend.precision() != precision:
         backend.set_precision(precision)
@@ -176,7 +176,9 @@ class _Chunk:
 class _Worker:
     """A base of its own, which computes chunk after chunk."""
 
-    def __init__(self, base: Any, batches: Batches, pictures: list[Any], count: int, precision: str) -> None:
+    def __init__(
+        self, base: Any, batches: Batches, pictures: list[Any], count: int, precision: backend.Precision
+    ) -> None:
         _configure(precision)
         self.base, self.batches, self.pictures, self.count = ray.get(base), batches, pictures, count
 
@@ -201,7 +203,7 @@ def _run_in_worker(
     content: bytes | None,
     start: dict[str, bytes] | None,
     devices: int,
-    precision: str,
+    precision: backend.Precision,
 ) -> tuple[Result, dict[str, bytes]]:
     """Run in a folder of its own; return the result and the new models by their files' names.
 

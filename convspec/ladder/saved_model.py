@@ -8,7 +8,7 @@ from zipfile import ZipFile, is_zipfile
 
 import keras
 
-from convspec import BadInput
+from convspec import BadInput, backend
 from convspec.files import DAMAGED, atomic_write
 
 METADATA = "convspec.json"  # in the archive that a .keras file is; Keras ignores it
@@ -35,7 +35,7 @@ def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: 
     """Write a .keras file, atomically, which Keras reads like any other; the arguments are those of `SavedModel`."""
     settings = {"classes": list(classes), "preprocessing": preprocessing, "interpolation": interpolation}
     with atomic_write(path) as partial:
-        model.save(partial)
+        backend.save_model(model, partial)
         with ZipFile(partial, "a") as archive:
             archive.writestr(METADATA, json.dumps({"schema": SCHEMA, **settings}))
 

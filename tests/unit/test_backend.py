@@ -1,85 +1,39 @@
-"""What is asked of the Keras backend, and what it says of the machine."""
+"""What the running Keras backend computes, is fed, writes and says of the machine."""
 
+import json
 import os
-import sys
+from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
-from convspec import backend as backend_module
-from convspec import reference
-from convspec.backend import (
-    accelerators,
-    device_memory,
-    feed,
-    make_deterministic,
-    portable,
-    synchronise,
-    threads,
-    value_and_gradient,
-)
+from convspec import BadInput, backend, models, reference, training
 from convspec.data.batches import Batches, identity
 
-
-@pytest.fixture
-def other(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes this process believe that Keras runs on another backend, which it gives."""
-
-    def pretend(name: str, **inside: object) -> None:
-        monkeypatch.setattr(keras.backend, "backend", lambda: name)
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**inside))
-
-    return pretend
+MIXED: list[backend.Precision] = ["mixed_bfloat16", "mixed_float16"]
+on_tensorflow = pytest.mark.skipif(backend.BACKEND != "tensorflow", reason="TensorFlow's own switch")
+on_gpu = pytest.mark.skipif(not backend.accelerators(), reason="needs a GPU")
 
 
-def test_determinism_is_asked_of_the_backend(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    asked: list[object] = []
-    experimental = SimpleNamespace(enable_op_determinism=lambda: asked.append("tensorflow"))
-    other("tensorflow", config=SimpleNamespace(experimental=experimental))
-    make_deterministic()
-    # NVIDIA's matrix products add in one order with a workspace of fixed size only, and PyTorch refuses them without.
-    other("torch", use_deterministic_algorithms=lambda on: asked.append((on, os.environ["CUBLAS_WORKSPACE_CONFIG"])))
-    make_deterministic()
-    assert asked == ["tensorflow", (True, ":4096:8")], (
-        "the same seed gives the same result only with kernels that add in one order"
-    )
+@pytest.mark.skipif(backend.BACKEND == "jax", reason="JAX's kernels on a CPU are deterministic")
+def test_the_backend_is_asked_for_deterministic_kernels() -> None:
+    backend.make_deterministic()
+    if backend.BACKEND == "tensorflow":
+        from tensorflow.python.framework.config import is_op_determinism_enabled
 
+        assert is_op_determinism_enabled()
+    else:
+        import torch
 
-def test_accelerators_go_by_the_names_of_their_models(other: Any) -> None:
-    details = {"GPU:0": {"device_name": "NVIDIA H100"}, "GPU:1": {}}
-    devices = [SimpleNamespace(name=name) for name in details]
-    config = SimpleNamespace(
-        list_physical_devices=lambda kind: devices if kind == "GPU" else [],
-        experimental=SimpleNamespace(get_device_details=lambda device: details[device.name]),
-    )
-    other("tensorflow", config=config)
-    assert accelerators() == ["NVIDIA H100", "GPU:1"], "the model's name, else the device's"
-    kinds = {"cpu": "cpu", "gpu": "NVIDIA H100"}
-    other("jax", devices=lambda: [SimpleNamespace(platform=name, device_kind=kind) for name, kind in kinds.items()])
-    assert accelerators() == ["NVIDIA H100"]
-    other(
-        "torch",
-        cuda=SimpleNamespace(device_count=lambda: 2, get_device_name=["NVIDIA H100", "NVIDIA A100"].__getitem__),
-    )
-    assert accelerators() == ["NVIDIA H100", "NVIDIA A100"]
-
-
-@pytest.mark.parametrize("said", [3, 0])
-def test_threads_are_those_the_backend_says_else_the_cores_of_this_process(said: int, other: Any) -> None:
-    threading = SimpleNamespace(get_intra_op_parallelism_threads=lambda: said)
-    other("tensorflow", config=SimpleNamespace(threading=threading))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert threads() == (said or cores)
-    other("jax")
-    assert threads() == cores
-    other("torch", get_num_threads=lambda: 7)
-    assert threads() == 7
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"], "PyTorch refuses CUDA's matrix products without it"
 
 
 @pytest.mark.parametrize(("affinity", "expected"), [({4, 7, 9}, 3), (None, 16)])
@@ -91,76 +45,61 @@ def test_cores_are_those_that_the_process_may_use_else_all(
     else:
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    assert backend_module.cores() == expected
+    assert backend.cores() == expected
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_before_a_clock_is_read_every_backend_is_waited_for(backend: str, other: Any) -> None:
-    waited: list[object] = []
-    if backend == "tensorflow":
-        experimental = SimpleNamespace(sync_devices=lambda: waited.append("value"))
-        other("tensorflow", test=SimpleNamespace(experimental=experimental))
-    elif backend == "jax":
-        other("jax", block_until_ready=waited.append)
+def test_threads_are_those_set_in_the_backend_else_the_cores() -> None:
+    if backend.BACKEND == "torch":
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        assert backend.threads() == 3
+        torch.set_num_threads(before)
     else:
-        other("torch", cuda=SimpleNamespace(is_available=lambda: True, synchronize=lambda: waited.append("value")))
-    synchronise("value")
-    assert waited == ["value"], "else the clock says how fast work is handed over, not how fast it is done"
+        assert backend.threads() == backend.cores()
 
 
-def test_torch_without_a_gpu_has_nothing_to_wait_for(other: Any) -> None:
-    other("torch", cuda=SimpleNamespace(is_available=lambda: False))
-    synchronise("value")
-    assert device_memory()() is None
+def test_a_synchronised_value_is_computed() -> None:
+    value = ops.ones((1000, 1000))
+    for _ in range(10):
+        value = ops.matmul(value, value) / 1000
+    backend.synchronise(value)
+    assert getattr(value, "is_ready", lambda: True)(), "JAX returns before it has computed"
+    assert ops.convert_to_numpy(value)[0, 0] == 1
 
 
-def test_the_peak_of_a_gpus_memory_is_that_since_the_watch_began(other: Any) -> None:
-    peak = {"GPU:0": 900}
-    experimental = SimpleNamespace(
-        reset_memory_stats=lambda device: peak.update({device: 100}),
-        get_memory_info=lambda device: {"current": 50, "peak": peak[device]},
-    )
-    devices = {"GPU": ["a GPU"]}
-    other("tensorflow", config=SimpleNamespace(list_physical_devices=devices.get, experimental=experimental))
-    watched = device_memory()
-    assert watched() == 100, "900 bytes were in use before"
-    peak["GPU:0"] = 300
-    assert watched() == 300
-    other(
-        "torch",
-        cuda=SimpleNamespace(
-            is_available=lambda: True,
-            reset_peak_memory_stats=lambda: peak.update({"GPU:0": 7}),
-            max_memory_allocated=lambda: peak["GPU:0"],
-        ),
-    )
-    assert device_memory()() == 7
+def test_without_a_gpu_device_memory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "accelerators", list)
+    assert backend.device_memory()() is None
 
 
-def test_jax_never_forgets_a_peak_so_that_only_a_higher_one_is_this_watchs_own(other: Any) -> None:
+@on_gpu
+def test_device_memory_is_the_peak_since_the_watch_began() -> None:
+    peak = backend.device_memory()
+    block = ops.ones((2**30,), "float32")
+    backend.synchronise(block)
+    assert (peak() or 0) >= block.size * 4
+
+
+def test_on_jax_only_a_higher_peak_than_before_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     statistics = {"peak_bytes_in_use": 900}
-    other("jax", devices=lambda: [SimpleNamespace(memory_stats=lambda: statistics)])
-    watched = device_memory()
-    assert watched() is None, "900 bytes were in use before, and since then some number up to that"
+    jax = SimpleNamespace(devices=lambda: [SimpleNamespace(memory_stats=lambda: statistics)])
+    monkeypatch.setattr(backend, "BACKEND", "jax")
+    monkeypatch.setattr(backend, "jax", jax, raising=False)
+    monkeypatch.setattr(backend, "accelerators", lambda: ["a GPU"])
+    peak = backend.device_memory()
+    assert peak() is None, "900 bytes were in use before, and since then some number up to that"
     statistics["peak_bytes_in_use"] = 1000
-    assert watched() == 1000
+    assert peak() == 1000
 
 
-def test_the_memory_of_a_cpu_is_no_devices_memory(other: Any) -> None:
-    other("tensorflow", config=SimpleNamespace(list_physical_devices=lambda kind: []))
-    assert device_memory()() is None
-    other("jax", devices=lambda: [SimpleNamespace(memory_stats=lambda: None)])
-    assert device_memory()() is None
+def gradient_of(function: Callable[[Any], Any], at: np.ndarray) -> list[np.ndarray]:
+    return [ops.convert_to_numpy(tensor) for tensor in backend.value_and_gradient(function, at)]
 
 
-def at_once(function: Any, at: np.ndarray) -> list[np.ndarray]:
-    return [ops.convert_to_numpy(tensor) for tensor in value_and_gradient(function, at)]
-
-
-def test_a_gradient_is_the_one_that_central_differences_find() -> None:
-    """Of a smooth convnet, with respect to every value of a small batch; the differences in NumPy and in double
-    precision, which not every backend has.
-    """
+def test_a_gradient_is_that_of_central_differences() -> None:
+    """Of a smooth convnet, by every value of a small batch; the differences in NumPy and in double precision."""
     stack = [layers.Conv2D(3, 3, activation="softplus"), layers.Flatten(), layers.Dense(1, activation="tanh")]
     model = keras.Sequential([keras.Input((5, 4, 2)), *stack])
     rng = np.random.default_rng(0)
@@ -172,7 +111,7 @@ def test_a_gradient_is_the_one_that_central_differences_find() -> None:
         maps = np.log1p(np.exp([reference.conv2d(image, kernel, bias) for image in batch]))
         return np.tanh(maps.reshape(len(batch), -1) @ dense + offset)[:, 0]
 
-    values, gradient = at_once(lambda x: model(x)[:, 0], batch.astype(np.float32))
+    values, gradient = gradient_of(lambda x: model(x)[:, 0], batch.astype(np.float32))
     np.testing.assert_allclose(values, smooth(batch), atol=1e-6)
     differences = np.zeros(batch.shape)
     for place in np.ndindex(batch.shape):
@@ -184,8 +123,7 @@ def test_a_gradient_is_the_one_that_central_differences_find() -> None:
 
 
 def test_each_sample_has_the_gradient_of_its_own_number() -> None:
-    points = np.array([[1.0, 2.0], [3.0, 4.0]])
-    values, gradient = at_once(lambda x: ops.sum(x**3, axis=-1), points)
+    values, gradient = gradient_of(lambda x: ops.sum(x**3, axis=-1), np.array([[1.0, 2.0], [3.0, 4.0]]))
     assert values.tolist() == [9, 91]
     assert gradient.tolist() == [[3, 12], [27, 48]]
 
@@ -193,13 +131,45 @@ def test_each_sample_has_the_gradient_of_its_own_number() -> None:
 @pytest.mark.parametrize(
     "cut", [lambda x: ops.sum(ops.stop_gradient(x)), lambda x: ops.sum(x - x), lambda x: ops.ones(2)]
 )
-def test_where_nothing_depends_on_the_input_the_gradient_is_0(cut: Any) -> None:
-    _, gradient = at_once(cut, np.ones((2, 3)))
+def test_where_nothing_depends_on_the_input_the_gradient_is_0(cut: Callable[[Any], Any]) -> None:
+    _, gradient = gradient_of(cut, np.ones((2, 3)))
     assert gradient.tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
-def test_a_saved_configuration_names_what_every_backend_has() -> None:
-    """What Keras saves of RMSprop in PyTorch, also wrapped for float16, and of compiling the graph in JAX."""
+def test_a_compiled_function_reads_its_variables_anew_at_every_call() -> None:
+    variable = keras.Variable(np.float32(2))
+    twice = backend.compiled(lambda x: x * variable, [variable])
+    outputs = []
+    for value in (2, 5):
+        variable.assign(value)
+        outputs.append(ops.convert_to_numpy(twice(np.array([1, 3], np.float32))).tolist())
+    assert outputs == [[2, 6], [5, 15]]
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_keras_is_fed_the_same_batches_in_the_same_order(endless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = np.arange(7 * 2, dtype=np.float32).reshape(7, 2)
+    batches = Batches(inputs, np.arange(7), 3, identity)
+    expected = [batches[number] for number in (0, 1, 2)]
+    if endless:
+        monkeypatch.setattr(Batches, "num_batches", None)
+        monkeypatch.setattr(Batches, "__getitem__", lambda _, number: expected[number % 3])
+        expected *= 2
+    source = backend.feed(batches)
+    if backend.BACKEND == "tensorflow":
+        assert source.options().autotune.enabled is False, "else its end may take a minute"
+        drawn = [tuple(part.numpy() for part in batch) for batch in islice(source, len(expected) + 1)]
+    else:
+        drawn = [source[number] for number in range(len(expected) + endless)]
+    assert len(drawn) == len(expected) + endless
+    for batch, wanted in zip(drawn, expected, strict=False):
+        for one, other in zip(batch, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+
+
+def test_a_portable_configuration_names_what_every_backend_has() -> None:
+    """From what Keras saves of RMSprop in PyTorch, also wrapped for float16, and of compiling the graph in JAX."""
     rmsprop = {
         "module": "keras.src.backend.torch.optimizers.torch_rmsprop",
         "class_name": "RMSprop",
@@ -208,33 +178,98 @@ def test_a_saved_configuration_names_what_every_backend_has() -> None:
     }
     public = {"module": "keras.optimizers", "class_name": "RMSprop", "config": {"rho": 0.9}, "registered_name": None}
     scaled = {"module": "keras.optimizers", "class_name": "LossScaleOptimizer", "config": {"inner_optimizer": rmsprop}}
-    assert portable({"optimizer": rmsprop, "metrics": ["accuracy"], "jit_compile": True}) == {
-        "optimizer": public, "metrics": ["accuracy"], "jit_compile": "auto",
-    }  # fmt: skip
-    assert portable({"optimizer": scaled})["optimizer"]["config"] == {"inner_optimizer": public}
-    assert portable({"optimizer": public}) == {"optimizer": public}
+    assert backend.portable_config({"optimizer": rmsprop, "metrics": ["accuracy"], "jit_compile": True}) == {
+        "optimizer": public,
+        "metrics": ["accuracy"],
+        "jit_compile": "auto",
+    }
+    assert backend.portable_config({"optimizer": scaled})["optimizer"]["config"] == {"inner_optimizer": public}
+    assert backend.portable_config({"optimizer": public}) == {"optimizer": public}
 
 
-@pytest.mark.parametrize("endless", [False, True])
-def test_keras_is_fed_the_same_batches_in_the_same_order_by_what_does_not_tune_itself(
-    endless: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_saved_model_is_portable_and_trains_on_once_loaded(tmp_path: Path, rng: np.random.Generator) -> None:
+    inputs, labels = rng.normal(size=(8, 4)).astype(np.float32), np.arange(8) % 2
+    model = models.dense_baseline((4,), classes=2)
+    training.compile_model(model, 1e-2)
+    model.train_on_batch(inputs, labels)
+    backend.save_model(model, tmp_path / "model.keras")
+    with ZipFile(tmp_path / "model.keras") as archive:
+        config = json.loads(archive.read("config.json"))
+    assert "keras.src" not in json.dumps(config), "a module of Keras's own insides, perhaps of one backend"
+    assert config["compile_config"]["jit_compile"] == "auto", "compiled or not as suits where it is loaded"
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.train_on_batch(inputs, labels)
+    for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, other)))
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """Set the precision back at the end."""
+    before = backend.precision()
+    yield
+    backend.set_precision(before)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("name", ["float32", *MIXED])
+def test_layers_compute_in_the_precision_that_was_set(name: backend.Precision) -> None:
+    backend.set_precision(name)
+    assert backend.precision() == name
+    assert layers.Dense(1).compute_dtype == name.removeprefix("mixed_")
+
+
+@on_tensorflow
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize(("name", "on"), [("float32", False), ("tf32", True), ("mixed_float16", True)])
+def test_only_float32_forbids_a_gpu_to_round_factors(
+    name: backend.Precision, on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What tunes itself in TensorFlow may keep the end of a fit waiting for as long as a minute."""
-    inputs = np.arange(7 * 2, dtype=np.float32).reshape(7, 2)
-    batches = Batches(inputs, np.arange(7), 3, identity)
-    expected = [batches[number] for number in (0, 1, 2)]
-    if endless:
-        monkeypatch.setattr(Batches, "num_batches", None)
-        monkeypatch.setattr(Batches, "__getitem__", lambda _, number: expected[number % 3])
-        expected *= 2
-    fed = feed(batches)
-    if keras.backend.backend() == "tensorflow":
-        assert fed.options().autotune.enabled is False
-        drawn = [tuple(part.numpy() for part in batch) for batch in islice(fed, len(expected) + 1)]
+    import tensorflow as tf
+
+    backend.set_precision(name)
+    assert tf.config.experimental.tensor_float_32_execution_enabled() == on
+    monkeypatch.setattr(backend, "accelerators", lambda: ["a GPU"])
+    assert backend.precision() == name
+
+
+@pytest.mark.usefixtures("precision")
+def test_without_a_gpu_tf32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "accelerators", list)
+    backend.set_precision("tf32")
+    assert backend.precision() == "float32"
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", MIXED)
+def test_probabilities_are_float32_in_mixed_precision(name: backend.Precision, classes: int) -> None:
+    backend.set_precision(name)
+    model = models.small_convnet((48, 48, 3), classes=classes, filters=(4, 4))
+    assert model.layers[0].compute_dtype == name.removeprefix("mixed_")
+    assert keras.backend.standardize_dtype(model.outputs[0].dtype) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "devices", "outcome"),
+    [
+        ("jax", 20, 1, 20),
+        ("jax", 20, 2, 10),
+        ("jax", 20, 4, 5),
+        ("torch", 20, 1, 20),
+        ("jax", 15, 2, "devices must divide the batch of 15 evenly, got 2: take one of 1, 3, 5, 15"),
+        ("jax", 20, 5, "devices must be at most 4, as GPU:0, GPU:1, GPU:2, GPU:3 are all there are, got 5"),
+        ("torch", 20, 2, "on PyTorch, .* got 2: set KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow"),
+    ],
+)
+def test_a_share_is_an_even_part_of_the_batch_or_refused(
+    name: str, batch_size: int, devices: int, outcome: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "BACKEND", name)
+    monkeypatch.setattr(backend, "_devices", lambda: ["GPU:0", "GPU:1", "GPU:2", "GPU:3"])
+    if isinstance(outcome, int):
+        assert backend.batch_share(batch_size, devices) == outcome
     else:
-        drawn = [fed[number] for number in range(len(expected) + endless)]
-    assert len(drawn) == len(expected) + endless
-    for found, wanted in zip(drawn, expected, strict=False):
-        for one, other in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(one, other)
-            assert one.dtype == other.dtype
+        with pytest.raises(BadInput, match=outcome):
+            backend.batch_share(batch_size, devices)

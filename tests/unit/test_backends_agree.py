@@ -1,7 +1,7 @@
 """The backends agree: the same weights and the same pictures give the same numbers on TensorFlow, JAX and PyTorch.
 
 Keras has one backend a process: for each that is installed, this file runs as a program of its own, and what they
-found is compared here. Where they do not agree, and cannot, a test says so.
+computed is compared here. Where they do not agree, and cannot, a test says so.
 """
 
 import os
@@ -18,7 +18,7 @@ import pytest
 BACKENDS = ("tensorflow", "jax", "torch")
 LADDER = ("mnist_convnet", "feature_extraction", "fine_tuned")
 SEEDS = 5
-Found = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 Pair = tuple[str, str]
 
 each_pair = pytest.mark.parametrize("pair", [*combinations(BACKENDS, 2)], ids="-".join)
@@ -26,40 +26,32 @@ each_way = pytest.mark.parametrize("pair", [*permutations(BACKENDS, 2)], ids="-t
 
 
 def start(backend: str, *arguments: object) -> subprocess.Popen:
-    """This file as a program on `backend`; on one thread, as several run at a time."""
+    """Start this file as a program on `backend`; on one thread, as several run at a time."""
     settings = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, __file__, *map(str, arguments)], env=os.environ | settings, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, __file__, *map(str, arguments)]
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=os.environ | settings, text=True, **streams)
 
 
-def installed(pair: Pair) -> None:
-    """Skips where one of the two is not installed."""
-    for backend in pair:
+def skip_unless_installed(*backends: str) -> None:
+    for backend in backends:
         if not find_spec(backend):
             pytest.skip(f"{backend} is not installed: pip install -e '.[{backend}]'")
 
 
-def test_a_backend_that_is_missing_is_named_in_one_line_with_what_installs_it(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytester.makepyfile(hidden="import sys\nsys.modules['jax'] = None")
-    paths = [str(pytester.path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    result = pytester.runpytest_subprocess("-p", "hidden", "--rungs", "from_scratch")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    said = "\n".join(result.errlines)
-    assert "ERROR: Keras is to run on jax, which is not installed: pip install -e '.[jax]'" in said
+def test_a_missing_backend_is_named_with_what_installs_it() -> None:
+    code = "import sys; sys.modules['jax'] = None; import convspec.backend"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=os.environ | {"KERAS_BACKEND": "jax"}, stderr=subprocess.PIPE, text=True)
+    message = ended.stderr.splitlines()[-1]
+    assert "Keras is to run on jax, which is not installed: pip install -e '.[jax]'" in message
     others = [name for name in ("tensorflow", "torch") if find_spec(name)]
-    assert all(f"or set KERAS_BACKEND={name}" in said for name in others), "what is there would do, too"
-    assert "Traceback" not in said
+    assert all(f"or set KERAS_BACKEND={name}" in message for name in others), "what is installed would do, too"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
-    """What the program found on each backend that is installed."""
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arrays]:
+    """What the program computed on each backend that is installed."""
     folder = tmp_path_factory.mktemp("backends")
     running = {backend: start(backend, "compute", folder) for backend in BACKENDS if find_spec(backend)}
     for backend, program in running.items():  # all have saved their model before one loads another's
@@ -77,14 +69,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
 
 
 @pytest.fixture
-def sides(pair: Pair, request: pytest.FixtureRequest) -> list[Found]:
-    installed(pair)
-    found = request.getfixturevalue("found")  # not before it is known that it is needed
-    return [found[backend] for backend in pair]
+def sides(pair: Pair, request: pytest.FixtureRequest) -> list[Arrays]:
+    skip_unless_installed(*pair)
+    computed = request.getfixturevalue("computed")  # not before it is known that it is needed
+    return [computed[backend] for backend in pair]
 
 
-def agree(sides: list[Found], group: str, tolerance: float) -> None:
-    """Every array of the group, to `tolerance` of its largest value, or of 1 where that is more."""
+def assert_agree(sides: list[Arrays], group: str, tolerance: float) -> None:
+    """Compare every array of the group, to `tolerance` of its largest value, or of 1 where that is more."""
     one, other = sides
     names = {name for name in one if name.startswith(f"{group}/")}
     assert names == {name for name in other if name.startswith(f"{group}/")} != set()
@@ -95,61 +87,50 @@ def agree(sides: list[Found], group: str, tolerance: float) -> None:
 
 
 @each_pair
-def test_a_picture_activates_every_layer_alike(sides: list[Found]) -> None:
-    agree(sides, "activations", 1e-4)
+@pytest.mark.parametrize(
+    ("group", "tolerance"),
+    [
+        ("activations", 1e-4),  # of every layer, for one picture
+        ("kinds", 1e-4),  # layers of every kind, at odd sizes, with strides and padding
+        ("gradient", 1e-3),  # of a score by the picture
+        ("seen", 1e-3),  # a class activation map, and the pattern of a filter
+    ],
+)
+def test_a_picture_gives_the_same_numbers(group: str, tolerance: float, sides: list[Arrays]) -> None:
+    assert_agree(sides, group, tolerance)
 
 
 @each_pair
-def test_layers_of_every_kind_agree_at_odd_sizes_with_strides_and_padding(sides: list[Found]) -> None:
-    """Of the six bases' kinds, and those of a linear probe."""
-    agree(sides, "kinds", 1e-4)
-
-
-@each_pair
-def test_the_gradient_of_a_score_by_the_picture_is_the_same(sides: list[Found]) -> None:
-    agree(sides, "gradient", 1e-3)
-
-
-@each_pair
-def test_a_class_activation_map_and_the_pattern_of_a_filter_are_the_same(sides: list[Found]) -> None:
-    agree(sides, "seen", 1e-3)
-
-
-@each_pair
-def test_a_step_of_training_leaves_the_same_weights_and_the_same_slots_of_rmsprop(sides: list[Found]) -> None:
+def test_a_step_of_training_leaves_the_same_weights_and_slots_of_rmsprop(sides: list[Arrays]) -> None:
     """The slots are means of squared gradients, far below 1, and have the gradients' tolerance."""
-    agree(sides, "step-weights", 1e-4)
-    agree(sides, "step-slots", 1e-3)
+    assert_agree(sides, "step-weights", 1e-4)
+    assert_agree(sides, "step-slots", 1e-3)
     np.testing.assert_allclose(sides[1]["step/loss"], sides[0]["step/loss"], rtol=1e-5)
     moved = np.abs(sides[0]["step-weights/0"] - sides[0]["before/0"]).max()
     assert moved > 1e-3, "ten times the tolerance at least, else anything would do"
 
 
 @each_way
-def test_a_model_saved_under_one_predicts_the_same_under_the_other(pair: Pair, sides: list[Found]) -> None:
+def test_a_model_saved_under_one_predicts_the_same_under_another(pair: Pair, sides: list[Arrays]) -> None:
     saved, loaded = sides[0]["saved"], sides[1][f"loaded/{pair[0]}"]
     assert np.ptp(saved) > 0.1
     np.testing.assert_allclose(loaded, saved, rtol=0, atol=1e-4)
 
 
 @each_way
-def test_training_goes_on_under_another_backend_as_it_would_have_under_its_own(pair: Pair, sides: list[Found]) -> None:
+def test_training_goes_on_under_another_backend_as_under_its_own(pair: Pair, sides: list[Arrays]) -> None:
     """The optimizer's slots are saved with the model."""
     own, other = sides
-    resumed = {
-        name.replace(f"resumed-{pair[0]}", "next"): array
-        for name, array in other.items()
-        if name.startswith(f"resumed-{pair[0]}")
-    }
-    agree([own, resumed], "next-weights", 1e-4)
-    agree([own, resumed], "next-slots", 1e-3)
+    prefix = f"resumed-{pair[0]}"
+    resumed = {name.replace(prefix, "next"): array for name, array in other.items() if name.startswith(prefix)}
+    assert_agree([own, resumed], "next-weights", 1e-4)
+    assert_agree([own, resumed], "next-slots", 1e-3)
 
 
 @each_pair
-def test_on_pytorch_alone_average_pooling_repeats_the_edge_where_padding_is_uneven(
-    pair: Pair, sides: list[Found]
-) -> None:
+def test_only_pytorchs_average_pooling_repeats_the_edge_in_uneven_padding(pair: Pair, sides: list[Arrays]) -> None:
     """A window of 3 in steps of 2 over 48 pixels has one row of padding, after; the others leave it out of the mean.
+
     None of the six bases and of the chapter's models pools so.
     """
     one, other = (side["uneven/average"] for side in sides)
@@ -158,7 +139,7 @@ def test_on_pytorch_alone_average_pooling_repeats_the_edge_where_padding_is_unev
 
 
 @each_pair
-def test_a_seed_shows_the_same_pictures_but_begins_with_other_weights_on_each_backend(sides: list[Found]) -> None:
+def test_a_seed_shows_the_same_pictures_but_draws_other_weights(sides: list[Arrays]) -> None:
     """Each backend has random numbers of its own: runs with one seed are no pairs, and a gate does not pair them."""
     one, other = sides
     np.testing.assert_array_equal(one["seed/pictures"], other["seed/pictures"])
@@ -167,66 +148,62 @@ def test_a_seed_shows_the_same_pictures_but_begins_with_other_weights_on_each_ba
 
 
 @each_pair
-def test_only_with_a_seed_of_its_own_does_dropout_keep_its_generator_in_the_model(
-    pair: Pair, sides: list[Found]
-) -> None:
-    """Without one, PyTorch's draws from a generator that no checkpoint has, so that the models here give one."""
+def test_dropout_keeps_its_generator_in_the_model_only_with_a_seed(pair: Pair, sides: list[Arrays]) -> None:
+    """Without one, PyTorch draws from a generator that no checkpoint has, so that the models here give one."""
     assert all(side["dropout/seeded"] for side in sides)
     assert [bool(side["dropout/unseeded"]) for side in sides] == [backend != "torch" for backend in pair]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arrays]:
+    """For each backend and rung whether each test picture was right, a row for each seed."""
+    skip_unless_installed(*BACKENDS)
+    right = {}
+    for backend in BACKENDS:
+        folder = tmp_path_factory.mktemp(backend)
+        assert start(backend, "train", folder).wait() == 0, f"the program broke off on {backend}"
+        right[backend] = dict(np.load(folder / "right.npz"))
+    return right
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rung", LADDER)
 @each_pair
 def test_the_accuracies_of_a_rung_do_not_differ_by_the_gates_own_test(
-    rung: str, pair: Pair, climbed: dict[str, dict[str, np.ndarray]], capsys: pytest.CaptureFixture
+    rung: str, pair: Pair, trained: dict[str, Arrays], capsys: pytest.CaptureFixture
 ) -> None:
     """At mini, over the default seeds; neither side as the baseline of the other has regressed."""
     from convspec.accuracy import gate
 
-    one, other = (climbed[backend][rung] for backend in pair)
+    one, other = (trained[backend][rung] for backend in pair)
     verdicts = gate.gate(one, other), gate.gate(other, one)
     with capsys.disabled():
         print(f"\n{rung}, {pair[1]} against {pair[0]}: {verdicts[0]}")
     assert "regressed" not in [verdict.outcome for verdict in verdicts]
 
 
-@pytest.fixture(scope="module")
-def climbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
-    """For each backend and rung whether each test picture was right, a row for each seed."""
-    installed(BACKENDS[:2])
-    installed(BACKENDS[1:])
-    found = {}
-    for backend in BACKENDS:
-        folder = tmp_path_factory.mktemp(backend)
-        assert start(backend, "select_recipes", folder).wait() == 0, f"the program broke off on {backend}"
-        found[backend] = {rung: np.load(folder / "right.npz")[rung] for rung in LADDER}
-    return found
-
-
 def compute(folder: Path) -> None:
-    """The program: what this process's backend makes of it all, and in a second part of the others' models."""
+    """Compute everything on this process's backend, and in a second part with the others' models."""
     import keras
     from keras import ops
 
-    from convspec import models, training
-    from convspec.backend import value_and_gradient
+    from convspec import backend, models, training
     from convspec.data import batches, datasets
     from convspec.ladder.rungs import CHAPTER_AUGMENTATION
     from convspec.visualization import maps, patterns
 
-    backend, rng = keras.backend.backend(), np.random.default_rng(0)
-    found: Found = {}
+    rng = np.random.default_rng(0)
+    arrays: Arrays = {}
 
     def note(group: str, **values: Any) -> None:
-        found.update({f"{group}/{name}": ops.convert_to_numpy(value) for name, value in values.items()})
+        arrays.update({f"{group}/{name}": ops.convert_to_numpy(value) for name, value in values.items()})
 
     def note_state(group: str, model: keras.Model) -> None:
         for kind, variables in (("weights", model.trainable_variables), ("slots", model.optimizer.variables)):
             note(f"{group}-{kind}", **{str(place): variable for place, variable in enumerate(variables)})
 
     def draw_weights(model: keras.Model) -> None:
-        """The same on every backend, of a size that keeps signals as large as they are."""
+        """Draw the same on every backend, of a size that keeps signals as large as they are."""
         for weight in model.weights:
             if weight.trainable or "moving" in weight.name:
                 drawn = rng.normal(size=weight.shape) / max(np.prod(weight.shape[:-1]), 4) ** 0.5
@@ -244,7 +221,7 @@ def compute(folder: Path) -> None:
     draw_weights(kinds)
     note("kinds", **kinds.predict_on_batch(odd))
     note("uneven", average=keras.ops.average_pool(picture[None], 3, 2, "same"))
-    score, gradient = value_and_gradient(lambda x: model(x, training=False)[:, 0], picture[None])
+    score, gradient = backend.value_and_gradient(lambda x: model(x, training=False)[:, 0], picture[None])
     note("gradient", score=score, picture=gradient)
     note("seen", cat=maps.class_activation_map(model, picture, 0))
     note("seen", dog=maps.class_activation_map(model, picture, 1))
@@ -259,8 +236,8 @@ def compute(folder: Path) -> None:
     note("before", **{"0": model.trainable_variables[0]})
     note("step", loss=model.train_on_batch(*batch)[0])
     note_state("step", model)
-    found["saved"] = model.predict(pictures, verbose=0)
-    model.save(folder / f"{backend}.keras")
+    arrays["saved"] = model.predict(pictures, verbose=0)
+    backend.save_model(model, folder / f"{backend.BACKEND}.keras")
     model.train_on_batch(*batch)
     note_state("next", model)
 
@@ -272,22 +249,22 @@ def compute(folder: Path) -> None:
         once = ops.convert_to_numpy(dropout(np.ones((1, 64)), training=True))
         for variable, value in zip(dropout.variables, state, strict=True):
             variable.assign(value)
-        found[f"dropout/{name}"] = np.equal(ops.convert_to_numpy(dropout(np.ones((1, 64)), training=True)), once).all()
-    np.savez(folder / f"{backend}.npz", **found)  # type: ignore[arg-type]
+        arrays[f"dropout/{name}"] = np.equal(ops.convert_to_numpy(dropout(np.ones((1, 64)), training=True)), once).all()
+    np.savez(folder / f"{backend.BACKEND}.npz", **arrays)  # type: ignore[arg-type]
 
     print("written", flush=True)
     sys.stdin.read()
-    found = {}
+    arrays = {}
     for path in sorted(folder.glob("*.keras")):
         loaded = keras.models.load_model(path)
-        found[f"loaded/{path.stem}"] = loaded.predict(pictures, verbose=0)
+        arrays[f"loaded/{path.stem}"] = loaded.predict(pictures, verbose=0)
         loaded.train_on_batch(*batch)
         note_state(f"resumed-{path.stem}", loaded)
-    np.savez(folder / f"{backend}-loaded.npz", **found)  # type: ignore[arg-type]
+    np.savez(folder / f"{backend.BACKEND}-loaded.npz", **arrays)  # type: ignore[arg-type]
 
 
 def every_kind_of_layer(shape: tuple[int, ...]) -> Any:
-    """A model that gives what each kind makes of one picture."""
+    """Return a model that gives what each kind makes of one picture."""
     import keras
     from keras import layers
 
@@ -308,20 +285,20 @@ def every_kind_of_layer(shape: tuple[int, ...]) -> Any:
     return keras.Model(inputs, {name: layer(inputs) for name, layer in kinds.items()})
 
 
-def select_recipes(folder: Path) -> None:
-    """The program: some rungs of the ladder with all seeds."""
+def train(folder: Path) -> None:
+    """Run some rungs of the ladder with all seeds."""
     from convspec.data import datasets
-    from convspec.ladder import run as run_module
     from convspec.ladder import rungs
+    from convspec.ladder.run import run_recipe
 
     shapes = datasets.load_dataset("shapes", 48, Path())
     right = {}
     for rung in LADDER:
         recipe = rungs.find_recipe(rung, "mini")
-        runs = [run_module.run_recipe(recipe, shapes, seed, folder) for seed in range(SEEDS)]
+        runs = [run_recipe(recipe, shapes, seed, folder) for seed in range(SEEDS)]
         right[rung] = np.array([np.equal(run.predicted, run.test_labels) for run in runs])
     np.savez(folder / "right.npz", **right)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    {"compute": compute, "select_recipes": select_recipes}[sys.argv[1]](Path(sys.argv[2]))
+    {"compute": compute, "train": train}[sys.argv[1]](Path(sys.argv[2]))

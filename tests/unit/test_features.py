@@ -1,27 +1,31 @@
-"""The base's output, computed once: in the order of the pictures, kept on disk, never mixed up."""
+"""A base's features: in the order of the pictures, kept on disk, never mixed up; training on them."""
 
 import errno
-import gc
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
-import time
+import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from builders import contents, store_in
+from filelock import FileLock
 
-from convspec import BadInput, features, models
-from convspec.data.batches import Batches, View, identity, rescale
+from convspec import BadInput, features, models, training
+from convspec.data.batches import Batches, View, identity, rescale, stream
 from convspec.data.datasets import Dataset
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.progress import Clock
+
+ROW = 3 * 3 * 96 * 4  # bytes of one picture's features
+HEADER = 128
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,10 @@ def extract(base: keras.Model, batches: Batches, folder: Path) -> np.ndarray:
     return features.extract(base, batches, folder, clock=Clock())
 
 
+def stores(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.is_dir()]
+
+
 def test_row_k_is_the_bases_output_for_picture_k(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
     recorded = extract(base, batches, tmp_path)
     assert recorded.shape == (len(batches.inputs), 3, 3, 96)
@@ -48,27 +56,32 @@ def test_row_k_is_the_bases_output_for_picture_k(base: keras.Model, batches: Bat
         np.testing.assert_allclose(recorded[k], alone[0], rtol=1e-4, atol=1e-5, err_msg=f"picture {k}")
 
 
-def test_maps_that_lie_in_memory_channels_first_are_recorded_channels_last(
-    base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_channels_first_in_memory_is_recorded_channels_last(
+    base: keras.Model, batches: Batches, tmp_path: Path
 ) -> None:
     """As PyTorch gives them."""
     ones = np.arange(len(batches.inputs) * 864, dtype=np.float32).reshape(-1, 96, 3, 3).transpose(0, 2, 3, 1)
-    parts = iter(np.split(ones, range(8, len(ones), 8)))
-    monkeypatch.setattr(base, "predict_on_batch", lambda inputs: next(parts))
-    np.testing.assert_array_equal(extract(base, batches, tmp_path), ones)
+    parts = np.split(ones, range(8, len(ones), 8))
+    recorded = features.extract(base, batches, tmp_path, clock=Clock(), predict=lambda *_: iter(parts))
+    np.testing.assert_array_equal(recorded, ones)
 
 
-def test_features_on_disk_are_read_back_as_they_were(
-    base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_features_on_disk_are_mapped_and_never_computed_again(
+    base: keras.Model, batches: Batches, tmp_path: Path
 ) -> None:
-    first = extract(base, batches, tmp_path)
-    monkeypatch.setattr(keras.Model, "predict_on_batch", None)
-    np.testing.assert_array_equal(extract(base, batches, tmp_path), first)
+    clocks = Clock(), Clock()
+    first = features.extract(base, batches, tmp_path, clock=clocks[0])
+    again = features.extract(base, batches, tmp_path, clock=clocks[1], predict=lambda *_: iter([]))
+    np.testing.assert_array_equal(again, first)
+    assert isinstance(again, np.memmap)
+    np.testing.assert_array_equal(np.load(store_in(tmp_path) / "labels.npy"), batches.labels)
+    assert clocks[1].seconds == clocks[0].seconds, "the seconds count whenever the features are used"
+    assert clocks[0].seconds["features"] > 0
 
 
-@pytest.mark.parametrize("change", ["pictures", "order", "weights", "preparation"])
-def test_features_of_other_pictures_weights_or_preparation_are_never_taken(
-    change: str, base: keras.Model, batches: Batches, tmp_path: Path
+@pytest.mark.parametrize("change", ["pictures", "order", "weights", "preparation", "schema"])
+def test_features_of_anything_else_are_never_taken(
+    change: str, base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = extract(base, batches, tmp_path)
     inputs, prepare = batches.inputs, batches.prepare
@@ -78,31 +91,27 @@ def test_features_of_other_pictures_weights_or_preparation_are_never_taken(
         inputs = inputs[::-1]
     elif change == "weights":
         base = models.conv_base("mini", None, (48, 48, 3))
-    else:
+    elif change == "preparation":
         prepare = identity
+    else:
+        monkeypatch.setattr(features, "SCHEMA", features.SCHEMA + 1)
     other = extract(base, Batches(inputs, batches.labels, 8, prepare), tmp_path)
-    assert not np.allclose(first, other)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert np.allclose(first, other) == (change == "schema")
+    assert len(stores(tmp_path)) == 2
 
 
-def test_the_seconds_of_the_extraction_count_whenever_its_features_are_used(
-    base: keras.Model, batches: Batches, tmp_path: Path
-) -> None:
-    first, again = Clock(), Clock()
-    features.extract(base, batches, tmp_path, clock=first)
-    features.extract(base, batches, tmp_path, clock=again)
-    assert again.seconds["features"] == first.seconds["features"] > 0
+def test_each_view_has_a_store_of_its_own(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
+    views = [View(batches, CHAPTER_AUGMENTATION, seed, number) for seed, number in ((0, 0), (0, 1), (1, 0))]
+    recorded = [extract(base, view, tmp_path) for view in (*views, batches)]
+    assert len(stores(tmp_path)) == 4
+    for one, other in itertools.combinations(recorded, 2):
+        assert not np.allclose(one, other)
 
 
-def test_the_labels_stand_beside_the_features(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
-    extract(base, batches, tmp_path)
-    np.testing.assert_array_equal(np.load(store_in(tmp_path) / "labels.npy"), batches.labels)
-
-
-def test_features_are_mapped_into_memory_and_not_read_into_it(
-    base: keras.Model, batches: Batches, tmp_path: Path
-) -> None:
-    assert isinstance(extract(base, batches, tmp_path), np.memmap)
+def rename_another(store: Path) -> None:
+    """Put a store of other pictures into the place of this one."""
+    shutil.rmtree(store)
+    shutil.copytree(store_in(store.parent.parent / "other"), store)
 
 
 @pytest.mark.parametrize(
@@ -112,34 +121,54 @@ def test_features_are_mapped_into_memory_and_not_read_into_it(
         (lambda store: os.truncate(store / "features.npy", 1000), "checksum is not that of the record"),
         (lambda store: (store / "features.npy").unlink(), "No such file"),
         (lambda store: (store / "store.json").write_text("{"), "Expecting property name"),
+        (lambda store: (store / "store.json").write_text("{}"), "identity"),
         (lambda store: (store / "store.json").unlink(), "No such file"),
         (lambda store: np.save(store / "labels.npy", np.zeros(3)), "they stand beside other labels"),
+        (rename_another, "they were made for another pictures"),
     ],
-    ids=["overwritten", "cut off", "gone", "damaged record", "no record", "other labels"],
+    ids=["overwritten", "cut off", "gone", "damaged record", "other record", "no record", "other labels", "another's"],
 )
-def test_damaged_features_are_refused_by_name(
+def test_a_damaged_store_is_computed_again_with_a_warning(
     spoil: Callable[[Path], object], reason: str, base: keras.Model, batches: Batches, tmp_path: Path
 ) -> None:
+    extract(base, Batches(255 - batches.inputs, batches.labels, 8, rescale), tmp_path / "other")
+    first = np.array(extract(base, batches, tmp_path / "one"))
+    before = contents(store_in(tmp_path / "one"))
+    spoil(store_in(tmp_path / "one"))
+    with pytest.warns(UserWarning, match=rf"{store_in(tmp_path / 'one').name}' cannot be used .*again: .*{reason}"):
+        again = extract(base, batches, tmp_path / "one")
+    np.testing.assert_array_equal(again, first)
+    assert contents(store_in(tmp_path / "one")) == before
+
+
+def test_a_store_carries_its_schema(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
     extract(base, batches, tmp_path)
-    spoil(store_in(tmp_path))
-    with pytest.raises(BadInput, match=rf"{store_in(tmp_path).name}' cannot be used: .*{reason}.*; delete that folder"):
-        extract(base, batches, tmp_path)
+    assert json.loads((store_in(tmp_path) / "store.json").read_text())["schema"] == features.SCHEMA
 
 
-def test_a_store_under_anothers_name_is_refused_and_what_differs_is_named(
+def test_a_store_that_another_process_computes_is_waited_for_and_read(
     base: keras.Model, batches: Batches, tmp_path: Path
 ) -> None:
-    extract(base, batches, tmp_path / "one")
-    extract(base, Batches(255 - batches.inputs, batches.labels, 8, batches.prepare), tmp_path / "other")
-    name = store_in(tmp_path / "one").name
-    shutil.rmtree(tmp_path / "one" / name)
-    store_in(tmp_path / "other").rename(tmp_path / "one" / name)
-    with pytest.raises(BadInput, match="they were made for another pictures; delete"):
-        extract(base, batches, tmp_path / "one")
+    extract(base, batches, tmp_path / "other")
+    store = tmp_path / "one" / store_in(tmp_path / "other").name
+    recorded: list[np.ndarray] = []
+
+    def read() -> None:
+        recorded.append(features.extract(base, batches, tmp_path / "one", clock=Clock(), predict=lambda *_: iter([])))
+
+    store.parent.mkdir()
+    thread = threading.Thread(target=read)
+    with FileLock(f"{store}.lock"):
+        thread.start()
+        thread.join(timeout=1)  # long enough to fail in, where nothing is waited for
+        assert thread.is_alive()
+        shutil.copytree(store_in(tmp_path / "other"), store)
+    thread.join()
+    np.testing.assert_array_equal(recorded[0], extract(base, batches, tmp_path / "other"))
 
 
-@pytest.mark.parametrize("written", [0, 1, 60, 128, 5000, 8 * 864 * 4 + 128, 20 * 864 * 4, 23 * 864 * 4 + 128])
-def test_an_extraction_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
+@pytest.mark.parametrize("written", [0, 1, 60, HEADER, 5000, 8 * ROW + HEADER, 20 * ROW, 23 * ROW + HEADER])
+def test_an_extraction_that_was_killed_ends_as_if_it_had_not_been(
     written: int, base: keras.Model, batches: Batches, tmp_path: Path
 ) -> None:
     """Whatever part of the file was written: nothing, a part of its header, of a row, of a batch, or all."""
@@ -148,75 +177,28 @@ def test_an_extraction_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     partial = tmp_path / "killed" / f"{whole.name}.partial"
     partial.mkdir(parents=True)
     (partial / "features.npy").write_bytes((whole / "features.npy").read_bytes()[:written])
-    seen: list[int] = []
-    batches = Counted(batches, seen)
-    extract(base, batches, tmp_path / "killed")
+    starts: list[int] = []
+
+    def predict(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+        starts.append(first)
+        return features.predict_batches(base, batches, first)
+
+    features.extract(base, batches, tmp_path / "killed", clock=Clock(), predict=predict)
     assert contents(store_in(tmp_path / "killed")) == contents(whole)
-    assert len(seen) == len(batches) - max(written - 128, 0) // (8 * 864 * 4), "whole batches are not computed again"
+    assert starts == [max(written - HEADER, 0) // (8 * ROW)], "whole batches are not computed again"
 
 
-class Counted(Batches):
-    """Notes which batches are asked for."""
-
-    def __init__(self, batches: Batches, seen: list[int]) -> None:
-        super().__init__(batches.inputs, batches.labels, batches.batch_size, batches.prepare)
-        self.seen = seen
-
-    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        self.seen.append(batch)
-        return super().__getitem__(batch)
-
-
-KILLED = """
-import os, sys, threading, time
-from pathlib import Path
-import numpy as np
-import keras
-from convspec import features, images, models, shapes
-from convspec.training import Clock
-
-pictures, labels = shapes.pictures(shapes.TARGETS, 200, seed=1)
-base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
-base.predict_on_batch(pictures[:8] / np.float32(255))
-print("ready", flush=True)
-features.extract(base, images.Batches(pictures, labels, 8, images.rescale), Path(sys.argv[1]), clock=Clock())
-print("done", flush=True)
-"""
-
-
-def run_and_kill(folder: Path, after: float | None) -> None:
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    if after is not None:
-        time.sleep(after)
-        process.kill()
-    process.communicate()
-
-
-@pytest.mark.slow
-def test_after_kill_9_at_20_random_moments_the_store_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
-    run_and_kill(tmp_path / "whole", None)
-    for moment in np.random.default_rng(0).uniform(0, 0.4, 20):
-        run_and_kill(tmp_path / "killed", moment)
-        for store in (tmp_path / "killed").glob("mini-*[0-9a-f]"):
-            assert contents(store) == contents(store_in(tmp_path / "whole")), "under its own name it must be whole"
-    run_and_kill(tmp_path / "killed", None)
-    assert contents(store_in(tmp_path / "killed")) == contents(store_in(tmp_path / "whole"))
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing_under_the_final_name(
+def test_a_full_disk_is_one_clear_error_and_keeps_what_is_computed(
     base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full_disk)
-    with pytest.raises(
-        BadInput, match=r"no room for the features of 20 pictures in .*--report; what is computed is kept"
-    ):
+    message = r"no room for the features of 20 pictures in .*--report; what is computed is kept"
+    with pytest.raises(BadInput, match=message):
         extract(base, batches, tmp_path)
-    assert [store.suffix for store in tmp_path.iterdir()] == [".partial"]
+    assert store_in(tmp_path).suffix == ".partial", "nothing stands under the final name"
 
 
 def test_half_the_bytes_hold_the_same_features_to_three_digits(
@@ -234,25 +216,91 @@ def test_features_too_large_for_float16_are_refused(batches: Batches, tmp_path: 
         features.extract(base, batches, tmp_path, dtype="float16", clock=Clock())
 
 
-def test_each_view_has_a_store_of_its_own(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
-    views = [View(batches, CHAPTER_AUGMENTATION, seed, number) for seed, number in ((0, 0), (0, 1), (1, 0))]
-    found = [extract(base, view, tmp_path) for view in (*views, batches)]
-    assert len(list(tmp_path.iterdir())) == 4
-    for one, other in itertools.combinations(found, 2):
-        assert not np.allclose(one, other)
+def test_peak_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    """In a process of its own; the least of three readings, as JAX now and then has a batch more in flight."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    peaks = json.loads(output.splitlines()[-1])
+    growth, batch = min(peaks["1500"]) - min(peaks["300"]), 100 * 48 * 48 * 3 * 4
+    assert growth < 1.1 * batch, f"4.1 MB of features more take no memory, a batch in flight 2.8 MB; peaks: {peaks}"
 
 
-def test_peak_memory_does_not_grow_with_the_pictures(base: keras.Model, tmp_path: Path) -> None:
-    """Three times each: what other threads take meanwhile is counted, too, and JAX now and then has a batch more."""
-    peaks: dict[int, list[int]] = {600: [], 2400: []}
-    for again in range(3):
-        for count, found in peaks.items():
-            pictures = np.zeros((count, 48, 48, 3), np.uint8)
-            batches = Batches(pictures, np.zeros(count, np.int64), 100, rescale)
-            gc.collect()
-            tracemalloc.start()
-            extract(base, batches, tmp_path / str(again))
-            found.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-    growth, batch = min(peaks[2400]) - min(peaks[600]), 100 * 48 * 48 * 3 * 4
-    assert growth < 1.1 * batch, f"6 MB of features more take no memory, a batch more in flight 2.8 MB; peaks: {peaks}"
+def measure_peaks(folder: Path) -> dict[int, list[int]]:
+    """Return the peaks of Python's memory, in bytes, of three extractions of each number of pictures."""
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
+    peaks: dict[int, list[int]] = {300: [], 1500: []}
+    for again, count in itertools.product(range(3), peaks):
+        batches = Batches(np.zeros((count, 48, 48, 3), np.uint8), np.zeros(count, np.int64), 100, rescale)
+        tracemalloc.start()
+        extract(base, batches, folder / str(again))
+        peaks[count].append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return peaks
+
+
+@pytest.fixture
+def pictures(few_shapes: Dataset) -> Batches:
+    return Batches(few_shapes.train.images, few_shapes.train.labels, 8, rescale)
+
+
+def cut_model(
+    thaw: str | None, pictures: Batches, views: int, folder: Path
+) -> tuple[keras.Model, keras.Model, list[Batches]]:
+    """Return a whole model, what is trained of it, and the features that that is trained on."""
+    keras.utils.set_random_seed(0)
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
+    model = models.end_to_end(base)
+    if thaw:
+        models.thaw_from(base, thaw)
+    else:
+        models.freeze(base)
+    trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
+    trained = keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *model.layers[1:]])
+    passes = []
+    for number in range(views):
+        recorded = extract(trunk, View(pictures, CHAPTER_AUGMENTATION, 0, number), folder)
+        passes.append(Batches(recorded, pictures.labels, pictures.batch_size, identity))
+    return model, trained, passes
+
+
+@pytest.mark.parametrize("thaw", [None, "block4_conv1", "block3_conv1"])
+def test_loss_and_gradients_on_features_are_those_of_the_whole_model(
+    thaw: str | None, pictures: Batches, tmp_path: Path
+) -> None:
+    """A step of plain gradient descent at rate 1 moves each weight by its gradient, on every backend."""
+    losses, gradients = [], []
+    for whole in (True, False):
+        model, trained, passes = cut_model(thaw, pictures, 1, tmp_path)
+        source, trainee = (View(pictures, CHAPTER_AUGMENTATION, 0, 0), model) if whole else (passes[0], trained)
+        trainee.compile(optimizer=keras.optimizers.SGD(1.0), loss="binary_crossentropy")
+        before = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+        losses.append(float(trainee.train_on_batch(*source[0])))
+        after = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+        gradients.append([old - new for old, new in zip(before, after, strict=True)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for expected, ours in zip(*gradients, strict=True):
+        scale = np.abs(expected).max()
+        assert scale > 0
+        # The weights themselves, of up to 1, are rounded to 6e-8 before they are subtracted.
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale + 2e-7)
+
+
+@pytest.mark.parametrize("thaw", [None, "block4_conv1", "block3_conv1"])
+def test_after_20_steps_on_features_the_weights_are_those_of_the_whole_model(
+    thaw: str | None, pictures: Batches, tmp_path: Path
+) -> None:
+    weights = []
+    for whole in (True, False):
+        model, trained, passes = cut_model(thaw, pictures, 4, tmp_path)  # 20 batches of 8 are four passes of 40
+        trainee = model if whole else trained
+        source = stream(pictures, 0, CHAPTER_AUGMENTATION) if whole else stream(passes, 0)
+        training.compile_model(trainee, 1e-4)
+        training.fit(trainee, source, 1, 20, None, clock=Clock(), history={})
+        weights.append([keras.ops.convert_to_numpy(variable) for variable in model.variables])
+    for expected, ours in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_peaks(Path(sys.argv[1]))))

@@ -1,10 +1,10 @@
-"""Progress bars: nothing for nobody, soon for a person, seldom for a log."""
+"""Progress bars on a terminal and in a log, and the phase clock."""
 
 import io
 
 import pytest
 
-from convspec.progress import bar
+from convspec.progress import Clock, bar
 
 
 class Terminal(io.StringIO):
@@ -19,32 +19,20 @@ def test_without_a_stream_there_is_no_bar() -> None:
 
 
 @pytest.mark.parametrize(("stream", "delay", "interval"), [(Terminal(), 2, 0.1), (io.StringIO(), 10, 30)])
-def test_a_person_sees_a_bar_after_2_seconds_and_a_log_a_line_every_30(
+def test_a_terminal_shows_a_bar_after_2_seconds_and_a_log_a_line_every_30(
     stream: io.StringIO, delay: float, interval: float
 ) -> None:
-    with bar(3, "reading", "file", stream) as shown:
+    with bar(20, "reading", "file", stream, 5) as shown:
         assert (shown.delay, shown.mininterval, shown.fp) == (delay, interval, stream)
+        assert (shown.desc, shown.unit, shown.total, shown.n) == ("reading", "file", 20, 5)
         assert not shown.leave, "a bar that is done must go"
 
 
-def test_each_bar_has_its_own_title_total_and_start() -> None:
-    for total, initial in ((10, 0), (20, 5)):
-        with bar(total, f"title {total}", "step", Terminal(), initial) as shown:
-            assert (shown.desc, shown.unit, shown.total, shown.n) == (f"title {total}", "step", total, initial)
-            shown.update(2)
-            assert shown.n == initial + 2
-
-
-def test_a_bar_shows_past_pytests_capturing(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
-        from convspec.session import terminal_stream
-
-        def test_speaks(pytestconfig):
-            print("captured")
-            print("shown", file=terminal_stream(pytestconfig))
-        """
-    )
-    result = pytester.runpytest_subprocess()
-    assert "shown" in result.errlines
-    assert "captured" not in result.outlines
+def test_a_clock_adds_up_the_seconds_of_each_phase_also_of_one_that_fails() -> None:
+    times = iter([0.0, 2.0, 10.0, 13.0, 20.0, 25.0])
+    clock = Clock(lambda: next(times))
+    with clock("train"), pytest.raises(ZeroDivisionError), clock("input"):
+        raise ZeroDivisionError
+    with clock("input"):
+        pass
+    assert clock.seconds == {"train": 13.0, "input": 8.0 + 5.0}

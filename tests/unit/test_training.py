@@ -1,76 +1,76 @@
-"""Fitting, phases, checkpoints and predictions."""
+"""Fitting, phases, checkpoints, predictions and smoothed curves."""
 
-import _thread
-import json
+import re
 import signal
 import threading
-import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.signal import lfilter
 
-from convspec import BadInput, models, progress, training
-from convspec.data import batches as batches_module
-from convspec.data.batches import Batches, identity
+from convspec import BadInput, models, training
+from convspec.data.batches import Batches, identity, stream
+from convspec.progress import Clock
+from convspec.training import Checkpoint, smooth_curve
+
+# 12 points of 10 bits, multiplied 11 times by 3 bits at most: 43 of a double's 53 bits, so that sums are exact.
+CURVES = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=12)
+FACTORS = st.integers(0, 8).map(lambda eighths: eighths / 8)
 
 
 def model_and_batches(seed: int = 0) -> tuple[keras.Model, Batches]:
-    """A small model with dropout, compiled, and 32 labelled points for it."""
+    """Return a small compiled model with dropout, and 32 labelled points for it."""
     keras.utils.set_random_seed(seed)
     model = models.feature_classifier((4,), dropout=0.5)
     training.compile_model(model, 1e-2)
-    points = np.random.default_rng(seed).normal(size=(32, 4)).astype(np.float32)
+    points = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
     return model, Batches(points, (points.sum(axis=1) > 0).astype(int), 8, identity)
 
 
-def fit(model: keras.Model, batches: Batches, epochs: int, history: training.History, **options: Any) -> None:
-    start = len(history.get("loss", [])) * 4
-    training.fit(
-        model,
-        batches_module.stream(batches, 0, start=start),
-        epochs,
-        4,
-        batches,
-        clock=progress.Clock(),
-        history=history,
-        **options,
-    )
+def fit(model: keras.Model, batches: Batches, epochs: int, history: training.History, **options: Any) -> Clock:
+    """Train with 4 steps an epoch, and return the clock."""
+    source = stream(batches, 0, start=len(history.get("loss", [])) * 4)
+    training.fit(model, source, epochs, 4, batches, clock=(clock := Clock()), history=history, **options)
+    return clock
 
 
-def test_history_has_one_value_an_epoch_for_training_and_validation() -> None:
+@pytest.mark.parametrize(("units", "loss"), [(1, "binary_crossentropy"), (3, "sparse_categorical_crossentropy")])
+def test_models_are_compiled_with_rmsprop_and_the_loss_of_their_head(units: int, loss: str) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+    training.compile_model(model, 2e-5)
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop)
+    assert float(model.optimizer.learning_rate) == pytest.approx(2e-5)
+    assert model.loss == loss
+
+
+def test_history_and_phases_cover_training_and_validation() -> None:
     model, batches = model_and_batches()
     history: training.History = {}
-    fit(model, batches, 3, history)
-    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
-        ("loss", "accuracy", "val_loss", "val_accuracy"), 3
-    )
-
-
-def test_every_second_of_a_fit_belongs_to_one_phase() -> None:
-    model, batches = model_and_batches()
-    clock, total = progress.Clock(), progress.Clock()
+    total = Clock()
     with total("fit"):
-        training.fit(model, batches_module.stream(batches, 0), 3, 4, batches, clock=clock, history={})
-    phases = dict(clock.seconds)
-    phases.pop("input")
-    assert set(phases) == {"compile", "train", "validate"}
-    assert all(seconds > 0 for seconds in phases.values())
-    # What Keras does before on_train_begin is outside the phases: setting up the iterator, well under a second.
-    outside = total.seconds["fit"] - sum(phases.values())
-    assert 0 <= outside < max(2, 0.25 * total.seconds["fit"])  # the share, where other work slows all of it
+        clock = fit(model, batches, 3, history)
+    names = ("loss", "accuracy", "val_loss", "val_accuracy")
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(names, 3)
+    assert set(clock.seconds) == {"compile", "train", "validate", "input"}
+    assert all(seconds > 0 for seconds in clock.seconds.values())
+    clock.seconds.pop("input")  # which overlaps the others
+    assert sum(clock.seconds.values()) <= total.seconds["fit"], "no second counts twice"
 
 
 def test_every_batch_of_the_stream_is_a_step_from_the_first_on() -> None:
     """Keras looks at some before it trains."""
     (fitted, batches), (stepped, _) = model_and_batches(), model_and_batches()
-    training.fit(fitted, batches_module.stream(batches, 0), 1, 3, None, clock=progress.Clock(), history={})
-    stream = batches_module.stream(batches, 0)
-    for _ in range(3):
-        stepped.train_on_batch(*next(stream))
+    fit(fitted, batches, 1, {})
+    source = stream(batches, 0)
+    for _ in range(4):
+        stepped.train_on_batch(*next(source))
     for one, other in zip(fitted.get_weights(), stepped.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -79,78 +79,118 @@ def test_the_threads_that_made_the_batches_end_with_the_fit() -> None:
     """TensorFlow keeps the iterator that it drew from, and with it all that the iterator holds."""
     model, batches = model_and_batches()
     before = set(threading.enumerate())
-    stream = batches_module.stream(batches, 0, threads=2)
-    training.fit(model, stream, 1, 4, None, clock=progress.Clock(), history={})
-    assert next(stream, None) is None, "the stream is closed"
+    source = stream(batches, 0, threads=2)
+    training.fit(model, source, 1, 4, None, clock=Clock(), history={})
+    assert next(source, None) is None, "the stream is closed"
     assert [thread.name for thread in set(threading.enumerate()) - before if "Pool" in thread.name] == []
 
 
-def test_a_run_resumed_from_its_checkpoint_equals_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
     whole, batches = model_and_batches()
     unbroken: training.History = {}
     fit(whole, batches, 4, unbroken)
 
-    broken, batches = model_and_batches()
+    broken, _ = model_and_batches()
     history: training.History = {}
-    fit(broken, batches, 2, history)
-    training.Checkpoint(tmp_path / "run.npz", "key").save(broken, history, progress.Clock())
+    clock = fit(broken, batches, 2, history)
+    Checkpoint(tmp_path / "run.npz", "key").save(broken, history, clock)
 
-    resumed, batches = model_and_batches(seed=99)  # everything that counts must come from the checkpoint
-    _, batches = model_and_batches()
-    history = training.Checkpoint(tmp_path / "run.npz", "key").restore(resumed, progress.Clock())
+    resumed, _ = model_and_batches(seed=99)  # everything that counts must come from the checkpoint
+    history = Checkpoint(tmp_path / "run.npz", "key").restore(resumed, restored := Clock())
+    assert restored.seconds == clock.seconds, "the seconds before the interruption count after it"
     fit(resumed, batches, 4, history)
     assert history == unbroken
     for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_fit_that_is_interrupted_leaves_a_checkpoint_of_its_last_epoch(
+def test_an_interrupted_fit_leaves_a_checkpoint_of_its_last_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
     model, batches = model_and_batches()
-    checkpoint = training.Checkpoint(tmp_path / "run.npz", "key")
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
 
     def until_interrupted() -> Iterator:
-        for number, batch in enumerate(batches_module.stream(batches, 0)):
+        for number, batch in enumerate(stream(batches, 0)):
             if number == 10:  # in the third epoch of four batches
-                _thread.interrupt_main()  # what Ctrl-C does; batches are made in another thread
+                signal.raise_signal(signal.SIGINT)  # what Ctrl-C does; batches are made in another thread
             yield batch
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of xdist ignore Ctrl-C
     with pytest.raises(KeyboardInterrupt):
-        training.fit(
-            model, until_interrupted(), 5, 4, None, clock=progress.Clock(), history={}, checkpoint=checkpoint
-        )  # fmt: skip
+        training.fit(model, until_interrupted(), 5, 4, None, clock=Clock(), history={}, checkpoint=checkpoint)
     signal.signal(signal.SIGINT, before)
     again, _ = model_and_batches()
-    assert len(checkpoint.restore(again, progress.Clock())["loss"]) in (1, 2), "the batches run at most one epoch ahead"
+    assert len(checkpoint.restore(again, Clock())["loss"]) in (1, 2), "the batches run at most one epoch ahead"
 
 
-def test_the_seconds_before_the_interruption_count_after_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["key", "schema", "no schema"])
+def test_a_checkpoint_of_another_run_or_schema_is_ignored(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, _ = model_and_batches()
-    before, after = progress.Clock(), progress.Clock()
-    before.seconds["train"] = 120.0
-    training.Checkpoint(tmp_path / "run.npz", "key").save(model, {"loss": [1.0]}, before)
-    training.Checkpoint(tmp_path / "run.npz", "key").restore(model, after)
-    assert after.seconds == {"train": 120.0}
-
-
-def test_a_checkpoint_of_another_run_is_ignored(tmp_path: Path) -> None:
-    model, _ = model_and_batches()
-    training.Checkpoint(tmp_path / "run.npz", "one").save(model, {"loss": [1.0]}, progress.Clock())
-    before = model.get_weights()
-    assert training.Checkpoint(tmp_path / "run.npz", "two").restore(model, progress.Clock()) == {}
-    for one, other in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(one, other)
+    file = tmp_path / "run.npz"
+    Checkpoint(file, "one").save(model, {"loss": [1.0]}, Clock())
+    if change == "schema":
+        monkeypatch.setattr(training, "CHECKPOINT_SCHEMA", training.CHECKPOINT_SCHEMA + 1)
+    elif change == "no schema":
+        with np.load(file) as saved:
+            arrays = dict(saved)
+        del arrays["schema"]
+        np.savez(file, **arrays)
+    other, _ = model_and_batches(seed=1)
+    before = other.get_weights()
+    assert Checkpoint(file, "two" if change == "key" else "one").restore(other, Clock()) == {}
+    for one, unchanged in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, unchanged)
 
 
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
     model, _ = model_and_batches()
-    training.Checkpoint(tmp_path / "run.npz", "key").save(model, {}, progress.Clock())
-    (tmp_path / "run.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:-200])
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+    checkpoint.save(model, {}, Clock())
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-200])
     with pytest.raises(BadInput, match=r"run.npz' is damaged .*delete it to start the run again"):
-        training.Checkpoint(tmp_path / "run.npz", "key").restore(model, progress.Clock())
+        checkpoint.restore(model, Clock())
+
+
+def probe_data(classes: int) -> tuple[Batches, Batches]:
+    """Return overlapping clouds of points, one a class, for training and validation."""
+    generator = np.random.default_rng(classes)
+    centres = generator.normal(size=(classes, 6))
+    parts = []
+    for count in (90, 60):
+        labels = np.arange(count) % classes
+        points = (centres[labels] + generator.normal(size=(count, 6))).astype(np.float32)
+        parts.append(Batches(points, labels, 10, identity))
+    return parts[0], parts[1]
+
+
+def linear_head(classes: int) -> keras.Model:
+    units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(units, activation=activation)])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fitted_layer_computes_what_its_history_says(classes: int) -> None:
+    train, validation = probe_data(classes)
+    head = linear_head(classes)
+    history = training.fit_linear(head.layers[-1], train, validation)
+    training.compile_model(head, 1e-3)
+    for prefix, batches in (("", train), ("val_", validation)):
+        loss, accuracy = head.evaluate(batches, verbose=0)
+        assert history[f"{prefix}loss"] == [pytest.approx(loss, rel=1e-4)], f"{prefix}loss"
+        assert history[f"{prefix}accuracy"] == [pytest.approx(accuracy)], f"{prefix}accuracy"
+
+
+def test_the_penalty_is_the_one_with_the_lowest_validation_loss() -> None:
+    def loss(*penalties: float) -> float:
+        return training.fit_linear(linear_head(2).layers[-1], *probe_data(2), penalties)["val_loss"][0]
+
+    losses = [loss(penalty) for penalty in training.PENALTIES]
+    assert loss(*training.PENALTIES) == min(losses)
+    assert len(set(losses)) == len(losses), "each penalty should give another fit"
 
 
 @pytest.mark.parametrize(
@@ -166,27 +206,42 @@ def test_the_predicted_class_is_the_likelier_one(probabilities: list, classes: l
     np.testing.assert_allclose(training.confidence(np.array(probabilities)), confidence)
 
 
-@pytest.mark.parametrize(("units", "loss"), [(1, "binary_crossentropy"), (3, "sparse_categorical_crossentropy")])
-def test_models_are_compiled_with_rmsprop_at_the_given_rate_and_the_loss_of_their_head(units: int, loss: str) -> None:
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
-    training.compile_model(model, 2e-5)
-    assert isinstance(model.optimizer, keras.optimizers.RMSprop)
-    assert float(model.optimizer.learning_rate) == pytest.approx(2e-5)
-    assert model.loss == loss
+@given(points=CURVES, factor=FACTORS)
+def test_each_smoothed_value_weighs_older_points_less_by_the_factor(points: list[float], factor: float) -> None:
+    """Which makes smoothing linear and causal, leaves constants alone, and starts at the first point."""
+    before = list(points)
+    smoothed = smooth_curve(points, factor)
+    assert len(smoothed) == len(points)
+    for n, value in enumerate(smoothed):
+        weights = [factor**n] + [(1 - factor) * factor ** (n - k) for k in range(1, n + 1)]
+        assert value == sum(weight * point for weight, point in zip(weights, points, strict=False)), f"value {n}"
+    assert points == before, "the points are left as they were"
 
 
-def test_a_saved_model_names_nothing_that_only_this_backend_has_and_trains_on_once_loaded(tmp_path: Path) -> None:
-    _, batches = model_and_batches()
-    model = models.dense_baseline((4,), classes=2)
-    training.compile_model(model, 1e-2)
-    model.train_on_batch(*batches[0])
-    model.save(tmp_path / "model.keras")
-    with zipfile.ZipFile(tmp_path / "model.keras") as saved:
-        config = json.loads(saved.read("config.json"))
-    assert "keras.src" not in json.dumps(config), "a module of Keras's own insides, perhaps of one backend"
-    assert config["compile_config"]["jit_compile"] == "auto", "compiled or not as suits where it is loaded"
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for one in (model, loaded):
-        one.train_on_batch(*batches[1])
-    for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
+@given(points=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200), factor=st.floats(0, 1))
+def test_smoothing_is_the_first_order_recursive_filter(points: list[float], factor: float) -> None:
+    filtered, _ = lfilter([1 - factor], [1, -factor], points[1:], zi=[factor * points[0]])
+    # A step of either side rounds two products and a sum, each by 2^-53 of no more than the largest point.
+    tolerance = 2 * 3 * len(points) * 2.0**-53 * max(map(abs, points))
+    np.testing.assert_allclose(smooth_curve(points, factor), [points[0], *filtered], rtol=0, atol=tolerance + 1e-300)
+
+
+@given(points=CURVES, factor=FACTORS)
+def test_a_smoothed_curve_goes_up_and_down_no_more_than_the_curve(points: list[float], factor: float) -> None:
+    def variation(curve: list[float]) -> float:
+        return sum(abs(after - before) for before, after in pairwise(curve))
+
+    assert variation(smooth_curve(points, factor)) <= variation(points)
+
+
+def test_the_smoothing_factor_is_what_is_kept_of_the_past_by_default_0_8() -> None:
+    assert smooth_curve([0.0, 8.0, 8.0], 0.75) == [0.0, 2.0, 3.5]
+    assert smooth_curve([0.0, 8.0, 3.0]) == smooth_curve([0.0, 8.0, 3.0], 0.8)
+    assert smooth_curve([]) == []
+
+
+@pytest.mark.parametrize("factor", [-0.1, 1.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("points", [[], [1.0, 2.0]], ids=["empty", "two points"])
+def test_a_factor_outside_0_to_1_is_an_error_that_names_it(points: list[float], factor: float) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'factor must be from 0 to 1, got {factor}')}$"):
+        smooth_curve(points, factor)

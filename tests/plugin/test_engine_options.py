@@ -1,0 +1,56 @@
+"""What the options for devices and precision reach, and where progress is shown."""
+
+import os
+
+import pytest
+
+from convspec import backend
+
+
+def test_the_option_devices_reaches_the_run(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from convspec import BadInput
+        from convspec.ladder.rungs import find_recipe
+
+        def test_it(convspec_session):
+            with pytest.raises(BadInput, match="devices must be .*1.*got 64"):
+                convspec_session.run(find_recipe("dense_baseline", "mini"), 0)
+        """
+    )
+    pytester.runpytest("--devices", "64").assert_outcomes(passed=1)
+
+
+def test_the_option_precision_is_set_and_shown_in_the_header(pytester: pytest.Pytester) -> None:
+    before = backend.precision()
+    result = pytester.runpytest("--precision", "mixed_bfloat16")
+    assert backend.precision() == "mixed_bfloat16"
+    backend.set_precision(before)
+    result.stdout.re_match_lines([r"convspec: keras .*, precision mixed_bfloat16"])
+
+
+def test_progress_is_shown_past_pytests_capturing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from convspec.plugin.session import terminal_stream
+
+        def test_speaks(pytestconfig):
+            print("captured")
+            print("shown", file=terminal_stream(pytestconfig))
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    assert "shown" in result.errlines
+    assert "captured" not in result.outlines
+
+
+def test_a_missing_backend_is_an_error_in_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(hidden="import sys\nsys.modules['jax'] = None")
+    paths = [str(pytester.path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    result = pytester.runpytest_subprocess("-p", "hidden", "--rungs", "from_scratch")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: Keras is to run on jax, which is not installed: *"])
+    assert "Traceback" not in str(result.stderr)

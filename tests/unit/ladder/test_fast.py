@@ -1,0 +1,202 @@
+"""The fast forms of the rungs, runs in mixed precision, and runs that are killed."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from convspec import backend, models, training
+from convspec.accuracy import baselines
+from convspec.data import datasets
+from convspec.data.datasets import Dataset
+from convspec.ladder.result import Result
+from convspec.ladder.run import run_recipe
+from convspec.ladder.run import run_key
+from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
+
+FAST = [recipe.name for recipe in select_recipes("mini", "fast") if recipe.name.endswith("_fast")]
+
+
+@pytest.mark.parametrize("mode", ["literal", "fast", "both"])
+def test_a_mode_climbs_the_ladder_in_its_order(mode: Any) -> None:
+    names = [recipe.name for recipe in select_recipes("mini", mode)]
+    assert list(dict.fromkeys(name.removesuffix("_fast") for name in names)) == list(RUNGS)
+    with_base = [rung for rung in RUNGS if find_recipe(rung, "mini").base]
+    assert [name for name in names if name.endswith("_fast")] == (
+        [] if mode == "literal" else [f"{rung}_fast" for rung in with_base]
+    )
+    assert len(names) == len(RUNGS) + (len(with_base) if mode == "both" else 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "chosen", "expected"),
+    [
+        ("both", ["fine_tuned"], ["fine_tuned", "fine_tuned_fast"]),
+        ("fast", ["fine_tuned", "augmented"], ["augmented", "fine_tuned_fast"]),
+        (
+            "both",
+            ["feature_extraction_best", "feature_extraction"],  # the first is no rung
+            ["feature_extraction", "feature_extraction_fast", "feature_extraction_best"],
+        ),
+    ],
+)
+def test_a_chosen_rung_is_climbed_in_the_form_of_the_mode(mode: Any, chosen: list[str], expected: list[str]) -> None:
+    assert [recipe.name for recipe in select_recipes("full", mode, chosen)] == expected
+
+
+def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path: Path) -> None:
+    recipe = replace(find_recipe("feature_extraction_fast", "mini"), extra_sizes=(32,))
+    result = run_recipe(recipe, few_shapes, 0, tmp_path)
+    assert result.base_pictures == 2 * (40 + 19 + 20)
+    assert result.test_accuracy > 0.8
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+@pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
+def test_the_fast_form_of_a_rung_changes_what_an_expert_would_change(rung: str, scale: Any) -> None:
+    """Pictures by area, the base's own preprocessing and its frozen part once a view; and fewer epochs of fine-tuning
+    at full, where each costs two cores the better part of a minute.
+    """
+    literal, fast = find_recipe(rung, scale), find_recipe(f"{rung}_fast", scale)
+    changed = {field.name for field in fields(fast) if getattr(fast, field.name) != getattr(literal, field.name)}
+    intended = {"name", "interpolation", "preprocessing", "precision", "views", "published"}
+    if rung == "fine_tuned":
+        intended |= {"starts_from"} | ({"epochs"} if scale == "full" else set())
+    assert changed == intended
+    assert (literal.preprocessing, fast.preprocessing) == ("rescale", "base")
+    assert 0 < fast.views < fast.epochs <= literal.epochs
+
+
+@pytest.mark.parametrize("rung", FAST)
+def test_a_fast_rung_saves_a_whole_model_with_its_predictions(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
+    recipe = replace(find_recipe(rung, "mini"), epochs=2)
+    if recipe.starts_from:
+        recipe = replace(recipe, starts_from=replace(recipe.starts_from, epochs=1))
+    result = run_recipe(recipe, few_shapes, 0, tmp_path)
+    (file,) = (tmp_path / "models").glob(f"{rung}-*.keras")
+    model = keras.models.load_model(file)
+    prepared = models.PREPROCESSING["mini"](few_shapes.test.images.astype(np.float32))
+    probabilities = model.predict(prepared, verbose=0)
+    # bfloat16 has 8 binary digits, and the features were kept in float16.
+    np.testing.assert_allclose(training.confidence(probabilities), result.confidence, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rung", "expected"),
+    [
+        # 40 pictures for training, 19 for validation after each of 2 epochs, 20 for the test; 2 views
+        ("frozen_end_to_end", 2 * (40 + 19) + 20),
+        ("frozen_end_to_end_fast", 2 * 40 + 19 + 20),
+        ("feature_extraction", 40 + 19 + 20),
+        ("feature_extraction_fast", 40 + 19 + 20),
+        ("from_scratch", None),
+    ],
+)
+def test_a_result_counts_the_pictures_that_went_through_the_base(
+    rung: str, expected: int | None, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(find_recipe(rung, "mini"), epochs=2, batch_size=8)
+    assert run_recipe(recipe, few_shapes, 0, tmp_path).base_pictures == expected
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """Set the precision back at the end."""
+    before = backend.precision()
+    yield
+    backend.set_precision(before)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("name", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart(
+    name: backend.Precision, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    """To 3 of some 20 test pictures: the digits that are left are 8 or 11 of 24."""
+    recipe = replace(find_recipe("feature_extraction", "mini"), epochs=3, learning_rate=1e-3)
+    results, keys = {}, set()
+    precisions: list[backend.Precision] = ["float32", name]
+    for precision in precisions:
+        backend.set_precision(precision)
+        keys.add(run_key(recipe, few_shapes, 0))
+        results[precision] = run_recipe(recipe, few_shapes, 0, tmp_path)
+    assert results[name].test_accuracy == pytest.approx(results["float32"].test_accuracy, abs=3 / 20)
+    assert results[name].history["loss"] != results["float32"].history["loss"], "nothing was computed otherwise"
+    assert np.isfinite(results[name].history["loss"]).all()
+    assert len(keys) == 2, "a run in one precision would be taken for one in the other"
+    assert baselines.environment(results[name].machine) == f"{baselines.environment(results['float32'].machine)}-{name}"
+
+
+@pytest.mark.usefixtures("precision")
+def test_a_precision_that_the_session_asks_for_wins_over_the_fast_one(few_shapes: Dataset, tmp_path: Path) -> None:
+    backend.set_precision("mixed_float16")
+    result = run_recipe(find_recipe("feature_extraction_fast", "mini"), few_shapes, 0, tmp_path)
+    assert result.machine["precision"] == "mixed_float16"
+
+
+def run_and_kill(folder: Path, after: float | None) -> bool:
+    """Return whether the run was killed, so many seconds after it began, before it ended."""
+    process = subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    try:
+        assert process.communicate(timeout=after)[0] == "done\n"
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+
+
+def read_stores(folder: Path) -> dict[str, bytes]:
+    return {file.parent.name: file.read_bytes() for file in (folder / "features").glob("*/features.npy")}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_at_20_moments_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    run_and_kill(tmp_path / "whole", None)
+    last = 0.8 * (time.perf_counter() - start)
+    whole = Result.load(tmp_path / "whole" / "result.json")
+    moments, killed, resumed = np.random.default_rng(0), 0, False
+    while killed < 20:
+        killed += run_and_kill(tmp_path / "killed", moments.uniform(0, last))
+        resumed |= any((tmp_path / "killed" / "checkpoints").glob("*.npz"))
+        for file in (tmp_path / "killed").glob("result.json"):
+            assert Result.load(file).confidence == whole.confidence, "under its own name it must be whole"
+    run_and_kill(tmp_path / "killed", None)
+    again = Result.load(tmp_path / "killed" / "result.json")
+    assert resumed, "no kill came upon a checkpoint to go on from"
+    assert read_stores(tmp_path / "killed") == read_stores(tmp_path / "whole")
+    assert again.history == whole.history
+    assert (again.predicted, again.confidence) == (whole.predicted, whole.confidence)
+
+
+def main(folder: Path) -> None:
+    """Run a rung on few pictures, with a checkpoint after every epoch so that there is something to go on from."""
+    training.CHECKPOINT_EVERY = 0.0
+    whole = datasets.load_dataset("shapes", 48, Path())
+    train, validation, test = (
+        datasets.Split(part.images[::5], part.labels[::5], part.names[::5])
+        for part in (whole.train, whole.validation, whole.test)
+        if part
+    )
+    few = Dataset(whole.name, whole.classes, train, validation, test)
+    recipe = find_recipe("fine_tuned_fast", "mini")
+    assert recipe.starts_from
+    frozen = replace(recipe.starts_from, precision="float32")  # not what each process measures to be the faster one
+    recipe = replace(recipe, epochs=30, precision="float32", starts_from=frozen)
+    print("ready", flush=True)
+    run_recipe(recipe, few, 0, folder).save(folder / "result.json")
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
