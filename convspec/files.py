@@ -1,5 +1,6 @@
 """Files that are whole or absent under their final name."""
 
+import hashlib
 import os
 import threading
 import zlib
@@ -23,3 +24,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

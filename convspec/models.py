@@ -134,11 +134,14 @@ BASES: dict[str, Callable[..., keras.Model]] = {
 
 
 def default_weights(name: str, folder: Path) -> str | Path:
-    """A base's file in the data `folder`, the package's own file for "mini", else "imagenet"."""
+    """Return the base's file in the data `folder`, as saved by Keras 3 or as published, else "imagenet".
+
+    The mini base has its file in the package.
+    """
     if name == "mini":
         return MINI_WEIGHTS
-    file = folder / f"{name}_notop.weights.h5"
-    return file if file.is_file() else "imagenet"
+    files = (folder / f"{name}{end}" for end in ("_notop.weights.h5", "_weights_tf_dim_ordering_tf_kernels_notop.h5"))
+    return next((file for file in files if file.is_file()), "imagenet")
 
 
 def conv_base(

@@ -1,6 +1,5 @@
-"""What a folder of pictures holds: its classes, its files, and the part that each belongs to."""
+"""List the classes and pictures of a folder, and assign them to training, validation and test."""
 
-import hashlib
 import os
 import re
 import stat
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convspec import BadInput
+from convspec.files import checksum
 
 PARTS = ("train", "validation", "test")
 SHARES = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
@@ -20,8 +20,8 @@ NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.
 
 
 @dataclass(frozen=True)
-class Found:
-    """The files of a folder of classes, in the order of their classes and names.
+class PictureFiles:
+    """Files of a folder of classes, in the order of their classes and names.
 
     `labels`: int64 (n,), positions in `classes`; `names`: one for each file, CLASS/FILE; `parts`: for each file one of
     PARTS, or None where the folder does not say. `bad` names what cannot be a picture, `duplicates` what has the same
@@ -46,8 +46,8 @@ class _File:
     part: str | None = None
 
 
-def find(folder: Path) -> Found:
-    """The pictures of `folder`, in any of these layouts; hidden files and folders are left out.
+def list_pictures(folder: Path) -> PictureFiles:
+    """List the pictures of a folder in any of these layouts, without what is hidden.
 
     One subfolder a class; `train`, `validation` and `test` that each have one; Kaggle's `train/cat.0.jpg`; the public
     download's `PetImages/Cat/0.jpg`. Cats and dogs in the latter two, complete to number 1999, are split as in listing
@@ -72,38 +72,36 @@ def find(folder: Path) -> Found:
     classes = tuple(sorted({file.label for file in files}))
     unique, duplicates = _without_duplicates(files)
     unique.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
-    known = [file.part for file in unique if file.part]
-    return Found(
+    return PictureFiles(
         folder=folder,
         classes=classes,
         paths=tuple(file.path for file in unique),
         labels=np.array([classes.index(file.label) for file in unique], np.int64),
         names=tuple(file.name for file in unique),
-        parts=tuple(known) if known else None,
+        parts=tuple(file.part for file in unique if file.part) or None,
         bad=tuple(bad),
         duplicates=tuple(duplicates),
     )
 
 
-def assign(found: Found, good: np.ndarray, seed: int) -> list[np.ndarray]:
-    """The positions of the train, validation and test pictures among `found`'s files, of those that are `good`.
+def assign(files: PictureFiles, readable: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return the positions of the train, validation and test pictures, of those that are `readable`.
 
     A folder that is not split yet is split 50 / 25 / 25, stratified, in an order that only the names and the seed
-    fix. Raises BadInput, naming the class, where one is too small for that or has no good picture in a part.
+    fix. Raises BadInput, naming the class, where one is too small for that or has no readable picture in a part.
     """
-    parts = np.array(found.parts) if found.parts else None
     chosen: list[list[int]] = [[], [], []]
-    for label, name in enumerate(found.classes):
-        members = np.flatnonzero(good & (found.labels == label))
-        if parts is not None:
-            groups = [members[parts[members] == part] for part in PARTS]
+    for label, name in enumerate(files.classes):
+        members = np.flatnonzero(readable & (files.labels == label))
+        if files.parts:
+            groups = [members[np.array(files.parts)[members] == part] for part in PARTS]
             if empty := [part for part, group in zip(PARTS, groups, strict=True) if not len(group)]:
-                raise _empty(found.folder / empty[0] / name)
+                raise _empty(files.folder / empty[0] / name)
         elif not len(members):
-            raise _empty(found.folder / name)
+            raise _empty(files.folder / name)
         elif len(members) < 4:
             raise BadInput(
-                f"{str(found.folder)!r}: a class needs at least 4 readable pictures to be split, but {name!r} has"
+                f"{str(files.folder)!r}: a class needs at least 4 readable pictures to be split, but {name!r} has"
                 f" {len(members)}"
             )
         else:
@@ -127,17 +125,14 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _classes(folder: Path, bad: list[str], part: str | None = None) -> list[_File]:
-    """The files of each subfolder, which is a class."""
+    """List the files of each subfolder, which is a class."""
     above = tuple(_identity(parent.stat()) for parent in [folder, *folder.absolute().parents])
-    classes = []
-    for label in _subfolders(folder):
-        if _identity(label.stat()) in above:
-            bad.append(_loop(label))
-        else:
-            classes.append(label)
+    subfolders = _subfolders(folder)
+    classes = [label for label in subfolders if _identity(label.stat()) not in above]
+    bad += [_loop(label) for label in subfolders if label not in classes]
     if len(classes) < 2:
-        found = f"only the class {classes[0].name!r}" if classes else "no subfolders"
-        raise BadInput(f"{str(folder)!r} has {found}; give at least two subfolders of pictures, one a class")
+        content = f"only the class {classes[0].name!r}" if classes else "no subfolders"
+        raise BadInput(f"{str(folder)!r} has {content}; give at least two subfolders of pictures, one a class")
     files = []
     for label in classes:
         paths = sorted(_regular(label, bad, above))
@@ -148,21 +143,19 @@ def _classes(folder: Path, bad: list[str], part: str | None = None) -> list[_Fil
 
 
 def _parts(folder: Path, bad: list[str]) -> list[_File]:
-    files, expected = [], None
+    files = {part: _classes(folder / part, bad, part) for part in PARTS}
+    classes = {part: sorted({file.label for file in files[part]}) for part in PARTS}
     for part in PARTS:
-        of_part = _classes(folder / part, bad, part)
-        classes = sorted({file.label for file in of_part})
-        expected = expected or classes
-        if classes != expected:
+        if classes[part] != classes["train"]:
             raise BadInput(
-                f"{str(folder / part)!r} has the classes {', '.join(classes)}; train has {', '.join(expected)}"
+                f"{str(folder / part)!r} has the classes {', '.join(classes[part])}; train has"
+                f" {', '.join(classes['train'])}"
             )
-        files += of_part
-    return files
+    return [file for part in PARTS for file in files[part]]
 
 
 def _numbered(folder: Path, bad: list[str]) -> list[_File]:
-    """Files of a folder without subfolders whose names begin with their class: Kaggle's layout."""
+    """List the files of a folder without subfolders whose names begin with their class: Kaggle's layout."""
     if _subfolders(folder):
         return []
     odd: list[str] = []
@@ -179,7 +172,7 @@ def _numbered(folder: Path, bad: list[str]) -> list[_File]:
 
 
 def _as_in_listing_5_4(files: list[_File]) -> list[_File]:
-    """Cats and dogs 0 to 1999, named and split as listing 5.4 does; other files, or too few, as they are."""
+    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; leave other files, or too few, as they are."""
     named: dict[tuple[str, int], Path] = {}
     for file in files:
         number = re.search(r"(\d+)\.\w+$", file.path.name)
@@ -196,19 +189,20 @@ def _as_in_listing_5_4(files: list[_File]) -> list[_File]:
 
 
 def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Regular files at any depth, through links; what else is there goes to `bad` with its reason."""
+    """Yield regular files at any depth, through links; add what else is there to `bad`, with its reason."""
     try:
-        status = folder.stat()
+        here = _identity(folder.stat())
         with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
+            entries = sorted(
+                (entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name
+            )
     except OSError as error:
         bad.append(f"{str(folder)!r} cannot be listed: {error.strerror}")
         return
-    here = _identity(status)
     if here in above:
         bad.append(_loop(folder))
         return
-    for entry in sorted(entries, key=lambda entry: entry.name):
+    for entry in entries:
         path = Path(entry)
         try:
             mode = entry.stat().st_mode
@@ -232,7 +226,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _without_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:
-    """One file of each content, and what was left out; only files of equal size are read."""
+    """Return one file of each content, and what was left out; only files of equal size are read."""
     sizes = defaultdict(list)
     order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
     for file in order:
@@ -242,21 +236,21 @@ def _without_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]
             sizes[-1].append(file)  # gone since it was listed: whoever reads it says so
     unique, duplicates = [], []
     for size, group in sizes.items():
-        first: dict[bytes, _File] = {}
+        first: dict[str, _File] = {}
         for file in group:
-            if len(group) == 1 or size < 1 or not (content := _digest(file.path)):
+            content = _digest(file.path) if len(group) > 1 and size > 0 else None
+            if content is None:
                 unique.append(file)
-            elif kept := first.get(content):
-                duplicates.append(f"{str(file.path)!r} is the same picture as {str(kept.path)!r}")
+            elif content in first:
+                duplicates.append(f"{str(file.path)!r} is the same picture as {str(first[content].path)!r}")
             else:
                 first[content] = file
                 unique.append(file)
     return unique, sorted(duplicates)
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest(path: Path) -> str | None:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return checksum(path)
     except OSError:
         return None  # whoever reads it as a picture says so
