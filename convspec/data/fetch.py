@@ -30,8 +30,9 @@ FETCHABLE = {
         "dogs_vs_cats_small",
     ),
     "vgg16": Source(
-        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/md5:6d6bbae143d832006294945121d1f1fc",
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "md5:6d6bbae143d832006294945121d1f1fc",
         "vgg16_notop.weights.h5",  # in Keras 3's format, from elsewhere
     ),
 }
