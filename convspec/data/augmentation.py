@@ -1,28 +1,20 @@
 """Random affine transforms of pictures, in the six parameters of listing 5.11.
 
-The parameters mean what they mean in Keras's `ImageDataGenerator`: `rotation_range` and `shear_range` are
-degrees (so the chapter's `shear_range=0.2` is a fifth of a degree), shifts are fractions of the height or
-width, `zoom_range` is drawn for each axis, a flip has probability one half.
+The parameters mean what they mean in Keras's `ImageDataGenerator`: `rotation_range` and `shear_range` are degrees (so
+`shear_range=0.2` is a fifth of a degree), shifts are fractions of the height or width, `zoom_range` is drawn for each
+axis, a flip has probability one half. Keras 3 replaces `ImageDataGenerator` by preprocessing layers:
 
-Keras 3 replaces `ImageDataGenerator` by preprocessing layers (test_augmentation.py compares each with this module):
+    listing 5.11              layer                           what differs
+    rotation_range=40         RandomRotation(40 / 360)        fraction of a full turn; positive is counterclockwise
+    width_shift_range=0.2,    RandomTranslation(0.2, 0.2)     height first; positive moves the picture down and right,
+    height_shift_range=0.2                                    here tx and ty move it up and left
+    shear_range=0.2           RandomShear(y_factor=0.0035)    tangent of the angle; about the upper left corner; the
+                                                              angle here also narrows the picture, by its cosine
+    zoom_range=0.2            RandomZoom(0.2, 0.2)            one number is one factor for both axes
+    horizontal_flip=True      RandomFlip("horizontal")        the default flips both axes
+    fill_mode="nearest"       fill_mode="nearest"             "reflect" by default; RandomFlip has none
 
-    listing 5.11              layer today                          what differs
-    rotation_range=40         RandomRotation(40 / 360)             fraction of a full turn, 40 is refused; a positive
-                                                                   number turns counterclockwise, theta clockwise
-    width_shift_range=0.2,    RandomTranslation(0.2, 0.2)          height first; positive moves the picture down and
-    height_shift_range=0.2                                         right, here tx and ty move it up and left
-    shear_range=0.2           RandomShear(y_factor=0.0035)         tangent of the angle: 0.2 would be 11 degrees; about
-                                                                   the upper left corner; the angle here also narrows
-                                                                   the picture, by its cosine
-    zoom_range=0.2            RandomZoom(0.2, 0.2)                 one number is one factor for both axes; a positive
-                                                                   number zooms out (as zx and zy above 1 do here)
-    horizontal_flip=True      RandomFlip("horizontal")             the default turns half of the pictures by half a turn
-    fill_mode="nearest"       fill_mode="nearest" in all but       "reflect" by default; TensorFlow's "wrap" is lossy
-                              RandomFlip
-
-In this order the layers make the map that is made here, but each interpolates and fills its borders anew, so that four
-layers in a row blur what one warp keeps. They take batches, return floats and act whenever called, also as
-`model(images)`, except under `training=False`, as in `predict` and `evaluate`.
+In this order the layers make the map that is made here, but each interpolates anew: four in a row blur the picture.
 """
 
 from dataclasses import dataclass

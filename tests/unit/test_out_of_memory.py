@@ -74,7 +74,7 @@ def pictures() -> batches.Batches:
     return batches.Batches(drawn, np.arange(20) % 2, 8, batches.rescale)
 
 
-def test_a_base_without_room_for_a_batch_goes_on_with_parts_of_it_and_says_so(
+def test_a_base_without_room_for_a_batch_goes_on_with_parts_of_it(
     pictures: batches.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = mini_base(8, monkeypatch)

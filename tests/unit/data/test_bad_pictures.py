@@ -134,7 +134,7 @@ def test_all_bad_files_in_a_folder_are_skipped_counted_and_named(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["huge.png", "large.png"])
-def test_a_picture_that_says_it_is_enormous_is_refused_before_it_is_decoded(
+def test_an_enormous_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decoded(*_: object) -> None:

@@ -124,7 +124,7 @@ def test_a_network_never_sees_the_same_augmented_view_twice() -> None:
     assert len(set(views)) == 12 * 8, "section 5.2.5: 'your model will never see the exact same picture twice'"
 
 
-def test_a_picture_is_augmented_by_the_generator_of_its_seed_pass_and_position() -> None:
+def test_seed_pass_and_position_decide_how_a_picture_is_augmented() -> None:
     batches = noise(6, 6)
     for number, (pictures, labels) in enumerate(taken(stream(batches, 7, CHAPTER), 3)):
         views = [CHAPTER(batches.inputs[label], picture_rng(7, number, label)) for label in range(6)]

@@ -4,7 +4,6 @@ import os
 import random
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from PIL import Image
 
 import convspec.data
 from convspec import BadInput, MissingData
-from convspec.data import datasets, decode, folders, load_dataset, load_image
+from convspec.data import datasets, decode, load_dataset, load_image
 from convspec.data.datasets import Dataset, Split
 
 PARTS = ("train", "validation", "test")
@@ -179,7 +178,7 @@ def test_dogs_vs_cats_is_split_as_in_listing_5_4(data_folder: Path, monkeypatch:
         assert labelled == sorted((f"{animal}.{number}.jpg", label) for label, animal in animals for number in numbers)
 
 
-def test_shapes_needs_no_data_and_its_parts_are_balanced_and_share_no_picture() -> None:
+def test_the_parts_of_shapes_are_balanced_and_share_no_picture() -> None:
     dataset = load_dataset("shapes", 48, Path("nowhere"))
     assert dataset.classes == ("fish", "key")
     per_class = [datasets.SHAPES_PER_CLASS[part] for part in PARTS]
@@ -236,16 +235,6 @@ def test_the_order_in_which_the_file_system_lists_changes_nothing(
     assert (dataset.fingerprint, dataset.skipped) == (expected.fingerprint, expected.skipped)
 
 
-def test_a_folder_that_is_split_already_is_left_as_it_is(tmp_path: Path) -> None:
-    fill(tmp_path / "train", cats=3, dogs=2)
-    fill(tmp_path / "validation", cats=1, dogs=1)
-    fill(tmp_path / "test", cats=1, dogs=2)
-    for seed in (0, 1):
-        dataset = load_dataset(tmp_path, 6, seed=seed)
-        assert [split.labels.tolist() for split in parts(dataset)] == [[0, 0, 0, 1, 1], [0, 1], [0, 1, 1]]
-        assert dataset.test.names == ("cats/00.png", "dogs/00.png", "dogs/01.png")
-
-
 def test_what_is_left_out_is_counted_and_named_in_one_warning(folder: Path) -> None:
     before = load_dataset(folder, 6).fingerprint
     spoil(folder, "cats/notes.txt")
@@ -287,25 +276,17 @@ def test_bad_files_are_skipped_up_to_their_share(
 ) -> None:
     fill(tmp_path, cats=4, dogs=good - 4)
     spoil(tmp_path, *(f"cats/{number}.txt" for number in range(bad - 1)))
+    shutil.copy(tmp_path / "cats" / "00.png", tmp_path / "cats" / "copy.png")  # a duplicate is no bad file
     (tmp_path / "dogs" / "lost.png").symlink_to("nowhere")
     options = {} if share is None else {"max_bad_fraction": share}
     if allowed:
-        assert len(load_dataset(tmp_path, 6, **options).skipped) == bad
+        assert len(load_dataset(tmp_path, 6, **options).skipped) == bad + 1
     else:
         message = rf"^{bad} of {good + bad} files in .*, more than {share or 0.05:.0%}; take them away: '"
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(BadInput, match=message) as refused:
             load_dataset(tmp_path, 6, **options)
-
-
-def test_of_too_many_bad_files_the_first_five_are_named(tmp_path: Path) -> None:
-    fill(tmp_path, cats=30, dogs=30)
-    spoil(tmp_path, *(f"cats/{number}.txt" for number in range(9)))
-    with pytest.raises(BadInput) as refused:
-        load_dataset(tmp_path, 6)
-    message = str(refused.value)
-    assert [number for number in range(9) if f"cats/{number}.txt' is not a readable" in message] == list(range(5))
-    assert message.endswith("; ...")
-    assert "\n" not in message
+        assert str(refused.value).count(" is not a readable picture") == min(bad - 1, 4), "the first five are named"
+        assert "\n" not in str(refused.value)
 
 
 def test_where_no_bad_file_is_allowed_the_first_is_an_error(folder: Path) -> None:
@@ -315,14 +296,6 @@ def test_where_no_bad_file_is_allowed_the_first_is_an_error(folder: Path) -> Non
     (folder / "dogs" / "lost.png").symlink_to("nowhere")
     with pytest.raises(BadInput, match=r"^'[^']*/dogs/lost\.png' is a link that leads nowhere"):
         load_dataset(folder, 6, max_bad_fraction=0)
-
-
-def test_duplicates_count_not_as_bad_files(tmp_path: Path) -> None:
-    fill(tmp_path, cats=4, dogs=4)
-    for number in range(9):
-        shutil.copy(tmp_path / "cats" / "00.png", tmp_path / "cats" / f"copy{number}.png")
-    dataset = load_dataset(tmp_path, 6)
-    assert (len(dataset.skipped), len(names_of(dataset))) == (9, 8)
 
 
 def test_a_file_that_may_not_be_read_is_skipped_and_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,29 +310,6 @@ def test_a_file_that_may_not_be_read_is_skipped_and_named(folder: Path, monkeypa
     assert re.match(r"'[^']*/dogs/09\.png' is not a readable picture: .*Permission denied", reason)
 
 
-def test_a_file_that_goes_while_the_folder_is_read_is_skipped_and_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def vanishing(files: list) -> tuple[list, list[str]]:
-        (folder / "cats" / "02.png").unlink()
-        return compare(files)
-
-    compare = folders._without_duplicates
-    monkeypatch.setattr(folders, "_without_duplicates", vanishing)
-    gone = f"{str(folder / 'cats' / '02.png')!r} is gone since the folder was listed"
-    assert load_dataset(folder, 6).skipped == (gone,)
-
-
-def test_a_pipe_among_the_pictures_is_skipped_and_nothing_hangs(folder: Path) -> None:
-    os.mkfifo(folder / "cats" / "pipe.png")
-    loaded: list[Dataset] = []
-    loader = threading.Thread(target=lambda: loaded.append(load_dataset(folder, 6)), daemon=True)
-    loader.start()
-    loader.join(20)
-    assert not loader.is_alive(), "it must not wait for the pipe"
-    assert [Path(reason.split("'")[1]).name for reason in loaded[0].skipped] == ["pipe.png"]
-
-
 ODD_NAMES = [
     "a b.png",
     "a\nb.png",
@@ -372,7 +322,7 @@ ODD_NAMES = [
 ]
 
 
-def test_pictures_may_have_any_name_and_long_paths(tmp_path: Path) -> None:
+def test_pictures_and_bad_files_may_have_any_name_and_long_paths(tmp_path: Path) -> None:
     fill(tmp_path, cats=4, dogs=4)
     odd = [*ODD_NAMES, f"{'d' * 150}/{'e' * 150}/01.png"]
     for number, name in enumerate(odd):
@@ -382,14 +332,9 @@ def test_pictures_may_have_any_name_and_long_paths(tmp_path: Path) -> None:
     loaded = {name for name in names_of(dataset) if not re.fullmatch(r"\w+/\d\d\.png", name)}
     assert loaded == {f"cats/{name}" for name in odd}
     assert len(dataset.fingerprint) == 64
-
-
-def test_a_bad_file_may_have_any_name_and_is_named_in_one_line(tmp_path: Path) -> None:
-    fill(tmp_path, cats=4, dogs=4)
     for name in ODD_NAMES:
         (tmp_path / "cats" / name).write_bytes(b"")
-    dataset = load_dataset(tmp_path, 6, max_bad_fraction=1.0)
-    for name, reason in zip(sorted(ODD_NAMES), dataset.skipped, strict=True):
+    for name, reason in zip(sorted(ODD_NAMES), load_dataset(tmp_path, 6, max_bad_fraction=1.0).skipped, strict=True):
         assert reason.startswith(f"{str(tmp_path / 'cats' / name)!r} is not a readable picture: ")
         assert "\n" not in reason
         reason.encode()  # what a terminal or a JSON file can take
@@ -471,13 +416,9 @@ def test_a_fingerprint_changes_with_whatever_a_dataset_holds() -> None:
         replace(dataset, validation=None),
     ]
     assert len({dataset.fingerprint, *(other.fingerprint for other in others)}) == len(others) + 1
-
-
-def test_equal_contents_have_equal_fingerprints_however_they_lie_in_memory() -> None:
-    dataset = small()
     images = np.asfortranarray(dataset.train.images)
-    copy = replace(dataset, train=Split(images, dataset.train.labels.copy(), dataset.train.names))
-    assert copy.fingerprint == dataset.fingerprint
+    same = replace(dataset, train=Split(images, dataset.train.labels.copy(), dataset.train.names))
+    assert same.fingerprint == dataset.fingerprint, "however it lies in memory"
 
 
 # What cannot be a dataset
