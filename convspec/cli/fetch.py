@@ -1,4 +1,4 @@
-"""`convspec fetch`: data sets and weights into the data folder."""
+"""`convspec fetch`: datasets and weights into the data folder."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "fetch",
-        help="download data sets and weights into the data folder, ready for use",
+        help="download datasets and weights into the data folder, ready for use",
         description="Download, verify and prepare what --scale full needs. What is there already is not fetched again;"
         " a download that was interrupted begins anew.",
     )

@@ -1,4 +1,4 @@
-"""Pictures: decoding, folders, data sets, splits, downloads, augmentation, batches. Begin reading in `datasets`."""
+"""Pictures: decoding, folders, datasets, splits, downloads, augmentation, batches. Begin reading in `datasets`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -16,10 +16,11 @@ from convspec.progress import bar
 
 
 def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
-    """Unpack a zip or a tar (plain, gzip, bzip2 or xz, whatever its name) into a new folder, whole or not at all.
+    """Unpack a zip or a tar into a new folder, whole or not at all.
 
-    Raises BadInput for an archive that is damaged, encrypted, or holds devices or names and links that leave `folder`,
-    and OSError where it cannot be read or `folder` cannot be written.
+    A tar may be plain, gzip, bzip2 or xz; the content decides, whatever the name. Raises BadInput for an archive that
+    is damaged, encrypted, or holds devices or names and links that leave `folder`, and OSError where it cannot be read
+    or `folder` cannot be written.
     """
     unfinished = folder.with_name(f"partial-{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed

@@ -1,9 +1,9 @@
-"""Data sets: MNIST, Dogs vs. Cats, shapes, or any folder of classes."""
+"""Datasets: MNIST, Dogs vs. Cats, shapes, or any folder of classes."""
 
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TextIO
@@ -24,7 +24,7 @@ SHAPES_SEED = 5  # chapter 5
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set.
+    """One part of a dataset.
 
     `images`: uint8 (n, height, width, channels); `labels`: int64 (n,), positions in the dataset's classes; `names`: one
     for each picture, the same in every run.
@@ -47,7 +47,7 @@ class Dataset:
     train: Split
     validation: Split | None
     test: Split
-    skipped: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -194,7 +194,7 @@ def _folder(
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:
-    """Move the pictures at the positions in `order` to the front, in that order, in place: they may fill the memory."""
+    """Move the pictures at the positions in `order` to the front, in place, as they may fill the memory."""
     source = np.concatenate([order, np.setdiff1d(np.arange(len(pictures)), order)])
     for start in range(len(source)):
         if source[start] == start:

@@ -50,10 +50,10 @@ def load_image(path: Path | str, size: int | None = None, interpolation: str = "
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     try:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-            _refuse(picture)
+            _refuse_others(picture)
             if interpolation == "area" and size:
                 return _resize_by_area(picture, file, size)
-            rgb = _as_seen(picture)
+            rgb = _convert_as_seen(picture)
             return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]) if size else rgb)
     except FileNotFoundError:
         raise
@@ -61,7 +61,7 @@ def load_image(path: Path | str, size: int | None = None, interpolation: str = "
         raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
 
 
-def _refuse(picture: Image.Image) -> None:
+def _refuse_others(picture: Image.Image) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
@@ -74,7 +74,7 @@ def _refuse(picture: Image.Image) -> None:
         raise ValueError("what its floating-point pixels mean is not known")
 
 
-def _as_seen(picture: Image.Image) -> Image.Image:
+def _convert_as_seen(picture: Image.Image) -> Image.Image:
     """Convert to RGB as viewers show it."""
     picture.load()
     with suppress(*_DAMAGED):  # EXIF data that cannot be read: viewers show the picture as it lies
@@ -100,7 +100,7 @@ def _resize_by_area(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarr
             )
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced)
     if pixels is None:
-        pixels = cv2.cvtColor(np.asarray(_as_seen(picture)), cv2.COLOR_RGB2BGR)
+        pixels = cv2.cvtColor(np.asarray(_convert_as_seen(picture)), cv2.COLOR_RGB2BGR)
     covered = max(pixels.shape[:2]) / size
     pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR if covered < 2 else cv2.INTER_AREA)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

@@ -64,16 +64,12 @@ def fetch(name: str, root: Path, progress: TextIO | None = None) -> tuple[Path, 
 
 def _check(name: str, ready: Path) -> None:
     """Raise BadInput for a target that is not what its name says; weights are checked when a model loads them."""
+    from convspec.data import datasets, folders
+
     if name == "mnist":
-        from convspec.data.datasets import load_dataset
-
-        load_dataset(name, 28, ready.parent)
+        datasets.load_dataset(name, 28, ready.parent)
     if name == "dogs_vs_cats":
-        from convspec.data.folders import PARTS
-
-        for part in PARTS:
-            if len({picture.parent for picture in ready.glob(f"{part}/*/*")}) < 2:
-                raise BadInput(f"{str(ready)!r} has no two classes of pictures in {part}; move it away or complete it")
+        folders.list_pictures(ready)
 
 
 def download(url: str, path: Path, checksum: str, progress: TextIO | None = None, retries: int = RETRIES) -> bool:

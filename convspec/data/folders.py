@@ -57,20 +57,20 @@ def list_pictures(folder: Path) -> PictureFiles:
     bad: list[str] = []
     present = [part for part in PARTS if (folder / part).is_dir()]
     if (folder / "PetImages").is_dir():
-        files = _as_in_listing_5_4(_classes(folder / "PetImages", bad))
-    elif numbered := _numbered(folder / "train" if "train" in present else folder, bad):
-        files = _as_in_listing_5_4(numbered)
+        files = _split_as_listing_5_4(_list_classes(folder / "PetImages", bad))
+    elif numbered := _list_numbered(folder / "train" if "train" in present else folder, bad):
+        files = _split_as_listing_5_4(numbered)
     elif not present:
-        files = _classes(folder, bad)
+        files = _list_classes(folder, bad)
     elif missing := [part for part in PARTS if part not in present]:
         raise BadInput(
             f"{str(folder)!r} has {', '.join(present)} but no {', '.join(missing)};"
             " give all three, or one subfolder a class"
         )
     else:
-        files = _parts(folder, bad)
+        files = _list_parts(folder, bad)
     classes = tuple(sorted({file.label for file in files}))
-    unique, duplicates = _without_duplicates(files)
+    unique, duplicates = _drop_duplicates(files)
     unique.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     return PictureFiles(
         folder=folder,
@@ -96,9 +96,9 @@ def assign(files: PictureFiles, readable: np.ndarray, seed: int) -> list[np.ndar
         if files.parts:
             groups = [members[np.array(files.parts)[members] == part] for part in PARTS]
             if empty := [part for part, group in zip(PARTS, groups, strict=True) if not len(group)]:
-                raise _empty(files.folder / empty[0] / name)
+                raise _empty_class(files.folder / empty[0] / name)
         elif not len(members):
-            raise _empty(files.folder / name)
+            raise _empty_class(files.folder / name)
         elif len(members) < 4:
             raise BadInput(
                 f"{str(files.folder)!r}: a class needs at least 4 readable pictures to be split, but {name!r} has"
@@ -114,7 +114,7 @@ def assign(files: PictureFiles, readable: np.ndarray, seed: int) -> list[np.ndar
     return [np.sort(np.array(part, np.int64)) for part in chosen]
 
 
-def _empty(folder: Path) -> BadInput:
+def _empty_class(folder: Path) -> BadInput:
     return BadInput(f"the class {folder.name!r} is empty: no readable picture in {str(folder)!r}")
 
 
@@ -124,26 +124,26 @@ def _subfolders(folder: Path) -> list[Path]:
     return [path for path in paths if path.is_dir()]  # unlike an entry's, not an error for a link to itself
 
 
-def _classes(folder: Path, bad: list[str], part: str | None = None) -> list[_File]:
+def _list_classes(folder: Path, bad: list[str], part: str | None = None) -> list[_File]:
     """List the files of each subfolder, which is a class."""
     above = tuple(_identity(parent.stat()) for parent in [folder, *folder.absolute().parents])
     subfolders = _subfolders(folder)
     classes = [label for label in subfolders if _identity(label.stat()) not in above]
-    bad += [_loop(label) for label in subfolders if label not in classes]
+    bad += [_loop_reason(label) for label in subfolders if label not in classes]
     if len(classes) < 2:
         content = f"only the class {classes[0].name!r}" if classes else "no subfolders"
         raise BadInput(f"{str(folder)!r} has {content}; give at least two subfolders of pictures, one a class")
     files = []
     for label in classes:
-        paths = sorted(_regular(label, bad, above))
+        paths = sorted(_regular_files(label, bad, above))
         if not paths:
-            raise _empty(label)
+            raise _empty_class(label)
         files += [_File(path, label.name, path.relative_to(folder).as_posix(), part) for path in paths]
     return files
 
 
-def _parts(folder: Path, bad: list[str]) -> list[_File]:
-    files = {part: _classes(folder / part, bad, part) for part in PARTS}
+def _list_parts(folder: Path, bad: list[str]) -> list[_File]:
+    files = {part: _list_classes(folder / part, bad, part) for part in PARTS}
     classes = {part: sorted({file.label for file in files[part]}) for part in PARTS}
     for part in PARTS:
         if classes[part] != classes["train"]:
@@ -154,13 +154,13 @@ def _parts(folder: Path, bad: list[str]) -> list[_File]:
     return [file for part in PARTS for file in files[part]]
 
 
-def _numbered(folder: Path, bad: list[str]) -> list[_File]:
+def _list_numbered(folder: Path, bad: list[str]) -> list[_File]:
     """List the files of a folder without subfolders whose names begin with their class: Kaggle's layout."""
     if _subfolders(folder):
         return []
     odd: list[str] = []
     files = []
-    for path in _regular(folder, odd, ()):
+    for path in _regular_files(folder, odd, ()):
         if match := NUMBERED.fullmatch(path.name):
             files.append(_File(path, match["label"], f"{match['label']}/{path.name}"))
         else:
@@ -171,8 +171,8 @@ def _numbered(folder: Path, bad: list[str]) -> list[_File]:
     return files
 
 
-def _as_in_listing_5_4(files: list[_File]) -> list[_File]:
-    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; leave other files, or too few, as they are."""
+def _split_as_listing_5_4(files: list[_File]) -> list[_File]:
+    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; leave other files as they are."""
     named: dict[tuple[str, int], Path] = {}
     for file in files:
         number = re.search(r"(\d+)\.\w+$", file.path.name)
@@ -188,7 +188,7 @@ def _as_in_listing_5_4(files: list[_File]) -> list[_File]:
     ]
 
 
-def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _regular_files(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     """Yield regular files at any depth, through links; add what else is there to `bad`, with its reason."""
     try:
         here = _identity(folder.stat())
@@ -200,7 +200,7 @@ def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -
         bad.append(f"{str(folder)!r} cannot be listed: {error.strerror}")
         return
     if here in above:
-        bad.append(_loop(folder))
+        bad.append(_loop_reason(folder))
         return
     for entry in entries:
         path = Path(entry)
@@ -210,14 +210,14 @@ def _regular(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -
             bad.append(f"{str(path)!r} is a link that leads nowhere: {error.strerror}")
             continue
         if stat.S_ISDIR(mode):
-            yield from _regular(path, bad, (*above, here))
+            yield from _regular_files(path, bad, (*above, here))
         elif stat.S_ISREG(mode):
             yield path
         else:
             bad.append(f"{str(path)!r} is not a file but a pipe, socket or device")
 
 
-def _loop(folder: Path) -> str:
+def _loop_reason(folder: Path) -> str:
     return f"{str(folder)!r} is a link to a folder that it is in"
 
 
@@ -225,7 +225,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _without_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:
+def _drop_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:
     """Return one file of each content, and what was left out; only files of equal size are read."""
     sizes = defaultdict(list)
     order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))

@@ -91,11 +91,11 @@ def split(source: Path, target: Path, *, seed: int = 0, link: bool = False, prog
         raise BadInput(f"{str(source)!r} and {str(target)!r} overlap; give a target outside of the source")
     if source.is_dir():
         return _split(source, source, target, seed, _link if link else shutil.copyfile, progress)
-    with _unpacked(source, outside.parent / f".{outside.name}.unpacked", progress) as root:
+    with _unpack_beside(source, outside.parent / f".{outside.name}.unpacked", progress) as root:
         try:
-            return _split(root, _top(root), target, seed, _move, progress)
+            return _split(root, _find_top(root), target, seed, _move, progress)
         except BadInput as error:
-            raise BadInput(_relocated(str(error), root, source)) from error
+            raise BadInput(_relocate(str(error), root, source)) from error
 
 
 def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, progress: TextIO | None) -> Manifest:
@@ -109,7 +109,7 @@ def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, pro
         labels = pictures.labels[chosen]
         counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(pictures.classes)}
     skipped, duplicates = (
-        tuple(sorted(_relocated(reason, root, Path()) for reason in reasons))
+        tuple(sorted(_relocate(reason, root, Path()) for reason in reasons))
         for reasons in ([*pictures.bad, *failures.values()], pictures.duplicates)
     )
     files = {
@@ -118,16 +118,16 @@ def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, pro
     manifest = Manifest(seed, pictures.classes, counts, files, skipped, duplicates)
     present, partials = _compare(target, sources, manifest)
     for partial in partials:
-        with _writing(partial):
+        with _name_failures(partial):
             partial.unlink()
     with bar(len(sources), "writing pictures", "file", progress) as shown:
         for name, path in sources.items():
             if name not in present:
-                with _writing(target / name), atomic_write(target / name) as partial:
+                with _name_failures(target / name), atomic_write(target / name) as partial:
                     place(path, partial)
             shown.update()
     if MANIFEST not in present:
-        with _writing(target / MANIFEST), atomic_write(target / MANIFEST) as partial:
+        with _name_failures(target / MANIFEST), atomic_write(target / MANIFEST) as partial:
             partial.write_text(manifest.to_json(), "ascii")
     return manifest
 
@@ -180,7 +180,7 @@ def _move(source: Path, partial: Path) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _name_failures(path: Path) -> Iterator[None]:
     """Make the system's errors name the file and say what to do."""
     try:
         yield
@@ -191,11 +191,11 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _unpacked(archive: Path, folder: Path, progress: TextIO | None) -> Iterator[Path]:
+def _unpack_beside(archive: Path, folder: Path, progress: TextIO | None) -> Iterator[Path]:
     """Unpack the archive into a subfolder of `folder`, which is removed in the end."""
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     try:
-        with _writing(folder):
+        with _name_failures(folder):
             unpack(archive, folder / "archive", progress)
         shutil.rmtree(folder / "archive" / "__MACOSX", ignore_errors=True)  # no class, but what Macs put into zips
         yield folder / "archive"
@@ -203,15 +203,15 @@ def _unpacked(archive: Path, folder: Path, progress: TextIO | None) -> Iterator[
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _top(folder: Path) -> Path:
+def _find_top(folder: Path) -> Path:
     """Return where the layout begins: inside of a single top folder that is none of it."""
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if len(visible) == 1 and visible[0].is_dir() and visible[0].name not in (*PARTS, "PetImages"):
-        return _top(visible[0])
+        return _find_top(visible[0])
     return folder
 
 
-def _relocated(text: str, old: Path, new: Path) -> str:
+def _relocate(text: str, old: Path, new: Path) -> str:
     """Return `text` with the quoted paths that lie in `old` as they would be in `new`."""
 
     def renamed(quoted: re.Match) -> str:

@@ -168,7 +168,6 @@ ODD: dict[str, tuple[bytes, Image.Image, float]] = {
     "trailing bytes": (encoded("JPEG") + bytes(range(256)) * 9, picture(), 5),
     "trailing text": (encoded("PNG") + HTML, picture(), 0),
     "progressive": (encoded("JPEG", progressive=True), picture(), 5),
-    "picture and preview": (encoded("MPO", save_all=True, append_images=[picture(8, 10, seed=3)]), picture(), 5),
     "interlaced GIF": (encoded("GIF", interlace=1), picture(), 8),
     "LAB": (encoded("TIFF", picture().convert("LAB")), picture(), 5),
     "arithmetic of 4:4:4": (encoded("JPEG", subsampling=0, quality=100), picture(), 1),

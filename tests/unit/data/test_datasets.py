@@ -126,15 +126,10 @@ def refused_mnist(folder: Path, content: bytes | bytearray) -> str:
     return message
 
 
-@given(kept=st.floats(0, 1, exclude_max=True))
-def test_mnist_cut_off_anywhere_is_refused(kept: float, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("cut")
-    whole = save_mnist(folder)
-    refused_mnist(folder, whole[: int(len(whole) * kept)])
-
-
 def test_a_damaged_file_in_mnists_place_is_refused(tmp_path: Path) -> None:
     whole = save_mnist(tmp_path)
+    for where in range(0, len(whole), len(whole) // 20):
+        refused_mnist(tmp_path, whole[:where])
     for where in (len(whole) // 10, len(whole) // 2):
         refused_mnist(tmp_path, whole[:where] + bytes([whole[where] ^ 1]) + whole[where + 1 :])
     method = whole.index(b"PK\x01\x02") + 10  # of compression, in the first directory entry
@@ -278,7 +273,7 @@ def test_bad_files_are_skipped_up_to_their_share(
     spoil(tmp_path, *(f"cats/{number}.txt" for number in range(bad - 1)))
     shutil.copy(tmp_path / "cats" / "00.png", tmp_path / "cats" / "copy.png")  # a duplicate is no bad file
     (tmp_path / "dogs" / "lost.png").symlink_to("nowhere")
-    options = {} if share is None else {"max_bad_fraction": share}
+    options: dict[str, Any] = {} if share is None else {"max_bad_fraction": share}
     if allowed:
         assert len(load_dataset(tmp_path, 6, **options).skipped) == bad + 1
     else:
@@ -435,9 +430,16 @@ def empty_class(folder: Path, *names: str) -> None:
 
 
 TWO = "give at least two subfolders of pictures, one a class"
+
+
+def no_folder(folder: Path) -> None:
+    folder.rmdir()
+    folder.touch()
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.rmdir, "no dataset or folder 'FOLDER': give shapes, mnist, dogs_vs_cats, or a folder"),
-    "a file": (lambda folder: folder.rmdir() or folder.touch(), "no dataset or folder 'FOLDER'"),
+    "a file": (no_folder, "no dataset or folder 'FOLDER'"),
     "empty": (lambda folder: None, f"'FOLDER' has no subfolders; {TWO}"),
     "no subfolders": (lambda folder: spoil(folder, "00.png"), f"'FOLDER' has no subfolders; {TWO}"),
     "single class": (lambda folder: fill(folder, cats=9), f"'FOLDER' has only the class 'cats'; {TWO}"),
