@@ -134,11 +134,15 @@ PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def default_weights(name: str, folder: Path | None = None) -> str | Path:
-    """Return the package's own file for "mini"; for others the one in the data `folder`, else "imagenet"."""
+    """Return the base's file in the data `folder`, as saved by Keras 3 or as published, else "imagenet".
+
+    The mini base has its file in the package.
+    """
     if name == "mini":
         return MINI_WEIGHTS
-    file = folder / f"{name}_notop.weights.h5" if folder else None
-    return file if file and file.is_file() else "imagenet"
+    ends = ("_notop.weights.h5", "_weights_tf_dim_ordering_tf_kernels_notop.h5") if folder else ()
+    files = (Path(folder or "", f"{name}{end}") for end in ends)
+    return next((file for file in files if file.is_file()), "imagenet")
 
 
 def conv_base(

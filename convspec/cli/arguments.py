@@ -5,14 +5,14 @@ from pathlib import Path
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 to 2**32 - 1."""
+    """Parse a whole number from 0 to 2**32 - 1."""
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text!r}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 up."""
+    """Parse a whole number from 1 up."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
     return int(text)
@@ -43,7 +43,7 @@ def add_looking(parser: argparse.ArgumentParser) -> None:
 
 
 def output(options: argparse.Namespace) -> Path:
-    """What --output names, else a name made of the picture's and the command's."""
+    """Return what --output names, else a name made of the picture's and the command's."""
     if options.output:
         return options.output.expanduser()
     return Path(f"{options.picture.expanduser().stem}-{options.command}.png")

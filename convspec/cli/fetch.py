@@ -1,36 +1,34 @@
-"""`convspec fetch`: data sets and weights into the data folder."""
+"""`convspec fetch`: datasets and weights into the data folder."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from convspec.cli import Commands
-from convspec.data import fetch as source
+from convspec.data.fetch import FETCHABLE, fetch
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "fetch",
-        help="download data sets and weights into the data folder, ready for use",
+        help="download datasets and weights into the data folder, ready for use",
         description="Download, verify and prepare what --scale full needs. What is there already is not fetched again;"
-        " after an interruption the same command goes on where it stopped.",
+        " a download that was interrupted begins anew.",
     )
-    parser.add_argument(
-        "names", nargs="+", choices=tuple(source.FETCHABLE), metavar="NAME", help=", ".join(source.FETCHABLE)
-    )
+    parser.add_argument("names", nargs="+", choices=tuple(FETCHABLE), metavar="NAME", help=", ".join(FETCHABLE))
     parser.add_argument(
         "--data-root", metavar="DIR", type=Path, help="the data folder (default: $CONVSPEC_DATA, else the cache folder)"
     )
-    parser.set_defaults(run=run, resumable=True)
+    parser.set_defaults(run=run, resumable=False)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fetch each name once; 0."""
+    """Fetch each name once; return 0."""
     from convspec.data.datasets import data_folder
 
     root = (options.data_root or data_folder()).expanduser().resolve()
     for name in dict.fromkeys(options.names):
-        fetched = source.fetch(name, root, sys.stderr)
-        print(f"{name}: {'now' if fetched else 'already'} at {root / source.FETCHABLE[name].target}")
+        place, fetched = fetch(name, root, sys.stderr)
+        print(f"{name}: {'now' if fetched else 'already'} at {place}")
     return 0

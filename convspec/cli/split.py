@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Split, and print the counts of each class; 0."""
+    """Split, and print the counts of each class; return 0."""
     from convspec.data.split import split
 
     source, target = options.source.expanduser(), options.target.expanduser()

@@ -1,29 +1,20 @@
-"""One random affine transform per image, in the chapter's six parameters (listing 5.11).
+"""Random affine transforms of pictures, in the six parameters of listing 5.11.
 
-The parameters mean what they mean in Keras's `ImageDataGenerator`: `rotation_range` and `shear_range` are
-degrees (so the chapter's `shear_range=0.2` is a fifth of a degree), shifts are fractions of the height or
-width, `zoom_range` is drawn for each axis, a flip has probability one half.
+The parameters mean what they mean in Keras's `ImageDataGenerator`: `rotation_range` and `shear_range` are degrees (so
+`shear_range=0.2` is a fifth of a degree), shifts are fractions of the height or width, `zoom_range` is drawn for each
+axis, a flip has probability one half. Keras 3 replaces `ImageDataGenerator` by preprocessing layers:
 
-Keras 3 replaces `ImageDataGenerator` by preprocessing layers (tests/test_augmentation.py holds each against this
-module):
+    listing 5.11              layer                           what differs
+    rotation_range=40         RandomRotation(40 / 360)        fraction of a full turn; positive is counterclockwise
+    width_shift_range=0.2,    RandomTranslation(0.2, 0.2)     height first; positive moves the picture down and right,
+    height_shift_range=0.2                                    here tx and ty move it up and left
+    shear_range=0.2           RandomShear(y_factor=0.0035)    tangent of the angle; about the upper left corner; the
+                                                              angle here also narrows the picture, by its cosine
+    zoom_range=0.2            RandomZoom(0.2, 0.2)            one number is one factor for both axes
+    horizontal_flip=True      RandomFlip("horizontal")        the default flips both axes
+    fill_mode="nearest"       fill_mode="nearest"             "reflect" by default; RandomFlip has none
 
-    listing 5.11              layer today                          what differs
-    rotation_range=40         RandomRotation(40 / 360)             fraction of a full turn, 40 is refused; a positive
-                                                                   number turns counterclockwise, theta clockwise
-    width_shift_range=0.2,    RandomTranslation(0.2, 0.2)          height first; positive moves the picture down and
-    height_shift_range=0.2                                         right, here tx and ty move it up and left
-    shear_range=0.2           RandomShear(y_factor=0.0035)         tangent of the angle: 0.2 would be 11 degrees; about
-                                                                   the upper left corner; the angle here also narrows
-                                                                   the picture, by its cosine
-    zoom_range=0.2            RandomZoom(0.2, 0.2)                 one number is one factor for both axes; a positive
-                                                                   number zooms out (as zx and zy above 1 do here)
-    horizontal_flip=True      RandomFlip("horizontal")             the default turns half of the pictures by half a turn
-    fill_mode="nearest"       fill_mode="nearest" in all but       "reflect" by default; TensorFlow's "wrap" is lossy
-                              RandomFlip
-
-In this order the layers make the map that is made here, but each interpolates and fills its borders anew, so that four
-layers in a row blur what one warp keeps. They take batches, return floats and act whenever called, also as
-`model(images)`, except under `training=False`, as in `predict` and `evaluate`.
+In this order the layers make the map that is made here, but each interpolates anew: four in a row blur the picture.
 """
 
 from dataclasses import dataclass
@@ -42,7 +33,7 @@ FILL_MODES = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random transform. Raises ValueError for a negative range or an unknown fill mode."""
+    """Ranges of a random transform; a ValueError names a negative range or an unknown fill mode."""
 
     rotation_range: float = 0.0
     width_shift_range: float = 0.0
@@ -62,11 +53,13 @@ class Augmentation:
             raise ValueError(f"fill_mode must be one of {', '.join(FILL_MODES)}, got {self.fill_mode!r}")
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, float]:
-        """Random parameters, named as in Keras: theta and shear in degrees, tx (down) and ty (right) in pixels,
-        zx (vertical) and zy (horizontal) factors, flip_horizontal 0 or 1.
+        """Draw parameters for one picture, named as in Keras.
+
+        theta and shear are in degrees, tx (down) and ty (right) in pixels, zx (vertical) and zy (horizontal) factors,
+        flip_horizontal is 0 or 1.
         """
-        *drawn, chance = rng.random(7).tolist()  # one call takes a fourth of the time of seven
-        theta, down, right, shear, vertical, horizontal = (2 * number - 1 for number in drawn)
+        *numbers, chance = rng.random(7).tolist()  # one call takes a fourth of the time of seven
+        theta, down, right, shear, vertical, horizontal = (2 * number - 1 for number in numbers)
         return {
             "theta": theta * self.rotation_range,
             "tx": down * self.height_shift_range * height,
@@ -78,12 +71,12 @@ class Augmentation:
         }
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A randomly transformed copy of `image`: (height, width, channels), same dtype."""
+        """Return a randomly transformed copy of `image`: (height, width, channels), same dtype."""
         return warp(image, self.draw(rng, *image.shape[:2]), self.fill_mode)
 
 
 def warp(image: np.ndarray, parameters: dict[str, float], fill_mode: str = "nearest") -> np.ndarray:
-    """`image` (height, width, channels) under the affine map of `parameters` (see `Augmentation.draw`), bilinear."""
+    """Apply the affine map of `parameters` (see `Augmentation.draw`) to `image` (height, width, channels)."""
     height, width = image.shape[:2]
     theta, shear = radians(parameters["theta"]), radians(parameters["shear"])
     tx, ty, zx, zy = parameters["tx"], parameters["ty"], parameters["zx"], parameters["zy"]

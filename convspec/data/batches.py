@@ -1,4 +1,4 @@
-"""Batches of pictures: prepared, augmented and streamed in an order that the seed fixes."""
+"""Batches of pictures, prepared, augmented and streamed in an order that the seed fixes."""
 
 import os
 from collections import deque
@@ -15,17 +15,17 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 
 
 def rescale(images: np.ndarray) -> np.ndarray:
-    """0..255 to 0..1 (section 5.2.4)."""
+    """Scale 0..255 to 0..1 (section 5.2.4)."""
     return images / np.float32(255)
 
 
 def identity(inputs: np.ndarray) -> np.ndarray:
-    """For inputs that are prepared already: recorded features."""
+    """Return inputs that need no preparation, such as cached features."""
     return inputs
 
 
 class Batches(keras.utils.PyDataset):
-    """All inputs once, in order, never augmented: for evaluation and for the base's features."""
+    """All inputs once, in order and never augmented, for evaluation and feature extraction."""
 
     view: object = None
 
@@ -42,12 +42,12 @@ class Batches(keras.utils.PyDataset):
 
 
 def picture_rng(seed: int, number: int, index: int) -> np.random.Generator:
-    """What decides how picture `index` is augmented in pass `number` of training with `seed`."""
+    """Return the generator that augments picture `index` in pass `number` of training with `seed`."""
     return np.random.default_rng([seed, number, index])
 
 
 class View(Batches):
-    """The same pictures in the same order, each as training with `seed` shows it in pass `number`."""
+    """The same pictures in the same order, each augmented as in pass `number` of training with `seed`."""
 
     def __init__(self, batches: Batches, augmentation: Augmentation, seed: int, number: int) -> None:
         super().__init__(batches.inputs, batches.labels, batches.batch_size, batches.prepare)
@@ -55,8 +55,9 @@ class View(Batches):
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = range(len(self.inputs))[batch * self.batch_size : (batch + 1) * self.batch_size]
-        drawn = [(self.inputs[index], picture_rng(self.seed, self.number, index)) for index in chosen]
-        views = np.stack([self.augmentation(image, draw) for image, draw in drawn])
+        views = np.stack(
+            [self.augmentation(self.inputs[index], picture_rng(self.seed, self.number, index)) for index in chosen]
+        )
         return self.prepare(views.astype(np.float32)), self.labels[chosen.start : chosen.stop]
 
 
@@ -67,12 +68,17 @@ def stream(
     start: int = 0,
     threads: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Training batches of `batches`' inputs without end, from batch `start` on (listings 5.7 and 5.14).
+    """Yield training batches without end, each pass over the inputs in an order of its own (listings 5.7 and 5.14).
 
-    Each pass over the inputs has its own order, and each picture in each pass its own transform; both depend
-    on the seed and the position alone, so a stream that starts later continues the same sequence, and any number of
-    `threads` (None: one a core), which prepare batches ahead, gives the same batches. Of several `batches`, views of
-    the same pictures, each pass shows the next.
+    Orders and transforms depend on the seed and the position alone.
+
+    Args:
+        batches: Inputs, labels, batch size and preparation. Of several, views of the same pictures, each pass shows
+            the next.
+        seed: Fixes the order of each pass and the transform of each picture in it.
+        augmentation: Transform of each picture; None for none.
+        start: First batch to yield, so that a stream can be continued.
+        threads: Threads that prepare batches ahead; None for one a core.
     """
     sources: list[Batches] = [batches] if isinstance(batches, Batches) else list(batches)
     labels, size, prepare = sources[0].labels, sources[0].batch_size, sources[0].prepare
@@ -82,14 +88,12 @@ def stream(
     def order(number: int) -> np.ndarray:
         return np.random.default_rng([seed, number]).permutation(count)
 
-    def prepared(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def prepare_batch(batch: int) -> tuple[np.ndarray, np.ndarray]:
         views, chosen = [], []
         for number, within in (divmod(batch * size + slot, count) for slot in range(size)):
             index = order(number)[within]
-            image = sources[number % len(sources)].inputs[index]
-            if augmentation is not None:
-                image = augmentation(image, picture_rng(seed, number, index))
-            views.append(image)
+            picture = sources[number % len(sources)].inputs[index]
+            views.append(augmentation(picture, picture_rng(seed, number, index)) if augmentation else picture)
             chosen.append(index)
         return prepare(np.stack(views).astype(np.float32)), labels[chosen]
 
@@ -99,7 +103,7 @@ def stream(
         try:
             while True:
                 while len(ahead) <= threads:
-                    ahead.append(pool.submit(prepared, start))
+                    ahead.append(pool.submit(prepare_batch, start))
                     start += 1
                 yield ahead.popleft().result()
         finally:

@@ -1,9 +1,9 @@
-"""MNIST, Dogs vs. Cats, shapes, any folder of classes: find, verify, split."""
+"""Datasets: MNIST, Dogs vs. Cats, shapes, or any folder of classes."""
 
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TextIO
@@ -24,8 +24,10 @@ SHAPES_SEED = 5  # chapter 5
 
 @dataclass(frozen=True)
 class Split:
-    """`images`: uint8 (n, height, width, channels); `labels`: int64 (n,), positions in the dataset's classes;
-    `names`: one for each image, the same in every run.
+    """One part of a dataset.
+
+    `images`: uint8 (n, height, width, channels); `labels`: int64 (n,), positions in the dataset's classes; `names`: one
+    for each picture, the same in every run.
     """
 
     images: np.ndarray
@@ -45,11 +47,11 @@ class Dataset:
     train: Split
     validation: Split | None
     test: Split
-    skipped: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over classes, labels, names and pixels of all parts."""
+        """SHA-256 of the classes, labels, names and pixels of all parts."""
         digest = hashlib.sha256(repr(self.classes).encode())
         for split in (self.train, self.validation, self.test):
             if split is not None:
@@ -61,35 +63,44 @@ class Dataset:
 
 
 def data_folder(given: str | Path | None = None) -> Path:
-    """$CONVSPEC_DATA, else the folder `given`, else the user's cache folder."""
+    """Return $CONVSPEC_DATA, else the folder `given`, else the user's cache folder."""
     if name := os.environ.get("CONVSPEC_DATA") or given:
         return Path(name).expanduser().resolve()
     return platformdirs.user_cache_path("convspec")
 
 
 def load_dataset(
-    name: str | Path,
+    path_or_name: str | Path,
     size: int,
-    root: Path,
+    root: Path | None = None,
     seed: int = 0,
     *,
     interpolation: str = "nearest",
     max_bad_fraction: float = 0.05,
     progress: TextIO | None = None,
 ) -> Dataset:
-    """The dataset of that name, or the folder of classes at that path, with pictures of size x size.
+    """Load the dataset of that name, or the folder of classes at that path.
 
-    `root` is the data folder that holds `mnist.npz` and `dogs_vs_cats_small/`. `seed` splits a folder that is not
-    split yet (see `folders`), `interpolation` resizes its pictures (see `images.load_image`). Files that are no
-    pictures are skipped with a warning, and `Dataset.skipped` names each; a greater share of them than `max_bad_fraction`,
-    from 0 to 1, is an error, with 0 at the first. Raises MissingData where files are missing and
-    BadInput where a folder does not hold a classification problem.
+    Args:
+        path_or_name: "shapes", "mnist", "dogs_vs_cats" or a folder in a layout of `folders.list_pictures`.
+        size: Side of the pictures, in pixels.
+        root: Data folder that holds `mnist.npz` and `dogs_vs_cats_small/`; None for `data_folder()`.
+        seed: Splits a folder that is not split yet.
+        interpolation: Resizes a folder's pictures, as `decode.load_image` takes it.
+        max_bad_fraction: Share of a folder's files, 0 to 1, that may be no pictures; with 0 the first is an error. They
+            are skipped with a warning, and `Dataset.skipped` names each.
+        progress: Stream for a progress bar; None for none.
+
+    Raises:
+        MissingData: Files are missing.
+        BadInput: The folder does not hold a classification problem, or too many of its files are no pictures.
     """
-    if name == "shapes":
+    root = data_folder() if root is None else root
+    if path_or_name == "shapes":
         return _shapes(size)
-    if name == "mnist":
+    if path_or_name == "mnist":
         return _mnist(root / "mnist.npz", size)
-    if name == "dogs_vs_cats":
+    if path_or_name == "dogs_vs_cats":
         folder = root / "dogs_vs_cats_small"
         if not folder.is_dir():
             raise MissingData(
@@ -98,17 +109,18 @@ def load_dataset(
                 f" `convspec split train.zip {folder}` (listing 5.4)"
             )
     else:
-        check(name)
-        folder = Path(name).expanduser()
-    called = name if name == "dogs_vs_cats" else folder.resolve().name
-    return _folder(folder, size, seed, interpolation, max_bad_fraction, progress, str(called))
+        check(path_or_name)
+        folder = Path(path_or_name).expanduser()
+    name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else folder.resolve().name
+    return _folder(folder, size, seed, interpolation, max_bad_fraction, progress, name)
 
 
-def check(name: str | Path) -> None:
-    """MissingData, listing what would be right, for what is neither a dataset's name nor a folder."""
-    if name not in NAMES and not Path(name).expanduser().is_dir():
+def check(path_or_name: str | Path) -> None:
+    """Raise MissingData, which lists what would be right, for neither a dataset's name nor a folder."""
+    if path_or_name not in NAMES and not Path(path_or_name).expanduser().is_dir():
+        given = str(path_or_name)
         raise MissingData(
-            f"no dataset or folder {str(name)!r}: give {', '.join(NAMES)}, or a folder with one subfolder a class"
+            f"no dataset or folder {given!r}: give {', '.join(NAMES)}, or a folder with one subfolder a class"
         )
 
 
@@ -152,22 +164,23 @@ def _mnist(file: Path, size: int) -> Dataset:
 def _folder(
     folder: Path, size: int, seed: int, interpolation: str, max_bad_fraction: float, progress: TextIO | None, name: str
 ) -> Dataset:
-    found = folders.find(folder)
-    bad = list(found.bad)
+    listed = folders.list_pictures(folder)
+    bad = list(listed.bad)
     if bad and not max_bad_fraction:
         raise BadInput(bad[0])
     pictures, failures = decode.load_images(
-        found.paths, size, interpolation, strict=not max_bad_fraction, progress=progress
+        listed.paths, size, interpolation, strict=not max_bad_fraction, progress=progress
     )
     bad += failures.values()
-    good = np.array([position not in failures for position in range(len(found.paths))], bool)
-    parts = folders.assign(found, good, seed)
-    if len(bad) > max_bad_fraction * (len(found.paths) + len(found.bad)):
+    readable = np.array([position not in failures for position in range(len(listed.paths))], bool)
+    parts = folders.assign(listed, readable, seed)
+    total = len(listed.paths) + len(listed.bad)
+    if len(bad) > max_bad_fraction * total:
         raise BadInput(
-            f"{len(bad)} of {len(found.paths) + len(found.bad)} files in {str(folder)!r} are no pictures, more than"
-            f" {max_bad_fraction:.0%}; take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
+            f"{len(bad)} of {total} files in {str(folder)!r} are no pictures, more than {max_bad_fraction:.0%};"
+            f" take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
         )
-    skipped = (*bad, *found.duplicates)
+    skipped = (*bad, *listed.duplicates)
     if skipped:
         first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
         warnings.warn(f"skipped {len(skipped)} files in {str(folder)!r}: {first}", stacklevel=3)
@@ -175,20 +188,20 @@ def _folder(
     splits, start = [], 0
     for chosen in parts:
         end = start + len(chosen)
-        splits.append(Split(pictures[start:end], found.labels[chosen], tuple(found.names[i] for i in chosen)))
+        splits.append(Split(pictures[start:end], listed.labels[chosen], tuple(listed.names[i] for i in chosen)))
         start = end
-    return Dataset(name, found.classes, splits[0], splits[1], splits[2], skipped)
+    return Dataset(name, listed.classes, splits[0], splits[1], splits[2], skipped)
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:
-    """In place, as they may fill the memory: the pictures at the positions in `order` come first, in that order."""
+    """Move the pictures at the positions in `order` to the front, in place, as they may fill the memory."""
     source = np.concatenate([order, np.setdiff1d(np.arange(len(pictures)), order)])
     for start in range(len(source)):
         if source[start] == start:
             continue
-        held, place = pictures[start].copy(), start
+        first, place = pictures[start].copy(), start
         while source[place] != start:
             pictures[place] = pictures[source[place]]
             source[place], place = place, source[place]
-        pictures[place] = held
+        pictures[place] = first
         source[place] = place

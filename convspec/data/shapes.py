@@ -1,4 +1,4 @@
-"""`shapes`: small coloured scenes drawn from a seed, for the ladder at `--scale mini`.
+"""The dataset `shapes`: small coloured scenes drawn from a seed, for the ladder at `--scale mini`.
 
 Two target classes (`fish`, `key`) and a disjoint set of source classes, on which the package's own
 small base is trained. Pose, scale, colour, texture, clutter and light vary from picture to picture.
@@ -29,7 +29,7 @@ def _box(u: np.ndarray, v: np.ndarray, x0: float, x1: float, y0: float, y1: floa
 
 
 def _polygon(u: np.ndarray, v: np.ndarray, *corners: tuple[float, float]) -> Mask:
-    """Even-odd rule: a point is inside when a ray from it crosses the outline an odd number of times."""
+    """Fill by the even-odd rule: a ray from a point inside crosses the outline an odd number of times."""
     inside = np.zeros(u.shape, bool)
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
         if y0 != y1:
@@ -101,7 +101,7 @@ def _colour(rng: np.random.RandomState) -> np.ndarray:
 
 
 def _texture(rng: np.random.RandomState, x: np.ndarray, y: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """The colour `base`, varied by stripes, checks, a ramp or nothing; shape (height, width, 3)."""
+    """Vary the colour `base` by stripes, checks, a ramp or nothing; shape (height, width, 3)."""
     kind, period, strength = rng.randint(4), _uniform(rng, 0.3, 1.0), _uniform(rng, 0.1, 0.5)
     a, b = _uniform(rng, -1, 1, (2,))
     along = (a * x + b * y) / period
@@ -115,7 +115,7 @@ def _texture(rng: np.random.RandomState, x: np.ndarray, y: np.ndarray, base: np.
 
 
 def _contrasting(rng: np.random.RandomState, other: np.ndarray) -> np.ndarray:
-    """A colour that differs from `other` by at least a third of the range in some channel."""
+    """Draw a colour that differs from `other` by at least a third of the range in some channel."""
     while True:
         colour = _colour(rng)
         if np.abs(colour - other).max() > 0.35:
@@ -125,7 +125,7 @@ def _contrasting(rng: np.random.RandomState, other: np.ndarray) -> np.ndarray:
 def _posed(
     rng: np.random.RandomState, x: np.ndarray, y: np.ndarray, scale: np.ndarray, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (u, v) of a form at a random place, angle, scale, aspect and shear."""
+    """Return coordinates (u, v) of a form at a random place, angle, scale, aspect and shear."""
     # The half-angle form gives an exact rotation without sines; a sign covers the other half-turn.
     t = _uniform(rng, -1, 1)
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
@@ -138,7 +138,7 @@ def _posed(
 
 
 def draw(form: Form, rng: np.random.RandomState, size: int = SIZE) -> np.ndarray:
-    """One picture of `form`: uint8, shape (size, size, 3)."""
+    """Draw one picture of `form`: uint8, shape (size, size, 3)."""
     samples = size * OVERSAMPLING
     line = (np.arange(samples) + 0.5) / samples * 2 - 1
     x, y = np.meshgrid(line, line)
@@ -161,7 +161,7 @@ def draw(form: Form, rng: np.random.RandomState, size: int = SIZE) -> np.ndarray
 
 
 def pictures(forms: dict[str, Form], per_class: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """`per_class` pictures of each form, classes interleaved.
+    """Draw `per_class` pictures of each form, classes interleaved.
 
     Returns images, uint8 (n, size, size, 3), and labels, int64 (n,): the position of the form in `forms`.
     """

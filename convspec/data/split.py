@@ -1,7 +1,6 @@
-"""A folder or an archive of pictures, copied into the parts of listing 5.4: completely, verifiably, and repeatably."""
+"""A folder or an archive of pictures, copied into train, validation and test as in listing 5.4."""
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -17,21 +16,22 @@ import numpy as np
 
 from convspec import BadInput, MissingData
 from convspec.data import decode, folders
-from convspec.data.fetch import unpack
+from convspec.data.archives import unpack
 from convspec.data.folders import PARTS
-from convspec.files import atomic_write
+from convspec.files import atomic_write, checksum
 from convspec.progress import bar
 
 MANIFEST = "manifest.json"
-SHOWN = 10  # of the files left out, in a summary; the manifest names all
+SCHEMA = 1  # of the manifest; one without a number is of schema 1, one of another schema is refused
+MAX_REASONS = 10  # of the files left out, in a summary; the manifest names all
 _QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")  # as repr writes text
 
-_Place = Callable[[Path, Path], str]  # takes a picture and the name to put it under, gives its SHA-256
+_Place = Callable[[Path, Path], object]  # puts a picture under a new name
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a split folder holds. All paths are relative: to the folder, and `source` to where the pictures came from.
+    """Content of a split folder; paths are relative to it, `source` to the folder that the pictures came from.
 
     `files`: for each PART/CLASS/NAME its source and sha256; `counts`: of files, for each part and class; `skipped` and
     `duplicates`: each file that was left out, with the reason.
@@ -45,26 +45,42 @@ class Manifest:
     duplicates: tuple[str, ...]
 
     def summary(self) -> list[str]:
-        """Lines for a terminal: how many pictures each class has in each part, and what was left out and why."""
+        """Return lines that count the pictures of each class in each part, and name what was left out and why."""
         lines = []
         for name in self.classes:
             counts = ", ".join(f"{self.counts[part][name]} {part}" for part in PARTS)
             lines.append(f"{name if name.isprintable() else repr(name)}: {counts}")
         for title, reasons in (("skipped", self.skipped), ("duplicates left out", self.duplicates)):
             lines += [f"{title}: {len(reasons)}"] if reasons else []
-            lines += [f"  {reason}" for reason in reasons[:SHOWN]]
-            lines += [f"  ... and {len(reasons) - SHOWN} more, see {MANIFEST}"] if len(reasons) > SHOWN else []
+            lines += [f"  {reason}" for reason in reasons[:MAX_REASONS]]
+            more = len(reasons) - MAX_REASONS
+            lines += [f"  ... and {more} more, see {MANIFEST}"] if more > 0 else []
         return lines
+
+    def to_json(self) -> str:
+        """Return the text of the manifest's file: ASCII, whatever the names are."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
 
 def split(source: Path, target: Path, *, seed: int = 0, link: bool = False, progress: TextIO | None = None) -> Manifest:
-    """Copy the pictures of `source` to `target`/PART/CLASS/NAME, and write `target`/manifest.json when all are there.
+    """Copy the pictures of `source` to `target`/PART/CLASS/NAME, then write `target`/manifest.json.
 
-    `source` is a folder that `folders.find` knows, or a zip or tar of one; it is never changed. `folders.assign` says
-    which part a picture belongs to: as in listing 5.4, or drawn with `seed`. Files that cannot be decoded are left out.
-    With `link` a folder's pictures are hard-linked. What `target` has already is compared, never overwritten, so that
-    a run that was interrupted can be repeated. Raises MissingData where there is no `source`, BadInput where it cannot
-    be split, overlaps with `target`, or `target` holds anything else, and OSError where `target` cannot be written.
+    What `target` has already is compared, never overwritten, so that an interrupted run can be repeated.
+
+    Args:
+        source: Folder in one of the layouts of `folders.list_pictures`, or a zip or tar of one; never changed.
+        target: New folder, or one that a run with the same source and seed left unfinished.
+        seed: Splits a folder that listing 5.4 says nothing about (see `folders.assign`).
+        link: Hard-link a folder's pictures instead of copying them.
+        progress: Stream for progress bars; None for none.
+
+    Returns:
+        What the target holds and what was left out; files that cannot be decoded are.
+
+    Raises:
+        MissingData: There is no `source`.
+        BadInput: `source` cannot be split or overlaps with `target`, or `target` holds anything else.
+        OSError: `target` cannot be written.
     """
     if not source.is_dir() and not source.is_file():
         raise MissingData(f"no folder or archive {str(source)!r}: give a folder of pictures, or a zip or tar of one")
@@ -74,123 +90,98 @@ def split(source: Path, target: Path, *, seed: int = 0, link: bool = False, prog
     if inside == outside or inside in outside.parents or outside in inside.parents:
         raise BadInput(f"{str(source)!r} and {str(target)!r} overlap; give a target outside of the source")
     if source.is_dir():
-        return _split(source, source, target, seed, _link if link else _copy, progress)
-    with _unpacked(source, outside.parent / f".{outside.name}.unpacked", progress) as root:
+        return _split(source, source, target, seed, _link if link else shutil.copyfile, progress)
+    with _unpack_beside(source, outside.parent / f".{outside.name}.unpacked", progress) as root:
         try:
-            return _split(root, _top(root), target, seed, _move, progress)
+            return _split(root, _find_top(root), target, seed, _move, progress)
         except BadInput as error:
-            raise BadInput(_relocated(str(error), root, source)) from error
+            raise BadInput(_relocate(str(error), root, source)) from error
 
 
 def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, progress: TextIO | None) -> Manifest:
-    found = folders.find(folder)
-    _, failures = decode.load_images(found.paths, 1, "area", progress=progress)  # decodes in half the time
-    good = np.array([position not in failures for position in range(len(found.paths))], bool)
+    pictures = folders.list_pictures(folder)
+    _, failures = decode.load_images(pictures.paths, 1, "area", progress=progress)  # decodes in half the time
+    readable = np.array([position not in failures for position in range(len(pictures.paths))], bool)
     sources: dict[str, Path] = {}
     counts: dict[str, dict[str, int]] = {}
-    for part, chosen in zip(PARTS, folders.assign(found, good, seed), strict=True):
-        sources |= {f"{part}/{found.names[position]}": found.paths[position] for position in chosen}
-        labels = found.labels[chosen]
-        counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(found.classes)}
+    for part, chosen in zip(PARTS, folders.assign(pictures, readable, seed), strict=True):
+        sources |= {f"{part}/{pictures.names[position]}": pictures.paths[position] for position in chosen}
+        labels = pictures.labels[chosen]
+        counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(pictures.classes)}
     skipped, duplicates = (
-        tuple(sorted(_relocated(reason, root, Path()) for reason in reasons))
-        for reasons in ([*found.bad, *failures.values()], found.duplicates)
+        tuple(sorted(_relocate(reason, root, Path()) for reason in reasons))
+        for reasons in ([*pictures.bad, *failures.values()], pictures.duplicates)
     )
-
-    def manifest(digests: dict[str, str]) -> Manifest:
-        files = {
-            name: {"source": path.relative_to(root).as_posix(), "sha256": digests[name]}
-            for name, path in sources.items()
-        }
-        return Manifest(seed, found.classes, counts, files, skipped, duplicates)
-
-    digests, partials = _present(target, sources)
-    record = target / MANIFEST
-    if os.path.lexists(record):
-        expected = manifest(digests | {name: _digest(path) for name, path in sources.items() if name not in digests})
-        if not record.is_file() or record.read_bytes() != _as_json(expected):
-            raise BadInput(
-                f"{str(record)!r} is not that of this source and seed {seed}; give a target that is new or empty"
-            )
+    files = {
+        name: {"source": path.relative_to(root).as_posix(), "sha256": checksum(path)} for name, path in sources.items()
+    }
+    manifest = Manifest(seed, pictures.classes, counts, files, skipped, duplicates)
+    present, partials = _compare(target, sources, manifest)
     for partial in partials:
-        with _writing(partial):
+        with _name_failures(partial):
             partial.unlink()
     with bar(len(sources), "writing pictures", "file", progress) as shown:
         for name, path in sources.items():
-            if name not in digests:
-                with _writing(target / name), atomic_write(target / name) as partial:
-                    digests[name] = place(path, partial)
+            if name not in present:
+                with _name_failures(target / name), atomic_write(target / name) as partial:
+                    place(path, partial)
             shown.update()
-    complete = manifest(digests)
-    if not record.exists():
-        with _writing(record), atomic_write(record) as partial:
-            partial.write_bytes(_as_json(complete))
-    return complete
+    if MANIFEST not in present:
+        with _name_failures(target / MANIFEST), atomic_write(target / MANIFEST) as partial:
+            partial.write_text(manifest.to_json(), "ascii")
+    return manifest
 
 
-def _as_json(manifest: Manifest) -> bytes:
-    return (json.dumps(asdict(manifest), indent=1) + "\n").encode()  # ASCII, whatever the names are
-
-
-def _present(target: Path, sources: dict[str, Path]) -> tuple[dict[str, str], list[Path]]:
-    """The SHA-256 of each file that is in place, and what a killed run left half-written; BadInput for all else."""
-    expected = {*sources, MANIFEST}
+def _compare(target: Path, sources: dict[str, Path], manifest: Manifest) -> tuple[set[str], list[Path]]:
+    """Return the names of files in place and what a killed run left half-written; BadInput for all else."""
+    remedy = "give a target that is new or empty"
     parents = {str(folder) for name in sources for folder in PurePosixPath(name).parents}
-    digests, partials = {}, []
+    present, partials = set(), []
     for path in sorted(target.rglob("*")):
         place = path.relative_to(target)
         name, whole = place.as_posix(), place.with_name(re.sub(r"^partial\d+-", "", place.name) or place.name)
-        if any(part.startswith(".") for part in place.parts) or name == MANIFEST:
+        if any(part.startswith(".") for part in place.parts):
             continue
-        if name in sources:
-            digests[name] = _digest(sources[name])
-            if not path.is_file() or _digest(path) != digests[name]:
-                raise BadInput(
-                    f"{str(path)!r} is there with other content than {str(sources[name])!r}; move it away, or give a"
-                    " target that is new or empty"
-                )
-        elif whole.as_posix() in expected and path.is_file():
+        if name == MANIFEST:
+            if not _is_manifest(path, manifest):
+                raise BadInput(f"{str(path)!r} is not that of this source and seed {manifest.seed}; {remedy}")
+            present.add(name)
+        elif name in sources:
+            if not path.is_file() or checksum(path) != manifest.files[name]["sha256"]:
+                other = f"{str(path)!r} is there with other content than {str(sources[name])!r}"
+                raise BadInput(f"{other}; move it away, or {remedy}")
+            present.add(name)
+        elif whole.as_posix() in {*sources, MANIFEST} and path.is_file():
             partials.append(path)
         elif name not in parents or path.is_symlink() or not path.is_dir():
-            raise BadInput(
-                f"{str(path)!r} does not belong to this split (another source or seed?); move it away, or give a"
-                " target that is new or empty"
-            )
-    return digests, partials
+            other = f"{str(path)!r} does not belong to this split (another source or seed?)"
+            raise BadInput(f"{other}; move it away, or {remedy}")
+    return present, partials
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_manifest(path: Path, manifest: Manifest) -> bool:
+    try:
+        return {"schema": SCHEMA, **json.loads(path.read_bytes())} == json.loads(manifest.to_json())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
-def _copy(source: Path, partial: Path) -> str:
-    digest = hashlib.sha256()
-    with source.open("rb") as whole, partial.open("xb") as copy:
-        while chunk := whole.read(2**20):
-            digest.update(chunk)
-            copy.write(chunk)
-    return digest.hexdigest()
-
-
-def _link(source: Path, partial: Path) -> str:
+def _link(source: Path, partial: Path) -> None:
     try:
         os.link(source.resolve(), partial)  # resolved, as the link must be to the picture, not to a link to it
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
         raise BadInput(f"cannot link {str(source)!r} into the target ({error.strerror}); leave out --link") from error
-    return _digest(partial)
 
 
-def _move(source: Path, partial: Path) -> str:
-    os.replace(source, partial)
-    return _digest(partial)
+def _move(source: Path, partial: Path) -> None:
+    os.replace(source.resolve(), partial)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Errors of the system name the file and say what to do."""
+def _name_failures(path: Path) -> Iterator[None]:
+    """Make the system's errors name the file and say what to do."""
     try:
         yield
     except OSError as error:
@@ -200,27 +191,28 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _unpacked(archive: Path, folder: Path, progress: TextIO | None) -> Iterator[Path]:
-    """The archive in a subfolder of `folder`, which is removed in the end."""
+def _unpack_beside(archive: Path, folder: Path, progress: TextIO | None) -> Iterator[Path]:
+    """Unpack the archive into a subfolder of `folder`, which is removed in the end."""
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     try:
-        unpack(archive, folder / "archive", progress)
+        with _name_failures(folder):
+            unpack(archive, folder / "archive", progress)
         shutil.rmtree(folder / "archive" / "__MACOSX", ignore_errors=True)  # no class, but what Macs put into zips
         yield folder / "archive"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _top(folder: Path) -> Path:
-    """Where the layout begins: inside of a single top folder that is none of it."""
+def _find_top(folder: Path) -> Path:
+    """Return where the layout begins: inside of a single top folder that is none of it."""
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if len(visible) == 1 and visible[0].is_dir() and visible[0].name not in (*PARTS, "PetImages"):
-        return _top(visible[0])
+        return _find_top(visible[0])
     return folder
 
 
-def _relocated(text: str, old: Path, new: Path) -> str:
-    """`text` with the quoted paths that lie in `old` as they would be in `new`."""
+def _relocate(text: str, old: Path, new: Path) -> str:
+    """Return `text` with the quoted paths that lie in `old` as they would be in `new`."""
 
     def renamed(quoted: re.Match) -> str:
         path = Path(literal_eval(quoted[0]))

@@ -3,11 +3,9 @@
 import io
 import struct
 import subprocess
-import time
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from convspec.data import datasets
+from convspec.data import load_dataset
 from convspec.data.decode import UnreadableImage, load_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 
 
 def picture(height: int = 30, width: int = 40, seed: int = 0) -> Image.Image:
-    """Colours that change smoothly, with some grain."""
+    """Draw colours that change smoothly, with some grain."""
     y, x, channel = np.ogrid[:height, :width, :3]
     waves = 127 + 60 * np.sin(x / 5 + channel) + 50 * np.cos(y / 7 - channel + seed)
     grain = np.random.default_rng(seed).normal(0, 5, waves.shape)
@@ -44,7 +42,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def declared(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says that it is of this size."""
+    """Return a PNG of a few bytes that says that it is of this size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
 
@@ -58,16 +56,17 @@ def cut(kind: str, share: float, **options: Any) -> bytes:
     return whole[: int(len(whole) * share)]
 
 
-def floating() -> Image.Image:
-    return Image.fromarray(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10))
+def exif(orientation: int) -> Image.Exif:
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data
 
 
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-
+TURNED = exif(6)
 HTML = b"<!DOCTYPE html>\n<html><title>404 Not Found</title></html>\n"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 10 10 rectfill\n%%EOF\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
+FLOATING = Image.fromarray(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10))
 UNKNOWN, PAGES, ONE_PIXEL = "cannot identify image file", "animated, or has several pages", "no picture of anything"
 CUT = "truncated|Truncated|cannot identify|not enough|broken|decoder|bad EPS|-2"
 
@@ -102,7 +101,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "drawing-svg.jpg": (SVG, UNKNOWN),
     "paper.jpg": (encoded("PDF"), UNKNOWN),
     "icon.jpg": (encoded("ICO"), UNKNOWN),
-    "floating.tif": (encoded("TIFF", floating()), "floating-point pixels"),
+    "floating.tif": (encoded("TIFF", FLOATING), "floating-point pixels"),
 }  # fmt: skip
 
 
@@ -118,25 +117,24 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_the_reason(tmp_path
         assert "\n" not in message
 
 
-@pytest.mark.filterwarnings("ignore:skipped")
 def test_all_bad_files_in_a_folder_are_skipped_counted_and_named(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / ("cats", "dogs")[number % 2]).mkdir(exist_ok=True)
         picture(seed=number).save(tmp_path / ("cats", "dogs")[number % 2] / f"{number}.png")
-    twice = {"drawing-svg.jpg"}  # the same bytes as drawing.svg
     for name, (content, _) in BAD.items():
         (tmp_path / "cats" / name).write_bytes(content)
     with pytest.warns(UserWarning, match=rf"^skipped {len(BAD)} files in {str(tmp_path)!r}: "):
-        dataset = datasets.load_dataset(tmp_path, 8, Path(), max_bad_fraction=1.0)
+        dataset = load_dataset(tmp_path, 8, max_bad_fraction=1.0)
     reasons = {reason.split("'")[1].removeprefix(f"{tmp_path}/cats/"): reason for reason in dataset.skipped}
     assert set(reasons) == set(BAD)
-    for name in set(BAD) - twice:
-        assert "is not a readable picture: " in reasons[name] or "the same picture" in reasons[name]
+    same = {name for name, reason in reasons.items() if "is the same picture as" in reason}
+    assert len(same) == 1, "the same bytes under two names"
+    assert same < {"drawing-svg.jpg", "drawing.svg"}
     assert len(dataset.train) + len(dataset.test) == 6
 
 
 @pytest.mark.parametrize("name", ["huge.png", "large.png"])
-def test_a_picture_that_says_it_is_enormous_is_refused_before_it_is_decoded(
+def test_an_enormous_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decoded(*_: object) -> None:
@@ -147,22 +145,6 @@ def test_a_picture_that_says_it_is_enormous_is_refused_before_it_is_decoded(
     monkeypatch.setattr(Image.core, "new", decoded)
     with pytest.raises(UnreadableImage):
         load_image(tmp_path / name, 8)
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of a process's memory")
-@pytest.mark.parametrize("name", ["huge.png", "large.png"])
-def test_a_picture_that_says_it_is_enormous_takes_neither_memory_nor_time(tmp_path: Path, name: str) -> None:
-    def most() -> int:
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-    (tmp_path / name).write_bytes(BAD[name][0])
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the most memory that was ever in use
-    before, start = most(), time.perf_counter()
-    with pytest.raises(UnreadableImage):
-        load_image(tmp_path / name, 8)
-    assert time.perf_counter() - start < 1
-    assert most() - before < 20 * 2**20
 
 
 @pytest.mark.parametrize("name", ["drawing.jpg", "paper.jpg", "drawing.svg"])
@@ -177,55 +159,26 @@ def test_no_program_is_ever_run_for_a_file(tmp_path: Path, name: str, monkeypatc
     assert started == []
 
 
-# Odd, but pictures
-
-Odd = tuple[bytes, Image.Image, float]
-
-
-def damaged_exif() -> Odd:
-    plain = encoded("JPEG", exif=TURNED)
-    where = plain.index(b"Exif\0\0") + 6
-    return changed(plain, where, b"\xff" * 12), picture(), 5
-
-
-def unknown_orientation() -> Odd:
-    exif = Image.Exif()
-    exif[0x0112] = 77
-    return encoded("JPEG", exif=exif), picture(), 5
-
-
-def preview() -> Odd:
-    return encoded("MPO", save_all=True, append_images=[picture(8, 10, seed=3)]), picture(), 5
-
-
-def lab() -> Odd:
-    return encoded("TIFF", picture().convert("LAB")), picture(), 5
-
-
-ODD: dict[str, Callable[[], Odd]] = {
-    "damaged EXIF data": damaged_exif,
-    "no EXIF data in their place in a PNG": lambda: (encoded("PNG", exif=b"no EXIF data"), picture(), 0),
-    "no EXIF data in their place in a WebP": lambda: (
-        encoded("WEBP", exif=b"no EXIF data", lossless=True),
-        picture(),
-        0,
-    ),
-    "an orientation that is none": unknown_orientation,
-    "trailing bytes": lambda: (encoded("JPEG") + bytes(range(256)) * 9, picture(), 5),
-    "trailing text": lambda: (encoded("PNG") + HTML, picture(), 0),
-    "progressive": lambda: (encoded("JPEG", progressive=True), picture(), 5),
-    "picture and preview": preview,
-    "interlaced GIF": lambda: (encoded("GIF", interlace=1), picture(), 8),
-    "LAB": lab,
-    "arithmetic of 4:4:4": lambda: (encoded("JPEG", subsampling=0, quality=100), picture(), 1),
-    "two by two": lambda: (encoded("PNG", picture(2, 2)), picture(2, 2), 0),
-    "2 x 3000": lambda: (encoded("PNG", picture(2, 3000)), picture(2, 3000), 0),
+# What: its bytes, the picture, and how far from it the decoded one may be, of 255 on average.
+ODD: dict[str, tuple[bytes, Image.Image, float]] = {
+    "damaged EXIF data": (encoded("JPEG", exif=TURNED).replace(TURNED.tobytes()[6:18], b"\xff" * 12), picture(), 5),
+    "no EXIF data in their place in a PNG": (encoded("PNG", exif=b"no EXIF data"), picture(), 0),
+    "no EXIF data in their place in a WebP": (encoded("WEBP", exif=b"no EXIF data", lossless=True), picture(), 0),
+    "an orientation that is none": (encoded("JPEG", exif=exif(77)), picture(), 5),
+    "trailing bytes": (encoded("JPEG") + bytes(range(256)) * 9, picture(), 5),
+    "trailing text": (encoded("PNG") + HTML, picture(), 0),
+    "progressive": (encoded("JPEG", progressive=True), picture(), 5),
+    "interlaced GIF": (encoded("GIF", interlace=1), picture(), 8),
+    "LAB": (encoded("TIFF", picture().convert("LAB")), picture(), 5),
+    "arithmetic of 4:4:4": (encoded("JPEG", subsampling=0, quality=100), picture(), 1),
+    "two by two": (encoded("PNG", picture(2, 2)), picture(2, 2), 0),
+    "2 x 3000": (encoded("PNG", picture(2, 3000)), picture(2, 3000), 0),
 }
 
 
 @pytest.mark.parametrize("what", ODD)
 def test_an_odd_picture_is_shown_upright(tmp_path: Path, what: str) -> None:
-    content, expected, off = ODD[what]()
+    content, expected, off = ODD[what]
     (file := tmp_path / "picture").write_bytes(content)
     loaded = load_image(file)
     assert loaded.shape == (expected.height, expected.width, 3)
@@ -234,11 +187,9 @@ def test_an_odd_picture_is_shown_upright(tmp_path: Path, what: str) -> None:
 
 # Any damage
 
-SLOWEST = 2.0  # seconds, for a picture of some 1,000 pixels
-
 
 def sources() -> list[bytes]:
-    """Small pictures of every kind that the decoders of these four formats tell apart."""
+    """Return small pictures of every kind that the decoders of these four formats tell apart."""
     grey, palette, clear = picture(20, 26).convert("L"), picture(20, 26).convert("P"), picture(20, 26).convert("RGBA")
     return [
         encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", grey), encoded("JPEG", exif=TURNED),
@@ -251,22 +202,22 @@ def sources() -> list[bytes]:
 
 
 def mutated(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """One to four kinds of damage: bytes changed, cut off, left out or put in, fields of the header, two files."""
+    """Do one to four kinds of damage: bytes changed, cut off, left out or put in, header fields, two files."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 5)):
-        where = int(rng.integers(0, len(data) or 1))
+        where, length = int(rng.integers(0, len(data) or 1)), int(rng.integers(1, 40))
         kind = rng.integers(0, 7)
         if kind == 0:
             for place in rng.integers(0, len(data) or 1, rng.integers(1, 9)):
-                data[place : place + 1] = bytes([rng.integers(0, 256)])
+                data[place : place + 1] = rng.bytes(1)
         elif kind == 1:
             data[where : where + 1] = bytes([data[where] ^ 1 << rng.integers(0, 8)]) if data else b""
         elif kind == 2:
             del data[where:]
         elif kind == 3:
-            del data[where : where + int(rng.integers(1, 40))]
+            del data[where : where + length]
         elif kind == 4:
-            data[where:where] = rng.bytes(int(rng.integers(1, 40)))
+            data[where:where] = rng.bytes(length)
         elif kind == 5:
             place = int(rng.integers(0, 64))
             edges = (b"\0\0", b"\xff\xff", b"\x7f\xff", b"\xff\x7f", b"\0\1", b"\1\0", b"\x80\0", b"\0\x80")
@@ -276,15 +227,15 @@ def mutated(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def fuzz(file: Path, seeds: range) -> tuple[Counter[str], float]:
-    """How the inputs came out, and the seconds that the slowest took; an error for what is neither of the two."""
-    whole, outcomes, slowest = sources(), Counter[str](), 0.0
-    for seed in seeds:
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_any_damage_leaves_a_picture_or_is_refused_in_one_line(tmp_path: Path, count: int) -> None:
+    file, whole, outcomes = tmp_path / "picture", sources(), Counter[str]()
+    for seed in range(count):
         rng = np.random.default_rng(seed)
         first, second = rng.integers(0, len(whole), 2)
         file.write_bytes(mutated(whole[first], whole[second], rng))
         size, interpolation = (None, "nearest") if seed % 2 else (8, "area")
-        message, start = "", time.perf_counter()
+        message = ""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -293,25 +244,11 @@ def fuzz(file: Path, seeds: range) -> tuple[Counter[str], float]:
             message = str(refused)
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
-        took = time.perf_counter() - start
-        assert took < SLOWEST, f"seed {seed} took {took:.1f} s"
-        slowest = max(slowest, took)
+        outcomes["refused" if message else "picture"] += 1
         if message:
             assert message.startswith(f"{str(file)!r} is not a readable picture: "), f"seed {seed}: {message}"
             assert "\n" not in message, f"seed {seed}: {message}"
         else:
             assert (loaded.dtype, loaded.ndim, loaded.shape[2]) == (np.uint8, 3, 3), f"seed {seed}"
             assert size is None or loaded.shape == (8, 8, 3), f"seed {seed}"
-        outcomes["refused" if message else "picture"] += 1
-    return outcomes, slowest
-
-
-@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_any_damage_leaves_a_picture_or_is_refused_in_one_line(
-    tmp_path: Path, count: int, record_property: Callable[[str, object], None]
-) -> None:
-    outcomes, slowest = fuzz(tmp_path / "picture", range(count))
-    for outcome, number in outcomes.items():
-        record_property(outcome, number)
-    record_property("slowest", slowest)
     assert min(outcomes["picture"], outcomes["refused"]) > count / 10, "the damage must be neither too much nor none"

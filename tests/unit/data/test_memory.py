@@ -1,159 +1,100 @@
-"""Out of memory: the base goes on with fewer pictures at a time, training stops with the words to say why."""
+"""Memory that loading pictures takes: each reading in a process of its own, the least of three counts."""
 
+import json
 import os
 import subprocess
 import sys
-import warnings
-from importlib.util import find_spec
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 import pytest
 
-from convspec import BadInput, features, models, progress, training
-from convspec import backend as backend_module
-from convspec.backend import out_of_memory
-from convspec.data import batches
+import convspec
+
+PER_FILE = 1024  # bytes: a path, a name, a label
+BYTES = 48 * 48 * 3  # of a decoded picture
+
+# Whatever any other thread of the process takes meanwhile is counted, too: hence the least of three readings.
+CHILD = """
+import gc, json, re, sys, tracemalloc
+from functools import partial
+from pathlib import Path
+from convspec.data import datasets, decode
+
+def status(name):
+    return int(re.findall(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+
+def allocated(folder):
+    gc.collect()
+    tracemalloc.start()
+    datasets.load_dataset(folder, 48)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+def own(folder):
+    before = status("RssAnon")
+    dataset = datasets.load_dataset(folder, 48)
+    return status("RssAnon") - before
+
+def resident(file):
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the most memory that was ever in use
+    before = status("VmHWM")
+    try:
+        decode.load_image(file, 8)
+    except decode.UnreadableImage:
+        return status("VmHWM") - before
+
+measure, place, budget, warm = globals()[sys.argv[1]], *json.loads(sys.argv[2])
+decode.load_images = partial(decode.load_images, budget=budget)
+if warm:
+    datasets.load_dataset(warm, 48)  # imports what is needed first
+print(min(measure(place) for _ in range(3)))
+"""
+on_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
 
 
-class ResourceExhaustedError(Exception):
-    """As TensorFlow's is called."""
+def least(measure: str, *arguments: Any) -> int:
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", CHILD, measure, json.dumps(arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(convspec.__file__).parents[1])},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(child.stdout)
 
 
-class OutOfMemoryError(RuntimeError):
-    """As PyTorch's is called."""
+def many(folder: Path, count: int) -> str:
+    """Write so many small pictures of two classes, no two of them alike."""
+    for label in ("cats", "dogs"):
+        (folder / label).mkdir(parents=True)
+    for number in range(count):
+        pixels = number.to_bytes(4, "big") * 48
+        (folder / ("cats", "dogs")[number % 2] / f"{number:05d}.ppm").write_bytes(b"P6 8 8 255\n" + pixels)
+    return str(folder)
 
 
-class AcceleratorOutOfMemory(OutOfMemoryError):
-    """One of a kind."""
+each_count = pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pytest.mark.slow)])
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (ResourceExhaustedError("OOM when allocating tensor"), True),
-        (AcceleratorOutOfMemory("CUDA out of memory"), True),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"), True),
-        (MemoryError(), True),
-        (RuntimeError("INVALID_ARGUMENT: shapes"), False),
-        (KeyboardInterrupt(), False),
-    ],
-)
-def test_every_backends_words_for_it_are_understood(error: BaseException, expected: bool) -> None:
-    assert out_of_memory(error) == expected
+@each_count
+def test_decoded_pictures_take_a_tenth_more_memory_than_their_pixels(tmp_path: Path, count: int) -> None:
+    warm, folder = many(tmp_path / "warm", 8), many(tmp_path / "pictures", count)
+    assert least("allocated", folder, 2**40, warm) <= 1.1 * count * BYTES + count * PER_FILE
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own error")
-def test_tensorflows_own_error_is_understood() -> None:
-    import tensorflow as tf
-
-    assert out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
-
-
-def mini_base(most: int, monkeypatch: pytest.MonkeyPatch) -> tuple[keras.Model, list[int]]:
-    """A base with room for that many pictures, and how many it was given each time."""
-    base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
-    predict, given = base.predict_on_batch, []
-
-    def predict_if_it_fits(inputs: np.ndarray) -> Any:
-        given.append(len(inputs))
-        if len(inputs) > most:
-            raise MemoryError
-        return predict(inputs)
-
-    monkeypatch.setattr(base, "predict_on_batch", predict_if_it_fits)
-    return base, given
+@on_linux
+@each_count
+def test_pictures_in_a_file_take_no_more_memory_than_the_budget(tmp_path: Path, count: int) -> None:
+    budget = count * BYTES // 4
+    warm, folder = many(tmp_path / "warm", 8), many(tmp_path / "pictures", count)
+    for measure in ("allocated", "own"):
+        assert least(measure, folder, budget, warm) <= budget, measure
 
 
-@pytest.fixture
-def pictures() -> batches.Batches:
-    drawn = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), np.uint8)
-    return batches.Batches(drawn, np.arange(20) % 2, 8, batches.rescale)
-
-
-def test_a_base_without_room_for_a_batch_goes_on_with_parts_of_it_and_says_so(
-    pictures: batches.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, _ = mini_base(8, monkeypatch)
-    expected = features.extract(whole, pictures, tmp_path / "whole", clock=progress.Clock())
-    base, given = mini_base(3, monkeypatch)
-    with pytest.warns(UserWarning, match="out of memory: mini goes on with") as said:
-        found = features.extract(base, pictures, tmp_path / "parts", clock=progress.Clock())
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert sum("out of memory" in str(warning.message) for warning in said) == 2
-    assert given == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2], "a size that was too large is not tried again"
-
-
-def test_with_room_for_every_batch_nothing_is_said(
-    pictures: batches.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        features.extract(mini_base(8, monkeypatch)[0], pictures, tmp_path, clock=progress.Clock())
-
-
-def test_a_base_without_room_for_one_picture_is_a_clear_error(
-    pictures: batches.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, _ = mini_base(0, monkeypatch)
-    with (
-        pytest.warns(UserWarning, match="out of memory"),
-        pytest.raises(BadInput, match=r"mini has no room for a single picture of \(48, 48, 3\)"),
-    ):
-        features.extract(base, pictures, tmp_path, clock=progress.Clock())
-
-
-def test_another_error_of_the_base_is_not_taken_for_it(
-    pictures: batches.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, _ = mini_base(8, monkeypatch)
-
-    def fails(inputs: np.ndarray) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(base, "predict_on_batch", fails)
-    with pytest.raises(ZeroDivisionError):
-        features.extract(base, pictures, tmp_path, clock=progress.Clock())
-
-
-@pytest.mark.parametrize(("error", "expected"), [(MemoryError, BadInput), (ZeroDivisionError, ZeroDivisionError)])
-def test_training_without_room_for_a_step_stops_and_names_the_batch(
-    error: type[Exception], expected: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A smaller batch would train another model."""
-    model = models.dense_baseline((4,), 2)
-    training.compile_model(model, 1e-3)
-    batch = np.zeros((7, 4), np.float32), np.zeros(7)
-
-    def fit(source: keras.utils.PyDataset, **_: Any) -> None:
-        assert len(source[0][1]) == 7
-        raise error
-
-    monkeypatch.setattr(model, "fit", fit)
-    monkeypatch.setattr(backend_module, "feed", lambda source: source)
-    with pytest.raises(expected) as raised:
-        training.fit(model, repeat(batch), 1, 1, None, clock=progress.Clock(), history={})
-    if expected is BadInput:
-        assert "dense_baseline has no room for a step of 7 pictures" in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("backend", "name", "frugal", "greedy"),
-    [
-        ("tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH", "true", "false"),
-        ("jax", "XLA_PYTHON_CLIENT_PREALLOCATE", "false", "true"),
-    ],
-)
-def test_a_gpus_memory_is_not_grabbed_whole_unless_the_user_says_so(
-    backend: str, name: str, frugal: str, greedy: str
-) -> None:
-    if not find_spec(backend):
-        pytest.skip(f"needs {backend}: pip install -e '.[{backend}]'")
-    code = f"import os, convspec.gradients; print(os.environ[{name!r}])"
-    unset = {key: value for key, value in os.environ.items() if key != name} | {"KERAS_BACKEND": backend}
-    for environment, expected in ((unset, frugal), (unset | {name: greedy}, greedy)):
-        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert told.stdout.strip() == expected
+@on_linux
+@pytest.mark.parametrize("side", [10_000, 30_000])
+def test_a_picture_that_says_it_is_enormous_takes_no_memory(tmp_path: Path, side: int) -> None:
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    (tmp_path / "picture.png").write_bytes(header + bytes(10_000))
+    # Three bytes a pixel would be 300 MB and more; the decoder's own buffers take a megabyte or two.
+    assert least("resident", str(tmp_path / "picture.png"), 0, None) < 20 * 2**20

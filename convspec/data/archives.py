@@ -1,0 +1,66 @@
+"""Zip and tar archives, unpacked whole or not at all."""
+
+import errno
+import lzma
+import os
+import shutil
+import tarfile
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from convspec import BadInput
+from convspec.files import DAMAGED
+from convspec.progress import bar
+
+
+def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
+    """Unpack a zip or a tar into a new folder, whole or not at all.
+
+    A tar may be plain, gzip, bzip2 or xz; the content decides, whatever the name. Raises BadInput for an archive that
+    is damaged, encrypted, or holds devices or names and links that leave `folder`, and OSError where it cannot be read
+    or `folder` cannot be written.
+    """
+    unfinished = folder.with_name(f"partial-{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    try:
+        unfinished.mkdir(parents=True)
+        with archive.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        (_unzip if is_zip else _untar)(archive, unfinished, progress)
+        os.replace(unfinished, folder)
+    except (*DAMAGED, tarfile.TarError, lzma.LZMAError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: seeks before the start
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"cannot unpack {str(archive)!r} ({reason}); get it again, or unpack it by hand") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _unzip(archive: Path, folder: Path, progress: TextIO | None) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():  # zipfile would write it under another name
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{name!r} would be extracted outside the destination")
+        _extract(packed.infolist(), partial(packed.extract, path=folder), archive, progress)
+
+
+def _untar(archive: Path, folder: Path, progress: TextIO | None) -> None:
+    with tarfile.open(archive) as packed:
+        members = packed.getmembers()
+        if stream := packed.fileobj:
+            stream.seek(packed.offset)
+            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError("it ends early")
+            while stream.read(2**20):  # up to the checksum
+                pass
+        _extract(members, partial(packed.extract, path=folder, filter="data"), archive, progress)
+
+
+def _extract(members: list, extract: partial, archive: Path, progress: TextIO | None) -> None:
+    with bar(len(members), f"unpacking {archive.name}", "file", progress) as shown:
+        for member in members:
+            extract(member)
+            shown.update()
