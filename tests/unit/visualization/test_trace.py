@@ -46,9 +46,9 @@ def test_from_a_layer_on_what_goes_around_it_must_be_given_or_is_that_of_the_tra
 ) -> None:
     images = rng.random((2, 6, 5, 3)).astype(np.float32)
     trace = Trace(branched, images[0])
-    assert sorted(trace.beside("two", LOGITS)) == ["one", "other"]
-    assert trace.beside("one", LOGITS) == ["other"]
-    assert trace.beside("sum", LOGITS) == []
+    assert sorted(trace.bypasses("two", LOGITS)) == ["one", "other"]
+    assert trace.bypasses("one", LOGITS) == ["other"]
+    assert trace.bypasses("sum", LOGITS) == []
     two, one, other = trace.replay({INPUT: images}, "two", "one", "other")
     (whole,) = trace.replay({"two": two, "one": one, "other": other}, "head")
     np.testing.assert_allclose(ops.convert_to_numpy(whole), branched.predict(images, verbose=0), atol=1e-5)
@@ -104,10 +104,10 @@ def test_the_last_convolution_with_more_than_a_pixel_is_found_and_any_layer_with
     branched: keras.Model,
 ) -> None:
     trace = Trace(branched, np.zeros((6, 5, 3), np.float32))
-    assert trace.maps(None) in ("two", "other")
-    assert trace.maps("sum") == "sum"
+    assert trace.find_maps(None) in ("two", "other")
+    assert trace.find_maps("sum") == "sum"
     with pytest.raises(BadInput, match="has no layer 'pool' with maps; choose from one, "):
-        trace.maps("pool")
+        trace.find_maps("pool")
 
 
 def test_the_shape_of_an_image_is_that_of_the_models_input(branched: keras.Model) -> None:
