@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
+
+if TYPE_CHECKING:
+    import keras
 
 
 def result(rung: str, scale: str, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -46,3 +50,14 @@ def contents(store: Path) -> dict[str, bytes]:
     files = {file.name: file.read_bytes() for file in store.iterdir()}
     record = json.loads(files["store.json"])
     return files | {"store.json": json.dumps(record | {"seconds": 0}).encode()}
+
+
+def noting_layer(calls: list[str], name: str) -> "keras.Layer":
+    """Return a layer that hands on its input and appends its name to `calls` each time it is called."""
+    import keras
+
+    def note(inputs: Any) -> Any:
+        calls.append(name)
+        return inputs * 1
+
+    return keras.layers.Lambda(note, name=name)
