@@ -30,12 +30,12 @@ def run(options: argparse.Namespace) -> int:
     from convspec.cli import pictures
     from convspec.visualization.maps import activations, channel_tiles, dead_share
 
-    saved, _, inputs = pictures.load(options)
-    maps = {name: each for name, each in activations(saved.model, inputs).items() if each.ndim == 3}
+    model, _, _, inputs = pictures.load(options)
+    maps = {name: each for name, each in activations(model, inputs).items() if each.ndim == 3}
     if unknown := [name for name in options.layers if name not in maps]:
-        raise BadInput(f"{saved.model.name} has no layer {unknown[0]!r} with maps; choose from {', '.join(maps)}")
+        raise BadInput(f"{model.name} has no layer {unknown[0]!r} with maps; choose from {', '.join(maps)}")
     if not maps:
-        raise BadInput(f"{saved.model.name} has no layers with maps")
+        raise BadInput(f"{model.name} has no layers with maps")
     dead = dead_share(maps)
     titles, strips = [], []
     for name in dict.fromkeys(options.layers or maps):

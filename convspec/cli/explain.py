@@ -45,21 +45,21 @@ def run(options: argparse.Namespace) -> int:
     from convspec.visualization.maps import class_activation_map, occlusion_map, superimpose
     from convspec.visualization.trace import Trace
 
-    saved, picture, inputs = pictures.load(options)
-    layer = Trace(saved.model, inputs).find_maps(options.layer)
-    probabilities = _probabilities(saved.model, inputs)
+    model, classes, picture, inputs = pictures.load(options)
+    layer = Trace(model, inputs).find_maps(options.layer)
+    probabilities = _probabilities(model, inputs)
     numbers = [str(number) for number in range(len(probabilities))]
-    stated = options.classes.split(",") if options.classes else saved.classes
-    names = list(stated or _imagenet(len(numbers)) or numbers)
+    classes = options.classes.split(",") if options.classes else classes
+    names = list(classes or _imagenet(len(numbers)) or numbers)
     if len(names) != len(numbers):
-        raise BadInput(f"classes must be {len(numbers)} names, as {saved.model.name} has, got {', '.join(names)}")
+        raise BadInput(f"classes must be {len(numbers)} names, as {model.name} has, got {', '.join(names)}")
     index = int(probabilities.argmax()) if options.wanted is None else _class_index(options.wanted, names)
     if options.occlusion:
         method = "parts of the picture covered"
-        heatmap = occlusion_map(saved.model, inputs, index, progress=sys.stderr)
+        heatmap = occlusion_map(model, inputs, index, progress=sys.stderr)
     else:
         method = f"Grad-CAM of {layer}"
-        heatmap = class_activation_map(saved.model, inputs, index, layer)
+        heatmap = class_activation_map(model, inputs, index, layer)
     pictures.write(superimpose(picture, heatmap), find_output(options))
     if names == numbers:
         print("classes go by their numbers here: --classes A,B,... names them")

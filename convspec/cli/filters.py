@@ -38,17 +38,17 @@ def run(options: argparse.Namespace) -> int:
     from convspec import models
     from convspec.cli import pictures
     from convspec.data.datasets import data_folder
-    from convspec.ladder.saved_model import Saved, load
+    from convspec.ladder import saved_model
     from convspec.visualization.maps import tile
     from convspec.visualization.patterns import filter_patterns, inputs_are_bgr, trace_grey
     from convspec.visualization.trace import input_shape
 
     if options.source in models.BASES:
         weights = options.weights or models.default_weights(options.source, data_folder())
-        saved = Saved(models.conv_base(options.source, weights, (None, None, 3)), preprocessing=options.source)
+        model, preprocessing = models.conv_base(options.source, weights, (None, None, 3)), options.source
     else:
-        saved = load(Path(options.source).expanduser())
-    model, prepare = saved.model, pictures.find_preparation(options, saved)
+        model, _, preprocessing, _ = saved_model.load(Path(options.source).expanduser())
+    prepare = pictures.find_preparation(options, preprocessing)
     channels = input_shape(model)[-1]
     low, high = (float(prepare(np.full((1, 1, 1, channels), shade, np.float32)).mean()) for shade in (0, 255))
     trace = trace_grey(model, (low + high) / 2)

@@ -1,8 +1,10 @@
 """Read a saved model and a picture, and write PNG files, for `explain`, `activations` and `filters`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -17,8 +19,8 @@ from convspec.visualization.trace import DEFAULT_SIDE, input_shape
 SOFTWARE = "convspec"  # in each PNG file, so that the next one may replace it
 
 
-def load(options: argparse.Namespace) -> tuple[saved_model.Saved, np.ndarray, np.ndarray]:
-    """Return the saved model, the picture as uint8 RGB, and the picture as the model's input, without a batch axis."""
+def load(options: argparse.Namespace) -> tuple[keras.Model, Sequence[str] | None, np.ndarray, np.ndarray]:
+    """Return the saved model, its classes if its file tells them, the picture as uint8 RGB, and the model's input."""
     check_output(find_output(options), options.overwrite)
     saved, file = saved_model.load(options.model.expanduser()), options.picture.expanduser()
     picture = decode.load_image(file)
@@ -31,14 +33,14 @@ def load(options: argparse.Namespace) -> tuple[saved_model.Saved, np.ndarray, np
     if channels not in (1, 3):
         raise BadInput(f"{saved.model.name} takes {channels} channels, and a picture has 1 or 3")
     pixels = np.asarray(resized.convert("L") if channels == 1 else resized, np.float32)
-    inputs = find_preparation(options, saved)(pixels.reshape(1, *sides[::-1], channels))
-    return saved, picture, inputs[0]
+    inputs = find_preparation(options, saved.preprocessing)(pixels.reshape(1, *sides[::-1], channels))
+    return saved.model, saved.classes, picture, inputs[0]
 
 
-def find_preparation(options: argparse.Namespace, saved: saved_model.Saved) -> batches.Prepare:
-    """Return the preprocessing that --preprocessing names, else the model's file, else rescaling to 0..1."""
+def find_preparation(options: argparse.Namespace, default: str | None) -> batches.Prepare:
+    """Return the preprocessing that --preprocessing names, else the model's own, else rescaling to 0..1."""
     known = models.PREPROCESSING | {"rescale": batches.rescale, "none": batches.identity}
-    name = options.preprocessing or saved.preprocessing or "rescale"
+    name = options.preprocessing or default or "rescale"
     if name not in known:
         raise BadInput(f"preprocessing must be one of {', '.join(sorted(known))}, got {name!r}")
     return known[name]
