@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     for output in outputs.values():
         pictures.check_output(output, options.overwrite)
     for name, output in outputs.items():
-        filters = range(min(options.count, trace.output(name).shape[-1]))
+        filters = range(min(options.count, trace.outputs[name].shape[-1]))
         patterns = filter_patterns(
             model, name, filters, options.size, options.steps,
             seed=options.seed, value_range=(low, high), progress=sys.stderr,

@@ -231,8 +231,8 @@ def _look(runs: Runs, dataset: Callable[[Recipe], Dataset], model: Callable[[Res
     loaded = saved_model.load(file).model
     prepare = preparation(best.recipe, pictures)
     trace = Trace(loaded, prepare(pictures.test.images[0]))
-    convolutions = [name for name, call in trace.calls.items() if isinstance(call.layer, CONVOLUTIONS)]
-    layers = {name: trace.output(name).shape[-1] for name in trace.first_convolutions()}
+    convolutions = [name for name, layer in trace.layers.items() if isinstance(layer, CONVOLUTIONS)]
+    layers = {name: trace.outputs[name].shape[-1] for name in trace.first_convolutions()}
     return _Seen(best, loaded, pictures, prepare, convolutions, layers)
 
 

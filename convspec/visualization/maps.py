@@ -16,7 +16,7 @@ from keras import ops
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.progress import bar as progress_bar
-from convspec.visualization.trace import INPUT, LOGITS, Trace, check_finite, input_shape, to_array
+from convspec.visualization.trace import Trace, check_finite, input_shape, to_array
 
 
 def _batch(images: np.ndarray, model: keras.Model, single: bool = False) -> np.ndarray:
@@ -34,10 +34,11 @@ def _batch(images: np.ndarray, model: keras.Model, single: bool = False) -> np.n
 
 def _class_indices(trace: Trace, class_index: int | Sequence[int] | None, count: int) -> np.ndarray:
     """Return int32 (count,), -1 for the predicted class; BadInput for a class that the model doesn't have."""
-    shape = tuple(trace.output(LOGITS).shape[1:])
+    logits = trace.logits(trace.inputs, trace.outputs)
+    shape = tuple(logits.shape[1:])
     if len(shape) != 1:
         raise BadInput(f"model must end in a score for each class, {trace.model_name} has {shape}: add a head")
-    check_finite(to_array(trace.output(LOGITS)), f"{trace.model_name}'s output for the first image")
+    check_finite(to_array(logits), f"{trace.model_name}'s output for the first image")
     indices = np.asarray(-1 if class_index is None else class_index)
     classes = max(*shape, 2)
     if indices.dtype.kind not in "iu" or (class_index is not None and not ((indices >= 0) & (indices < classes)).all()):
@@ -72,7 +73,7 @@ def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     picture that doesn't have the model's input shape.
     """
     trace = Trace(model, _batch(image, model, single=True)[0])
-    return {name: to_array(call.output)[0] for name, call in trace.calls.items() if ops.is_tensor(call.output)}
+    return {name: to_array(output)[0] for name, output in trace.outputs.items() if ops.is_tensor(output)}
 
 
 def dead_share(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -173,7 +174,7 @@ def class_activation_maps(
     if len(images) == 1:
         cam = _GradCam(model, images[0], layer_name)
         classes = _class_indices(cam.trace, class_index, 1)
-        results = [cam.weigh(classes, *map(cam.trace.output, (cam.layer_name, *cam.bypasses)))]
+        results = [cam.weigh(classes, cam.trace.inputs, cam.trace.outputs_until(cam.layer_name))]
     else:
         compiled_cams, key = _COMPILED.setdefault(model, {}), (layer_name, *map(id, model.layers))
         if key not in compiled_cams:
@@ -194,15 +195,17 @@ class _GradCam:
     def __init__(self, model: keras.Model, image: np.ndarray, layer_name: str | None) -> None:
         self.trace = Trace(model, image)
         self.layer_name = self.trace.find_maps(layer_name)
-        self.bypasses = self.trace.bypasses(self.layer_name, LOGITS)
         self.run = compiled(self._run, model.variables)
 
-    def weigh(self, classes: Any, maps: Any, *bypasses: Any) -> tuple[Any, Any]:
-        """Return the mean over channels of the maps times their mean gradients, (n, height, width), and the scores."""
-        beside = dict(zip(self.bypasses, bypasses, strict=True))
+    def weigh(self, classes: Any, images: Any, known: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the mean over channels of the maps times their mean gradients, (n, height, width), and the scores.
+
+        `known` has the outputs up to the layer's.
+        """
+        maps = known[self.layer_name]
 
         def score(whole: Any) -> Any:
-            (logits,) = self.trace.replay({self.layer_name: ops.cast(whole, maps.dtype), **beside}, LOGITS)
+            logits = self.trace.logits(images, known | {self.layer_name: ops.cast(whole, maps.dtype)})
             return _scores(logits, classes)
 
         whole = ops.cast(maps, "float32")
@@ -210,7 +213,7 @@ class _GradCam:
         return ops.mean(whole * ops.mean(gradient, axis=(1, 2), keepdims=True), axis=-1), scores
 
     def _run(self, images: Any, classes: Any) -> tuple[Any, Any]:
-        return self.weigh(classes, *self.trace.replay({INPUT: images}, self.layer_name, *self.bypasses))
+        return self.weigh(classes, images, self.trace.replay(images, self.layer_name))
 
 
 _COMPILED: WeakKeyDictionary[keras.Model, dict[tuple, _GradCam]] = WeakKeyDictionary()
@@ -251,11 +254,11 @@ def occlusion_map(
     trace = Trace(model, picture)
     index = _class_indices(trace, class_index, 1)
     if class_index is None:
-        index = ops.convert_to_numpy(_predict(trace.output(LOGITS)))
+        index = ops.convert_to_numpy(_predict(trace.logits(trace.inputs, trace.outputs)))
     places = list(product(*(_starts(side, patch) for side in sides)))
     batch = min(batch, len(places))
     classes = np.repeat(index, batch + 1)
-    score = compiled(lambda images: _scores(trace.replay({INPUT: images}, LOGITS)[0], classes), model.variables)
+    score = compiled(lambda images: _scores(trace.logits(images), classes), model.variables)
     falls, counts = np.zeros((2, *sides))
     with progress_bar(len(places), "covering parts", "square", progress) as bar:
         for start in range(0, len(places), batch):

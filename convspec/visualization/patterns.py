@@ -10,7 +10,7 @@ from keras import ops
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.progress import bar as progress_bar
-from convspec.visualization.trace import DEFAULT_SIDE, INPUT, Trace, check_finite, input_shape, to_array
+from convspec.visualization.trace import DEFAULT_SIDE, Trace, check_finite, input_shape, to_array
 
 EPSILON = 1e-5  # listings 5.34 and 5.37: against division by zero
 
@@ -80,7 +80,7 @@ def filter_patterns(
         )
     trace = trace_grey(model, low + 128 * scale)
     name = trace.find_maps(layer_name)
-    depth = trace.output(name).shape[-1]
+    depth = trace.outputs[name].shape[-1]
     if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
         raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
     noise = np.random.default_rng(seed).random((1, size, size, input_shape(model)[-1]))
@@ -112,7 +112,7 @@ def trace_grey(model: keras.Model, grey: float) -> Trace:
 def _has_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> bool:
     """Return whether anything is left of the maps for inputs of a shape; TensorFlow itself doesn't refuse others."""
     try:
-        (maps,) = trace.replay({INPUT: keras.KerasTensor(shape)}, name)
+        maps = trace.replay(keras.KerasTensor(shape), name)[name]
     except ValueError:
         return False
     return min(maps.shape[1:3]) >= 1
@@ -120,18 +120,17 @@ def _has_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> bool:
 
 def _ascent(trace: Trace, name: str, step: float) -> Callable[[Any, Any], Any]:
     """Return a function of inputs and their filters, one-hot (n, channels), that takes one step of ascent."""
-    before_relu = trace.before_relu(name)
+    relu = keras.activations.relu
+    has_relu = getattr(trace.layers[name], "activation", None) is relu
 
     def ascend(inputs: Any, selection: Any) -> Any:
         def mean_activations(inputs: Any) -> Any:
-            maps = ops.cast(trace.replay({INPUT: inputs}, before_relu)[0], "float32")
-            if before_relu == name:
-                return _mean(maps)
-            active = _mean(ops.relu(maps))
-            return ops.where(active > 0, active, _mean(maps))
-
-        def _mean(maps: Any) -> Any:
-            return ops.sum(ops.mean(maps, axis=(1, 2)) * selection, axis=-1)
+            maps = ops.cast(trace.replay(inputs, name, without=(relu,))[name], "float32")
+            means = ops.sum(ops.mean(maps, axis=(1, 2)) * selection, axis=-1)
+            if not has_relu:
+                return means
+            active = ops.sum(ops.mean(ops.relu(maps), axis=(1, 2)) * selection, axis=-1)
+            return ops.where(active > 0, active, means)
 
         _, gradient = value_and_gradient(mean_activations, inputs)
         root_mean_square = ops.sqrt(ops.mean(ops.square(gradient), axis=(1, 2, 3), keepdims=True))

@@ -1,12 +1,14 @@
-"""Record a forward pass layer by layer; replay parts of it.
+"""Record a forward pass call by call; replay parts of it.
 
 Models are Sequential or functional, with one input, channels last; nested models are followed layer by layer.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,17 +18,7 @@ from convspec import BadInput
 
 CONVOLUTIONS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D)
 SCORING = (keras.activations.softmax, keras.activations.sigmoid)
-INPUT, LOGITS = ":input", ":logits"
 DEFAULT_SIDE = 224  # pixels, for models that take any size: all bases of the package have maps left in their last layer
-
-
-class Call(NamedTuple):
-    """One call of a layer, or of an operation from keras.ops, and its output."""
-
-    layer: Any
-    args: tuple
-    kwargs: dict[str, Any]
-    output: Any
 
 
 def input_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
@@ -37,116 +29,96 @@ def input_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
     return inputs[0].shape[1:]
 
 
-class Trace:
-    """Recorded forward pass of one picture, (height, width, channels), through a model.
+class _EndReached(Exception):
+    """Ends a replay at the call that is asked for."""
 
-    `calls` maps layer names to calls, in order; a name that occurs again becomes "name:2" and so on. INPUT names the
-    picture, and LOGITS the model's output before a final softmax or sigmoid. Dropout and augmentation are off.
+
+class Trace:
+    """Recorded forward pass of one picture, (height, width, channels); dropout and augmentation are off.
+
+    `layers` and `outputs`, of a batch of one, are by name and in order; a name that occurs again becomes "name:2" and
+    so on. Operations from keras.ops are there like layers.
     """
 
     def __init__(self, model: keras.Model, image: np.ndarray) -> None:
         self.model_name = model.name
-        self.calls: dict[str, Call] = {}
-        self._input = ops.convert_to_tensor(image[None])
-        self._origin = {id(self._input): INPUT}
-        self._linear: dict[str, Call] = {}
-        last = self._origin.get(id(self._run(model, self._input)), INPUT)
-        if last != INPUT:
-            self._linear[LOGITS] = _without_activation(self.calls[last], SCORING)
+        self.layers: dict[str, Any] = {}
+        self._graph = keras.Function(model.inputs, model.outputs)  # unlike the model, may be kept beside it
+        self.inputs = ops.convert_to_tensor(image[None])
+        recorded = self.replay(self.inputs)
+        self.outputs = {name: tree.map_structure(ops.stop_gradient, output) for name, output in recorded.items()}
 
-    def _run(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Sequential):
-            (output,) = args
-            for inner in layer.layers:
-                output = self._run(inner, output)
-            return output
-        if isinstance(layer, keras.Function):
-            # Private: the public ways through a graph end at a nested model (`layer.output`) or make a new one
-            # (`clone_model`), and neither can be followed with the values of a picture.
-            output = layer._run_through_graph(args[0], operation_fn=lambda inner: partial(self._run, inner))
-            return leaves[0] if len(leaves := tree.flatten(output)) == 1 else output
-        if isinstance(layer, keras.Layer) and "training" in inspect.signature(layer.call).parameters:
-            kwargs["training"] = False
-        # A new tensor even where the layer returns its input; in PyTorch it also frees the memory for gradients.
-        output = tree.map_structure(ops.stop_gradient, layer(*args, **kwargs))
-        count = sum(name.partition(":")[0] == layer.name for name in self.calls)
-        name = f"{layer.name}:{count + 1}" if count else layer.name
-        self.calls[name] = Call(layer, args, kwargs, output)
-        self._origin.update((id(leaf), name) for leaf in tree.flatten(output))
-        return output
+    def replay(
+        self,
+        inputs: Any,
+        end: str | None = None,
+        known: Mapping[str, Any] | None = None,
+        without: tuple[Any, ...] = (),
+    ) -> dict[str, Any]:
+        """Run other pictures through the model.
 
-    def _call(self, name: str) -> Call:
-        if name in self.calls or name in self._linear:
-            return self._linear.get(name) or self.calls[name]
-        raise BadInput(f"model must end in one output of a layer, {self.model_name} does not")
+        Args:
+            inputs: (n, height, width, channels); a KerasTensor computes only shapes.
+            end: The last call to make; None for all.
+            known: Outputs of calls that are not made again.
+            without: Activations that the layer of `end` leaves out.
 
-    def output(self, name: str) -> Any:
-        """Return the recorded output of a call, or the picture for INPUT, as a batch of one."""
-        return self._input if name == INPUT else self._call(name).output
-
-    def before_relu(self, name: str) -> str:
-        """Return a name for the call's output before its layer's ReLU; `name` itself where there is none."""
-        if getattr(self.calls[name].layer, "activation", None) is not keras.activations.relu:
-            return name
-        self._linear[f"{name}:linear"] = _without_activation(self.calls[name], (keras.activations.relu,))
-        return f"{name}:linear"
-
-    def _sources(self, name: str) -> Iterator[str]:
-        """Yield the calls, or INPUT, whose outputs the call takes."""
-        call = self._call(name)
-        return (self._origin[id(leaf)] for leaf in tree.flatten((call.args, call.kwargs)) if id(leaf) in self._origin)
-
-    def _between(self, given: Mapping[str, Any] | list[str], wanted: tuple[str, ...]) -> list[str]:
-        """Return the calls that depend on those `given` and on which those `wanted` depend, in order."""
-        after: dict[str, list[str]] = {}
-        for name in (*self.calls, *self._linear):
-            sources = list(self._sources(name))
-            if name not in given and any(source in given or source in after for source in sources):
-                after[name] = sources
-        needed = set(wanted)
-        for name in reversed(after):
-            needed.update(after[name] if name in needed else ())
-        return [name for name in after if name in needed]
-
-    def bypasses(self, name: str, until: str) -> list[str]:
-        """Return the earlier calls from which `until` takes outputs around the call `name`, as shortcuts do."""
-        between = self._between([name], (until,))
-        sources = (source for after in between for source in self._sources(after))
-        return [source for source in dict.fromkeys(sources) if source not in between and source != name]
-
-    def replay(self, given: Mapping[str, Any], *wanted: str) -> list[Any]:
-        """Return new outputs of the calls `wanted` after replacing the outputs `given`, of calls or INPUT.
-
-        Only the calls between are made again; all else is as recorded. With KerasTensors given, only shapes are
-        computed.
+        Returns:
+            The outputs by name, the known ones first.
         """
-        new: dict[int, Any] = {}
+        outputs = dict(known or {})
+        counts: Counter[str] = Counter()
 
-        def replace(name: str, output: Any) -> None:
-            recorded = map(id, tree.flatten(self.output(name)))
-            new.update(zip(recorded, tree.flatten(output), strict=True))
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(layer, keras.Sequential):
+                (output,) = args
+                for inner in layer.layers:
+                    output = call(inner, output)
+                return output
+            if isinstance(layer, keras.Function):
+                # Private: the public ways through a graph end at a nested model (`layer.output`) or build another one
+                # (`clone_model`).
+                output = layer._run_through_graph(args[0], operation_fn=lambda inner: partial(call, inner))
+                return leaves[0] if len(leaves := tree.flatten(output)) == 1 else output
+            counts[layer.name] += 1
+            name = layer.name if counts[layer.name] == 1 else f"{layer.name}:{counts[layer.name]}"
+            self.layers.setdefault(name, layer)
+            if name not in outputs:
+                if isinstance(layer, keras.Layer) and "training" in inspect.signature(layer.call).parameters:
+                    kwargs["training"] = False
+                made = _without_activation(layer, without) if name == end else layer
+                made = made.compute_output_spec if isinstance(inputs, keras.KerasTensor) else made
+                outputs[name] = made(*args, **kwargs)
+            if name == end:
+                raise _EndReached
+            return outputs[name]
 
-        def renew(structure: Any) -> Any:
-            return tree.map_structure(lambda leaf: new.get(id(leaf), leaf), structure)
+        with suppress(_EndReached):
+            call(self._graph, inputs)
+        return outputs
 
-        symbolic = any(isinstance(leaf, keras.KerasTensor) for leaf in tree.flatten(dict(given)))
-        for name, output in given.items():
-            replace(name, output)
-        for name in self._between(given, wanted):
-            layer, args, kwargs, _ = self._call(name)
-            replace(name, (layer.compute_output_spec if symbolic else layer)(*renew(args), **renew(kwargs)))
-        return [renew(self.output(name)) for name in wanted]
+    def outputs_until(self, name: str) -> dict[str, Any]:
+        """Return the recorded outputs up to that of a call, in the order of the calls."""
+        names = list(self.outputs)
+        return {each: self.outputs[each] for each in names[: names.index(name) + 1]}
+
+    def logits(self, inputs: Any, known: Mapping[str, Any] | None = None) -> Any:
+        """Return the model's output before a final softmax or sigmoid; `known` as for `replay`."""
+        end = next(reversed(self.outputs), None)
+        if end is None or len(self._graph.outputs) > 1 or not ops.is_tensor(self.outputs[end]):
+            raise BadInput(f"model must end in one output of a layer, {self.model_name} does not")
+        return self.replay(inputs, end, {n: output for n, output in (known or {}).items() if n != end}, SCORING)[end]
 
     def _convolutions(self) -> list[str]:
         """Return the convolutions, in order, but for those of one pixel: Dense layers may be written as such."""
-        convolutions = [name for name, call in self.calls.items() if isinstance(call.layer, CONVOLUTIONS)]
-        return [name for name in convolutions if max(self.output(name).shape[1:3]) > 1]
+        convolutions = [name for name, layer in self.layers.items() if isinstance(layer, CONVOLUTIONS)]
+        return [name for name in convolutions if max(self.outputs[name].shape[1:3]) > 1]
 
     def first_convolutions(self) -> list[str]:
         """Return the first convolution at each size of maps above one pixel: in VGG16 that of each block."""
         sizes: dict[tuple[int, ...], str] = {}
         for name in self._convolutions():
-            sizes.setdefault(tuple(self.output(name).shape[1:3]), name)
+            sizes.setdefault(tuple(self.outputs[name].shape[1:3]), name)
         return list(sizes.values())
 
     def find_maps(self, layer_name: str | None) -> str:
@@ -154,7 +126,7 @@ class Trace:
 
         Raises BadInput, with the choices, where there is none.
         """
-        maps = [n for n, call in self.calls.items() if ops.is_tensor(call.output) and len(call.output.shape) == 4]
+        maps = [n for n, output in self.outputs.items() if ops.is_tensor(output) and len(output.shape) == 4]
         if layer_name in maps:
             return layer_name
         if layer_name is not None:
@@ -164,18 +136,17 @@ class Trace:
         return convolutions[-1]
 
 
-def _without_activation(call: Call, activations: tuple[Any, ...]) -> Call:
-    """Return the call without its layer's activation, if that is one of `activations`, or without a Softmax layer."""
-    layer = call.layer
-    if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation from keras.ops
-        return call._replace(layer=lambda inputs, **_: inputs, output=call.args[0])
+def _without_activation(layer: Any, activations: tuple[Any, ...]) -> Any:
+    """Return the layer without its activation, if that is one of `activations`."""
+    if type(layer).__name__ in ("Softmax", "Sigmoid") and activations == SCORING:  # or operations from keras.ops
+        return lambda inputs, **_: inputs
     if getattr(layer, "activation", None) not in activations:
-        return call
+        return layer
     # A shallow copy has the layer's own variables and leaves the layer alone. `copy.copy` and `from_config` would make
     # variables of their own, which do not follow those of the model and use up random numbers.
     linear = object.__new__(type(layer))
     vars(linear).update(vars(layer) | {"activation": keras.activations.linear})
-    return call._replace(layer=linear, output=ops.stop_gradient(linear(*call.args, **call.kwargs)))
+    return linear
 
 
 def check_finite(array: np.ndarray, name: str) -> None:

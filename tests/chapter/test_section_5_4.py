@@ -69,7 +69,7 @@ def test_index_4_is_the_fifth_channel_and_index_7_the_eighth(rng: np.random.Gene
     kernel, bias = model.layers[0].get_weights()
     for index, position in ((4, 5), (7, 8)):
         for silenced in (position - 1, position):
-            model.layers[0].set_weights([np.where(np.arange(32) < silenced, 0, kernel), bias])
+            model.layers[0].set_weights([np.where(np.arange(32) < silenced, 0, np.abs(kernel)), bias])
             maps = activations(model, rng.random((46, 46, 3)))[model.layers[0].name]
             assert maps[:, :, index].any() == (silenced < position)
 
@@ -123,7 +123,7 @@ def test_a_step_by_the_l2_norm_that_the_text_names_would_be_260_times_less() -> 
 def test_the_first_layer_of_each_block_has_the_64_filters_of_the_grid(trace: Trace) -> None:
     """Listing 5.39: "the first 64 filters in each layer", and "the first layer of each convolution block"."""
     assert trace.first_convolutions() == [f"block{block}_conv1" for block in range(1, 6)]
-    depths = [trace.output(name).shape[-1] for name in trace.first_convolutions()]
+    depths = [trace.outputs[name].shape[-1] for name in trace.first_convolutions()]
     assert depths == [64, 128, 256, 512, 512]
 
 
@@ -161,7 +161,7 @@ def test_the_elephants_become_a_batch_of_one_at_224(data_folder: Path) -> None:
 def test_the_heatmap_is_14x14_as_block5_conv3_the_last_convolution(vgg16: keras.Model, trace: Trace) -> None:
     """Listing 5.42: 512 pooled gradients, one for each map of 14 x 14; the base's 7 x 7 need any head for a score."""
     assert trace.find_maps(None) == "block5_conv3"
-    assert trace.output("block5_conv3").shape == (1, 14, 14, 512)
+    assert trace.outputs["block5_conv3"].shape == (1, 14, 14, 512)
     pooled = keras.layers.GlobalAveragePooling2D()
     model = keras.Sequential([keras.Input((224, 224, 3)), vgg16, pooled, keras.layers.Dense(2)])
     assert class_activation_map(model, np.zeros((1, 224, 224, 3)), 1).shape == (14, 14)

@@ -248,17 +248,6 @@ def test_any_layer_can_be_asked_for_its_map(nested: keras.Model, picture: np.nda
     assert early.shape == (12, 12)
 
 
-@pytest.mark.parametrize(
-    "kind", [layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D, layers.Conv2DTranspose]
-)
-def test_any_convolution_has_a_map(kind: Callable[..., Any], rng: np.random.Generator) -> None:
-    convolution = kind(kernel_size=3, **({} if kind is layers.DepthwiseConv2D else {"filters": 3}))
-    stack = [layers.Conv2D(3, 3), convolution, layers.GlobalAveragePooling2D(), layers.Dense(2)]
-    model = keras.Sequential([keras.Input((12, 12, 1)), *stack])
-    heatmap = class_activation_map(model, rng.random((12, 12, 1)))
-    assert heatmap.shape == tuple(convolution.output.shape[1:3])
-
-
 def residual(merge: keras.Layer, top: keras.Layer) -> keras.Model:
     inputs = keras.Input((6, 6, 3))
     first = layers.Conv2D(4, 1)(inputs)

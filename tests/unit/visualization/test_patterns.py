@@ -11,7 +11,7 @@ from keras import layers
 
 from convspec import BadInput, models
 from convspec.reference import conv2d
-from convspec.visualization import deprocess_image, filter_patterns
+from convspec.visualization import class_activation_map, deprocess_image, filter_patterns
 from convspec.visualization.patterns import inputs_are_bgr
 
 
@@ -137,13 +137,15 @@ def test_only_the_layers_up_to_the_filters_decide_the_size(base: keras.Model) ->
 @pytest.mark.parametrize(
     "kind", [layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D, layers.Conv2DTranspose]
 )
-def test_any_convolution_has_patterns(kind: Callable[..., Any]) -> None:
+def test_any_convolution_has_patterns_and_a_map(kind: Callable[..., Any], rng: np.random.Generator) -> None:
     convolution = kind(kernel_size=3, **({} if kind is layers.DepthwiseConv2D else {"filters": 3}), name="it")
-    patterns = filter_patterns(
-        keras.Sequential([keras.Input((12, 12, 1)), layers.Conv2D(3, 3), convolution]), "it", [2], 9, 2
-    )
+    stack = [layers.Conv2D(3, 3), convolution, layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((12, 12, 1)), *stack])
+    patterns = filter_patterns(model, "it", [2], 9, 2)
     assert patterns.shape == (1, 9, 9, 1)
     assert patterns.std() > 0
+    heatmap = class_activation_map(model, rng.random((12, 12, 1)))
+    assert heatmap.shape == tuple(convolution.output.shape[1:3])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_60_of_64_filters_of_vgg16_respond_five_times_as_much(responses: tuple[i
 def test_50_of_64_filters_of_vgg16_respond_to_their_own_patterns_most(
     responses: tuple[int, np.ndarray, np.ndarray],
 ) -> None:
-    """In block 1, where many are nearly the same detector of an edge or a colour, some 40, and the others nearly most."""
+    """In block 1 some 40, and others nearly most: many are nearly the same detector of an edge or a colour."""
     block, _, after = responses
     own, best = after.diagonal(), after.max(axis=0)
     assert np.sum((own > 0) & (own >= (0.8 if block == 1 else 1) * best)) >= 50

@@ -7,12 +7,12 @@ from builders import noting_layer
 from keras import layers, ops
 
 from convspec import BadInput
-from convspec.visualization.trace import INPUT, LOGITS, Trace, input_shape
+from convspec.visualization.trace import Trace, input_shape
 
 
 @pytest.fixture(scope="module")
 def branched() -> keras.Model:
-    """A convolution that two others, one before it and one beside it, bypass."""
+    """Three convolutions, two of them in a row, and their sum."""
     inputs = keras.Input((6, 5, 3))
     one = layers.Conv2D(4, 3, padding="same", name="one")(inputs)
     two = layers.Conv2D(4, 3, padding="same", name="two")(one)
@@ -34,41 +34,29 @@ def pictures(rng: np.random.Generator) -> np.ndarray:
 def test_a_trace_of_one_picture_replays_any_others(branched: keras.Model, trace: Trace, pictures: np.ndarray) -> None:
     names = ["two", "sum", "head"]
     by_keras = keras.Model(branched.inputs, [branched.get_layer(name).output for name in names])
-    replayed = trace.replay({INPUT: pictures[1:]}, *names)
-    for name, output, expected in zip(names, replayed, by_keras.predict(pictures, verbose=0), strict=True):
-        np.testing.assert_allclose(ops.convert_to_numpy(trace.output(name)), expected[:1], atol=1e-5)
-        np.testing.assert_allclose(ops.convert_to_numpy(output), expected[1:], atol=1e-5)
+    replayed = trace.replay(pictures[1:])
+    for name, expected in zip(names, by_keras.predict(pictures, verbose=0), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(trace.outputs[name]), expected[:1], atol=1e-5)
+        np.testing.assert_allclose(ops.convert_to_numpy(replayed[name]), expected[1:], atol=1e-5)
 
 
-def test_what_bypasses_a_layer_is_given_or_is_the_traced_pictures(
-    branched: keras.Model, trace: Trace, pictures: np.ndarray
-) -> None:
-    assert sorted(trace.bypasses("two", LOGITS)) == ["one", "other"]
-    assert trace.bypasses("one", LOGITS) == ["other"]
-    assert trace.bypasses("sum", LOGITS) == []
-    two, one, other = trace.replay({INPUT: pictures}, "two", "one", "other")
-    (whole,) = trace.replay({"two": two, "one": one, "other": other}, "head")
-    np.testing.assert_allclose(ops.convert_to_numpy(whole), branched.predict(pictures, verbose=0), atol=1e-5)
-    (alone,) = trace.replay({"two": two[:1]}, "head")
-    np.testing.assert_allclose(ops.convert_to_numpy(alone), ops.convert_to_numpy(whole[:1]), atol=1e-5)
-
-
-def test_only_the_calls_between_are_made_again(pictures: np.ndarray) -> None:
+def test_known_outputs_are_not_computed_and_nothing_after_the_end(pictures: np.ndarray) -> None:
     calls: list[str] = []
-
-    one, two, other, last = (noting_layer(calls, name) for name in ("one", "two", "other", "last"))
+    one, two, last = (noting_layer(calls, name) for name in ("one", "two", "last"))
     inputs = keras.Input((6, 5, 3))
-    model = keras.Model(inputs, last(layers.Add()([two(one(inputs)), other(inputs)])))
-    trace = Trace(model, pictures[0])
-    for given, wanted, expected in ((INPUT, "two", ["one", "two"]), ("two", LOGITS, ["last"])):
-        calls.clear()
-        trace.replay({given: trace.output(given)}, wanted)
-        assert calls == expected
+    trace = Trace(keras.Model(inputs, last(layers.Add()([inputs, two(one(inputs))]))), pictures[0])
+    calls.clear()
+    until = trace.replay(pictures, "two")
+    assert calls == ["one", "two"]
+    assert list(until) == list(trace.outputs_until("two")) == ["one", "two"]
+    calls.clear()
+    outputs = trace.replay(pictures, known={"one": 0, "two": 2 * until["two"]})
+    assert calls == ["last"]
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs["last"]), 3 * pictures, rtol=1e-6)
 
 
 def test_shapes_are_computed_for_any_size(trace: Trace) -> None:
-    (maps,) = trace.replay({INPUT: keras.KerasTensor((7, 40, 30, 3))}, "sum")
-    assert maps.shape == (7, 40, 30, 4)
+    assert trace.replay(keras.KerasTensor((7, 40, 30, 3)), "sum")["sum"].shape == (7, 40, 30, 4)
 
 
 @pytest.mark.parametrize(("units", "activation"), [(1, "sigmoid"), (3, "softmax")])
@@ -85,10 +73,12 @@ def test_logits_are_before_the_final_activation_and_follow_the_weights(
     assert vars(dense) == before, "the model's own layer was changed"
     np.testing.assert_array_equal(ops.convert_to_numpy(keras.random.uniform((3,))), drawn, "random numbers were used")
     kernel, bias = model.get_weights()
-    np.testing.assert_allclose(ops.convert_to_numpy(trace.output(LOGITS))[0], pictures[0].ravel() @ kernel + bias, 1e-4)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(trace.logits(trace.inputs, trace.outputs))[0], pictures[0].ravel() @ kernel + bias, 1e-4
+    )
     dense.set_weights([-kernel, bias + 1])
-    (logits,) = trace.replay({INPUT: pictures}, LOGITS)
-    np.testing.assert_allclose(ops.convert_to_numpy(logits), 1 + bias - pictures.reshape(3, -1) @ kernel, 1e-4)
+    logits = ops.convert_to_numpy(trace.logits(pictures))
+    np.testing.assert_allclose(logits, 1 + bias - pictures.reshape(3, -1) @ kernel, 1e-4)
 
 
 def test_maps_are_found_by_name_or_as_the_last_convolution(trace: Trace) -> None:
