@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
+
+if TYPE_CHECKING:
+    import keras
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -56,3 +59,14 @@ def short_recipe(rung: str, **changes: Any) -> Recipe:
     recipe = find_recipe(rung, "mini")
     start = replace(recipe.starts_from, epochs=1, **changes) if recipe.starts_from else None
     return replace(recipe, epochs=2, starts_from=start, **changes)
+
+
+def noting_layer(calls: list[str], name: str) -> "keras.Layer":
+    """Return a layer that hands on its input and appends its name to `calls` each time it is called."""
+    import keras
+
+    def note(inputs: Any) -> Any:
+        calls.append(name)
+        return inputs * 1
+
+    return keras.layers.Lambda(note, name=name)

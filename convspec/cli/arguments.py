@@ -28,7 +28,7 @@ def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
     )  # fmt: skip
 
 
-def add_looking(parser: argparse.ArgumentParser) -> None:
+def add_drawing(parser: argparse.ArgumentParser) -> None:
     """Add --preprocessing and --overwrite."""
     parser.add_argument(
         "--preprocessing", metavar="HOW",
@@ -42,8 +42,8 @@ def add_looking(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def output(options: argparse.Namespace) -> Path:
-    """Return what --output names, else a name made of the picture's and the command's."""
+def find_output(options: argparse.Namespace) -> Path:
+    """Return the file that --output names, else PICTURE's name with the command's, in the current folder."""
     if options.output:
         return options.output.expanduser()
     return Path(f"{options.picture.expanduser().stem}-{options.command}.png")

@@ -29,7 +29,7 @@ from convspec.report import charts, claims, tables
 from convspec.report.images import flipped_pictures, sample_rows, view_rows
 from convspec.report.tables import Runs
 from convspec.visualization.maps import activations, channel_tiles, class_activation_maps, dead_share, superimpose, tile
-from convspec.visualization.patterns import filter_patterns
+from convspec.visualization.patterns import filter_patterns, inputs_are_bgr
 from convspec.visualization.trace import CONVOLUTIONS, Trace
 
 if TYPE_CHECKING:
@@ -230,12 +230,10 @@ def _look(runs: Runs, dataset: Callable[[Recipe], Dataset], model: Callable[[Res
         raise BadInput(f"{pictures.name}: its test pictures are not those that {best.recipe.name} was tested with")
     loaded = saved_model.load(file).model
     prepare = preparation(best.recipe, pictures)
-    calls = Trace(loaded, prepare(pictures.test.images[0])).calls
-    shapes = {name: call.output.shape[1:] for name, call in calls.items() if isinstance(call.layer, CONVOLUTIONS)}
-    first: dict[tuple[int, ...], str] = {}
-    for name, shape in shapes.items():
-        first.setdefault(tuple(shape[:2]), name)
-    return _Seen(best, loaded, pictures, prepare, list(shapes), {name: shapes[name][-1] for name in first.values()})
+    trace = Trace(loaded, prepare(pictures.test.images[0]))
+    convolutions = [name for name, layer in trace.layers.items() if isinstance(layer, CONVOLUTIONS)]
+    layers = {name: trace.outputs[name].shape[-1] for name in trace.first_convolutions()}
+    return _Seen(best, loaded, pictures, prepare, convolutions, layers)
 
 
 def _wrong(seen: _Seen) -> dict[str, Any]:
@@ -293,9 +291,9 @@ def _filters(seen: _Seen) -> dict[str, Any]:
     """What the first filters of some layers respond to most."""
     if not seen.layers:
         return {"layers": []}
-    colours = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0]], np.uint8)[:, None, None]
-    black, white, red = np.asarray(seen.prepare(colours[..., : seen.dataset.test.images.shape[-1]]))
-    blue_first = red[..., 0] == black[..., 0]  # what some bases were trained with, and no picture is
+    colours = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)[:, None, None]
+    black, white = np.asarray(seen.prepare(colours[..., : seen.dataset.test.images.shape[-1]]))
+    blue_first = inputs_are_bgr(seen.prepare)  # what some bases were trained with, and no picture is
     shown = []
     for name, channels in seen.layers.items():
         count = min(FILTERS, channels)

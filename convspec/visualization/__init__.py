@@ -1,1 +1,6 @@
-"""What a convnet sees (section 5.4): activations and Grad-CAM in `maps`, filters in `patterns`, both over `trace`."""
+"""Show what a convnet sees (section 5.4): `maps` and `patterns` use the forward pass that `trace` records."""
+
+from convspec.visualization.maps import activations, class_activation_map, superimpose
+from convspec.visualization.patterns import deprocess_image, filter_patterns
+
+__all__ = ["activations", "class_activation_map", "deprocess_image", "filter_patterns", "superimpose"]

@@ -1,12 +1,12 @@
-"""What a convnet sees: activations, filter patterns and class activation maps (section 5.4).
+"""Activations and class activation maps of a picture (listings 5.25 to 5.31 and 5.40 to 5.44).
 
-Images are (height, width, channels), colours RGB, and where a model looks at one, prepared as it was trained on. Models
-are Sequential or functional, with one input; a model nested in another is taken layer by layer, as if it were not.
+Pictures are (height, width, channels), colours RGB; for a model, prepared as in its training.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, TextIO
+from weakref import WeakKeyDictionary
 
 import cv2
 import keras
@@ -16,79 +16,77 @@ from keras import ops
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.progress import bar as progress_bar
-from convspec.visualization.trace import INPUT, LOGITS, Trace, check_finite, input_shape, to_array
+from convspec.visualization.trace import Trace, check_finite, input_shape, to_array
 
 
-def _checked(images: np.ndarray, model: keras.Model) -> np.ndarray:
-    """The images as float32 (n, height, width, channels); one alone counts as a batch."""
+def _batch(images: np.ndarray, model: keras.Model, single: bool = False) -> np.ndarray:
+    """Return one picture or several as float32 (n, height, width, channels); BadInput for several where `single`."""
     shape, array = input_shape(model), np.asarray(images, np.float32)
     array = array[None] if array.ndim == 3 else array
     sides = zip(shape, array.shape[1:], strict=False)
     if array.ndim != 4 or not len(array) or any(side not in (None, n) for side, n in sides):
         raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: resize it")
+    if single and len(array) > 1:
+        raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: take one")
     check_finite(array, "image")
     return array
 
 
-def _one(image: np.ndarray, model: keras.Model) -> np.ndarray:
-    """The image as float32 (height, width, channels); a batch of one counts as an image, as in listing 5.28."""
-    array = _checked(image, model)
-    if len(array) > 1:
-        raise BadInput(f"image must have the model's input shape {input_shape(model)}, got {np.shape(image)}: take one")
-    return array[0]
-
-
-def _chosen(trace: Trace, class_index: int | Sequence[int] | None, images: int) -> np.ndarray:
-    """A class for each image, int32, -1 for the one predicted; BadInput where there is no such class."""
-    shape = tuple(trace.output(LOGITS).shape[1:])
+def _class_indices(trace: Trace, class_index: int | Sequence[int] | None, count: int) -> np.ndarray:
+    """Return int32 (count,), -1 for the predicted class; BadInput for a class that the model doesn't have."""
+    logits = trace.logits(trace.inputs, trace.outputs)
+    shape = tuple(logits.shape[1:])
     if len(shape) != 1:
-        raise BadInput(f"model must end in a score for each class, {trace.model.name} has {shape}: add a head")
-    check_finite(to_array(trace.output(LOGITS)), f"{trace.model.name}'s output for the first image")
-    given = np.asarray(-1 if class_index is None else class_index)
+        raise BadInput(f"model must end in a score for each class, {trace.model_name} has {shape}: add a head")
+    check_finite(to_array(logits), f"{trace.model_name}'s output for the first image")
+    indices = np.asarray(-1 if class_index is None else class_index)
     classes = max(*shape, 2)
-    if given.dtype.kind not in "iu" or (class_index is not None and not ((given >= 0) & (given < classes)).all()):
+    if indices.dtype.kind not in "iu" or (class_index is not None and not ((indices >= 0) & (indices < classes)).all()):
         raise BadInput(f"class_index must be from 0 to {classes - 1}, got {class_index!r}")
-    if given.shape not in ((), (images,)):
-        raise BadInput(f"class_index must be one, or one for each of {images} images, got {len(given)}")
-    return np.broadcast_to(given, images).astype(np.int32)
+    if indices.shape not in ((), (count,)):
+        raise BadInput(f"class_index must be one, or one for each of {count} images, got {len(indices)}")
+    return np.broadcast_to(indices, count).astype(np.int32)
+
+
+def _predict(logits: Any) -> Any:
+    """Return the predicted class of each row, int32 (n,): of one unit, 1 where it is above 0."""
+    return ops.cast(logits[:, 0] > 0 if logits.shape[-1] == 1 else ops.argmax(logits, axis=-1), "int32")
 
 
 def _scores(logits: Any, classes: Any) -> Any:
-    """Of logits (n, units) those of the `classes` (n,), of the one predicted where that is -1: (n,), float32.
+    """Return the logit of each row's class, or of the predicted class for -1, as float32 (n,).
 
-    Of one unit, class 1 has its logit and class 0 the negated one.
+    Of one unit, class 1 has its logit and class 0 the negated one. NaN if any logit of the row is.
     """
     logits = ops.cast(logits, "float32")
+    classes = ops.where(classes < 0, _predict(logits), classes)
     if logits.shape[-1] == 1:
-        one = ops.where(classes < 0, logits[:, 0] > 0, classes == 1)
-        return ops.where(one, logits[:, 0], -logits[:, 0])
-    best = ops.cast(ops.argmax(logits, axis=-1), "int32")
-    own = ops.one_hot(ops.where(classes < 0, best, classes), logits.shape[-1])
-    return ops.sum(logits * own, axis=-1)  # NaN if any logit is
+        return ops.where(classes == 1, logits[:, 0], -logits[:, 0])
+    return ops.sum(logits * ops.one_hot(classes, logits.shape[-1]), axis=-1)
 
 
 def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
-    """What each layer gives for `image`, in one pass and in the order of the layers (listings 5.27 and 5.28).
+    """Return the output of each layer for a picture, in the order of the layers (listings 5.27 and 5.28).
 
-    Returns float32 arrays without a batch axis, (height, width, channels) for maps, under the layers' names; those of a
-    nested model are there, the nested model itself is not. Layers with several outputs are left out.
-    Raises BadInput for an image that is not of the model's input shape.
+    Outputs are float32 without a batch axis, (height, width, channels) for maps. Layers of a nested model are there
+    under their own names, the nested model itself and layers with several outputs are not. Raises BadInput for a
+    picture that doesn't have the model's input shape.
     """
-    trace = Trace(model, _one(image, model))
-    return {name: to_array(call.output)[0] for name, call in trace.calls.items() if ops.is_tensor(call.output)}
+    trace = Trace(model, _batch(image, model, single=True)[0])
+    return {name: to_array(output)[0] for name, output in trace.outputs.items() if ops.is_tensor(output)}
 
 
 def dead_share(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Of what `activations` gave: for each layer with maps the share of its channels, 0 to 1, that are 0 everywhere."""
+    """Return for each layer with maps, of `activations`, the share of its channels, 0 to 1, that are 0 everywhere."""
     return {name: float(np.mean(~maps.any(axis=(0, 1)))) for name, maps in outputs.items() if maps.ndim == 3}
 
 
 def channel_tiles(maps: np.ndarray, columns: int = 16) -> np.ndarray:
-    """All channels of a layer side by side, `columns` a row, each to its own scale (listing 5.31).
+    """Tile all channels of a layer, `columns` a row, each scaled on its own (listing 5.31).
 
-    Takes (height, width, channels), gives uint8 (rows * height, columns * width). A channel has mean 128 and a standard
-    deviation of 64, cut at 0 and 255; one that is the same everywhere is 128, a dead one, 0 everywhere, is black; white
-    is where the last row has no channel left. Raises BadInput for anything that is no stack of finite maps.
+    Takes (height, width, channels) and returns uint8 (rows * height, columns * width). Each channel has mean 128 and
+    standard deviation 64; a constant one is 128, and black if it is dead, 0 everywhere. The rest of the last row is
+    white. Raises BadInput for another shape, NaN and infinity.
     """
     maps = np.asarray(maps, np.float64)
     if maps.ndim != 3 or not maps.size:
@@ -101,9 +99,16 @@ def channel_tiles(maps: np.ndarray, columns: int = 16) -> np.ndarray:
 
 
 def tile(pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: int = 0, fill: int = 0) -> np.ndarray:
-    """Pictures of one shape as one, in rows of `columns`, `margin` pixels apart, `fill` where there is none.
+    """Tile pictures row by row: listing 5.39's grid, which goes down the columns there.
 
-    With 64 of 64 x 64 and a margin of 5, listing 5.39's grid of 547 x 547; read here like text, there down the columns.
+    Args:
+        pictures: Of one shape, (height, width) or (height, width, channels).
+        columns: Pictures in a row.
+        margin: Pixels between pictures.
+        fill: Value of the margins, and of places without a picture.
+
+    Raises:
+        BadInput: For no pictures, pictures of several shapes, and numbers that make no grid.
     """
     pictures = np.asarray(pictures)
     if pictures.ndim not in (3, 4) or not len(pictures) or columns < 1 or margin < 0:
@@ -121,17 +126,24 @@ def tile(pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: 
 def class_activation_map(
     model: keras.Model, image: np.ndarray, class_index: int | None = None, layer_name: str | None = None
 ) -> np.ndarray:
-    """Where `image` looks like the class to `model`: Grad-CAM (Selvaraju et al. 2017, listings 5.42 and 5.43).
+    """Map where a picture looks like a class: Grad-CAM (Selvaraju et al. 2017, listings 5.42 and 5.43).
 
-    The maps of `layer_name` (the last convolution with more than one pixel if None), each weighted by the mean of the
-    gradient of the class's score with respect to it; the score is the one before a final softmax or sigmoid. Only what
-    comes after the layer gets a gradient. `class_index` is the class that the model predicts if None; of one sigmoid
-    unit, class 1 has its score and class 0 the negated score.
-    Returns float32 (height, width) of the layer's maps, 0 to 1: all 0 where nothing speaks for the class, as where the
-    output does not depend on the layer, else with a maximum of 1.
-    Raises BadInput for an image of another shape, a layer or class that the model does not have, and NaN in the model.
+    Each map of the layer is weighted by the mean gradient of the class's score, taken before a final softmax or
+    sigmoid. Of one sigmoid unit, class 1 has its score and class 0 the negated score.
+
+    Args:
+        model: Sequential or functional, ending in a score for each class, or in one unit for two classes.
+        image: (height, width, channels), or a batch of one, prepared for the model.
+        class_index: None for the predicted class.
+        layer_name: None for the last convolution of more than one pixel.
+
+    Returns:
+        float32 (height, width) of the layer's maps, 0 to 1; 0 everywhere if nothing speaks for the class.
+
+    Raises:
+        BadInput: For a picture of another shape, an unknown layer or class, and NaN in the model.
     """
-    return class_activation_maps(model, _one(image, model)[None], class_index, layer_name)[0]
+    return class_activation_maps(model, _batch(image, model, single=True), class_index, layer_name)[0]
 
 
 def class_activation_maps(
@@ -141,54 +153,70 @@ def class_activation_maps(
     layer_name: str | None = None,
     batch: int = 32,
 ) -> np.ndarray:
-    """`class_activation_map` of each of several images, (n, height, width, channels), `batch` of them in a pass that is
-    compiled once for a model, a layer and a number of images.
+    """Map several pictures as `class_activation_map` does one.
 
-    `class_index` is one for all, or one for each. Returns float32 (n, height, width), each map scaled for itself.
+    What is compiled is kept as long as the model.
+
+    Args:
+        model: As for `class_activation_map`.
+        images: (n, height, width, channels).
+        class_index: One for all pictures, or one for each.
+        layer_name: As for `class_activation_map`.
+        batch: Pictures in one pass.
+
+    Returns:
+        float32 (n, height, width), 0 to 1, each map scaled on its own.
+
+    Raises:
+        BadInput: As for `class_activation_map`.
     """
-    images = _checked(images, model)
+    images = _batch(images, model)
     if len(images) == 1:
-        way = _ToMaps(model, images[0], layer_name)
-    else:  # kept with the model, as Keras keeps what it compiles
-        kept, key = vars(model).setdefault("_to_maps", {}), (layer_name, *map(id, model.layers))
-        way = kept[key] if key in kept else kept.setdefault(key, _ToMaps(model, images[0], layer_name))
-    classes = _chosen(way.trace, class_index, len(images))
-    if len(images) == 1:  # has been there
-        found = [way.weighed(classes, *map(way.trace.output, (way.name, *way.around)))]
+        cam = _GradCam(model, images[0], layer_name)
+        classes = _class_indices(cam.trace, class_index, 1)
+        results = [cam.weigh(classes, cam.trace.inputs, cam.trace.outputs_until(cam.layer_name))]
     else:
+        compiled_cams, key = _COMPILED.setdefault(model, {}), (layer_name, *map(id, model.layers))
+        if key not in compiled_cams:
+            compiled_cams[key] = _GradCam(model, images[0], layer_name)
+        cam = compiled_cams[key]
+        classes = _class_indices(cam.trace, class_index, len(images))
         starts = range(0, len(images), batch)
-        found = [way.run(images[start : start + batch], classes[start : start + batch]) for start in starts]
-    heatmaps, scores = (
-        np.concatenate([to_array(tensor) for tensor in tensors]) for tensors in zip(*found, strict=True)
-    )
+        results = [cam.run(images[start : start + batch], classes[start : start + batch]) for start in starts]
+    heatmaps, scores = (np.concatenate([to_array(part) for part in parts]) for parts in zip(*results, strict=True))
     check_finite(scores, f"{model.name}'s scores for these images")
-    check_finite(heatmaps, f"{model.name}'s maps of {way.name!r} for these images")
-    return np.stack([_normalised(heatmap) for heatmap in heatmaps])
+    check_finite(heatmaps, f"{model.name}'s maps of {cam.layer_name!r} for these images")
+    return np.stack([_normalise(heatmap) for heatmap in heatmaps])
 
 
-class _ToMaps:
-    """The way from images to the maps of a layer, and from those to the score; `run` goes it compiled."""
+class _GradCam:
+    """Grad-CAM of one layer; `run`, compiled, is for batches of other pictures than the one traced."""
 
     def __init__(self, model: keras.Model, image: np.ndarray, layer_name: str | None) -> None:
         self.trace = Trace(model, image)
-        self.name = self.trace.maps(layer_name)
-        self.around = self.trace.beside(self.name, LOGITS)
-        self.run = compiled(self._through, model.variables)
+        self.layer_name = self.trace.find_maps(layer_name)
+        self.run = compiled(self._run, model.variables)
 
-    def weighed(self, classes: Any, maps: Any, *others: Any) -> tuple[Any, Any]:
-        """The mean over the channels of the maps, each times its mean gradient: (n, height, width); and the scores."""
-        beside = dict(zip(self.around, others, strict=True))
+    def weigh(self, classes: Any, images: Any, known: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the mean over channels of the maps times their mean gradients, (n, height, width), and the scores.
 
-        def scored(whole: Any) -> Any:
-            (logits,) = self.trace.replay({self.name: ops.cast(whole, maps.dtype), **beside}, LOGITS)
+        `known` has the outputs up to the layer's.
+        """
+        maps = known[self.layer_name]
+
+        def score(whole: Any) -> Any:
+            logits = self.trace.logits(images, known | {self.layer_name: ops.cast(whole, maps.dtype)})
             return _scores(logits, classes)
 
         whole = ops.cast(maps, "float32")
-        scores, gradient = value_and_gradient(scored, whole)
+        scores, gradient = value_and_gradient(score, whole)
         return ops.mean(whole * ops.mean(gradient, axis=(1, 2), keepdims=True), axis=-1), scores
 
-    def _through(self, images: Any, classes: Any) -> tuple[Any, Any]:
-        return self.weighed(classes, *self.trace.replay({INPUT: images}, self.name, *self.around))
+    def _run(self, images: Any, classes: Any) -> tuple[Any, Any]:
+        return self.weigh(classes, images, self.trace.replay(images, self.layer_name))
+
+
+_COMPILED: WeakKeyDictionary[keras.Model, dict[tuple, _GradCam]] = WeakKeyDictionary()
 
 
 def occlusion_map(
@@ -199,61 +227,69 @@ def occlusion_map(
     batch: int = 32,
     progress: TextIO | None = None,
 ) -> np.ndarray:
-    """The slow check of `class_activation_map`, without a gradient: how far the class's score falls where a square is
-    covered (Zeiler and Fergus 2014).
+    """Map how far the class's score falls where a square is covered (Zeiler and Fergus 2014).
 
-    The square, `patch` pixels wide (a fifth of the shorter side if None), has the image's mean colour and moves by half
-    its width; each pixel has the mean fall of the squares that cover it. A bar on `progress` counts squares.
-    Returns float32 (height, width) of the image, 0 to 1: all 0 where covering never lowers the score.
+    A slow check of `class_activation_map` that needs no gradient. The square has the picture's mean colour and moves
+    by half its width; a pixel has the mean fall of the squares that cover it.
+
+    Args:
+        model: As for `class_activation_map`.
+        image: As for `class_activation_map`.
+        class_index: None for the predicted class.
+        patch: Width of the square in pixels; None for a fifth of the picture's shorter side.
+        batch: Squares in one pass.
+        progress: Where a progress bar is drawn.
+
+    Returns:
+        float32 (height, width) of the picture, 0 to 1; 0 everywhere if covering never lowers the score.
+
+    Raises:
+        BadInput: As for `class_activation_map`, and for a square larger than the picture.
     """
-    picture = _one(image, model)
+    (picture,) = _batch(image, model, single=True)
     sides = picture.shape[:2]
     patch = max(min(sides) // 5, 1) if patch is None else patch
     if not 1 <= patch <= min(sides):
         raise BadInput(f"patch must be from 1 to {min(sides)}, the image's shorter side, got {patch}")
     trace = Trace(model, picture)
-    (chosen,) = _chosen(trace, class_index, 1)
+    index = _class_indices(trace, class_index, 1)
+    if class_index is None:
+        index = ops.convert_to_numpy(_predict(trace.logits(trace.inputs, trace.outputs)))
     places = list(product(*(_starts(side, patch) for side in sides)))
     batch = min(batch, len(places))
-    classes = np.repeat(chosen if class_index is not None else _predicted(trace), batch + 1)
-    score = compiled(lambda images: _scores(trace.replay({INPUT: images}, LOGITS)[0], classes), model.variables)
-    covered = np.zeros((2, *sides))
+    classes = np.repeat(index, batch + 1)
+    score = compiled(lambda images: _scores(trace.logits(images), classes), model.variables)
+    falls, counts = np.zeros((2, *sides))
     with progress_bar(len(places), "covering parts", "square", progress) as bar:
         for start in range(0, len(places), batch):
-            here = places[start : start + batch]
-            several = np.stack([picture] * (batch + 1))  # the last stays whole: what else differs is rounding
-            for one, (top, left) in zip(several, here, strict=False):
+            corners = places[start : start + batch]
+            covered = np.stack([picture] * (batch + 1))  # the last stays whole: any other difference is rounding
+            for one, (top, left) in zip(covered, corners, strict=False):
                 one[top : top + patch, left : left + patch] = picture.mean(axis=(0, 1))
-            *scores, whole = to_array(score(several))
-            for fall, (top, left) in zip(whole - scores, here, strict=False):
-                covered[:, top : top + patch, left : left + patch] += np.reshape([fall, 1], (2, 1, 1))
-            bar.update(len(here))
-    falls, times = covered
+            *scores, whole = to_array(score(covered))
+            for fall, (top, left) in zip(whole - scores, corners, strict=False):
+                falls[top : top + patch, left : left + patch] += fall
+                counts[top : top + patch, left : left + patch] += 1
+            bar.update(len(corners))
     check_finite(falls, f"{model.name}'s scores for this image")
-    return _normalised(falls / times)
-
-
-def _predicted(trace: Trace) -> int:
-    logits = to_array(trace.output(LOGITS))[0]
-    return int(logits.argmax()) if len(logits) > 1 else int(logits[0] > 0)
+    return _normalise(falls / counts)
 
 
 def _starts(side: int, patch: int) -> list[int]:
     return sorted({*range(0, side - patch + 1, max(patch // 2, 1)), side - patch})
 
 
-def _normalised(heatmap: np.ndarray) -> np.ndarray:
+def _normalise(heatmap: np.ndarray) -> np.ndarray:
     positive = np.maximum(heatmap, 0).astype(np.float32)
     return positive / (positive.max() or 1)
 
 
 def superimpose(image: np.ndarray, heatmap: np.ndarray, intensity: float = 0.4) -> np.ndarray:
-    """The picture with the heatmap over it, from blue for 0 to red for 1 (JET), as listing 5.44 writes it to a file.
+    """Lay a heatmap over a picture, blue for 0 to red for 1 (JET), as listing 5.44 does.
 
     `image` is RGB, 0 to 255, (height, width, 3), or (height, width, 1) for grey; the heatmap, (rows, columns) from 0 to
-    1, is resized to it and its colours, times `intensity`, are added. Returns RGB, uint8 (height, width, 3): RGB as the
-    image, though OpenCV's own colours are BGR.
-    Raises BadInput for shapes or values other than these.
+    1, is resized to it and its colours, times `intensity`, are added. Returns RGB, uint8 (height, width, 3). Raises
+    BadInput for other shapes and values.
     """
     image, heatmap = np.asarray(image, np.float64), np.asarray(heatmap, np.float32)
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
@@ -262,5 +298,5 @@ def superimpose(image: np.ndarray, heatmap: np.ndarray, intensity: float = 0.4) 
         raise BadInput(f"heatmap must be (rows, columns) with values from 0 to 1, got {heatmap.shape}: normalise it")
     check_finite(image, "image")
     resized = cv2.resize(heatmap, (image.shape[1], image.shape[0]))
-    coloured = cv2.applyColorMap((255 * resized).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    coloured = cv2.applyColorMap((255 * resized).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]  # OpenCV's are BGR
     return np.clip(np.rint(coloured * intensity + image), 0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
 """Filter patterns by gradient ascent (listings 5.32 to 5.39)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import keras
@@ -10,19 +10,25 @@ from keras import ops
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.progress import bar as progress_bar
-from convspec.visualization.trace import ANY_SIZE, INPUT, Trace, check_finite, input_shape, to_array
+from convspec.visualization.trace import DEFAULT_SIDE, Trace, check_finite, input_shape, to_array
 
 EPSILON = 1e-5  # listings 5.34 and 5.37: against division by zero
 
 
 def deprocess_image(array: np.ndarray) -> np.ndarray:
-    """Listing 5.37: values of any range as uint8 around 127, a tenth of the range to the standard deviation.
+    """Make any array visible (listing 5.37): uint8 of mean 127 and standard deviation 25.
 
-    The array itself is left as it is. Raises BadInput where it holds NaN or infinity.
+    The array itself isn't changed. Raises BadInput for NaN and infinity.
     """
     check_finite(array := np.asarray(array, np.float64), "array")
     deviation = (array - array.mean()) / (array.std() + EPSILON)
     return (np.clip(deviation * 0.1 + 0.5, 0, 1) * 255).astype(np.uint8)
+
+
+def inputs_are_bgr(prepare: Callable[[np.ndarray], np.ndarray]) -> bool:
+    """Return whether a model's inputs, as `prepare` makes them of RGB pictures, are BGR: VGG16's are."""
+    black, red = prepare(np.array([[[[0, 0, 0], [255, 0, 0]]]], np.float32))[0, 0]
+    return bool(red[0] == black[0])
 
 
 def filter_patterns(
@@ -39,18 +45,31 @@ def filter_patterns(
     as_pictures: bool = True,
     progress: TextIO | None = None,
 ) -> np.ndarray:
-    """The picture that each of `filters` responds to most, by gradient ascent from grey noise (listings 5.32-5.38).
+    """Draw the picture that each filter responds to most, by gradient ascent (listings 5.32 to 5.38).
 
-    Each ascends the mean of its own filter's map, by `steps` times its gradient divided by the gradient's root mean
-    square, `batch` of them in a pass; only the layers that `layer_name` needs are run, so that `size`, in pixels, need
-    not be the model's own. `value_range` is that of black and white in the model's inputs; start (128 to 148 of 255)
-    and `step` are scaled to it. All filters start from the same noise, of `seed`. A bar on `progress` counts steps.
-    Returns uint8 (filters, size, size, channels), each made visible by `deprocess_image`, or float32 inputs of the
-    model if not `as_pictures`; channels in the model's order, which is BGR for some weights, VGG16's among them.
-    A filter that is dead, 0 everywhere on the noise, has no gradient, and the listing leaves it as noise: here it
-    ascends what its ReLU is given until it is alive.
-    Raises BadInput for a layer without maps, a filter that it does not have, a size that leaves nothing of its maps,
-    and NaN in the model.
+    Ascends the mean of the filter's map from grey noise, the same for all filters, by `step` times the gradient over
+    its root mean square. Only the layers up to `layer_name` are run. A filter that is 0 everywhere on the noise has no
+    gradient, and the listing leaves it as noise; here it ascends the input of its ReLU until it responds.
+
+    Args:
+        model: Sequential or functional, with one input.
+        layer_name: A layer with maps.
+        filters: Indices of its channels.
+        size: Pixels of a side of the patterns; it need not be the model's own.
+        steps: Steps of ascent.
+        step: Size of a step, on the scale of 0 to 255.
+        seed: Of the noise.
+        value_range: Black and white in the model's inputs; noise (128 to 148 of 255) and `step` are scaled to it.
+        batch: Patterns in one pass.
+        as_pictures: Whether to return pictures, or inputs of the model.
+        progress: Where a progress bar is drawn.
+
+    Returns:
+        (filters, size, size, channels), uint8 by `deprocess_image`, or float32 inputs of the model. Channels are in
+        the model's order, see `inputs_are_bgr`.
+
+    Raises:
+        BadInput: For a layer without maps, an unknown filter, a size that leaves no maps, and NaN in the model.
     """
     low, high = value_range
     scale = (high - low) / 255
@@ -59,46 +78,62 @@ def filter_patterns(
             "size and batch must be at least 1, steps and step 0, and value_range must rise, got"
             f" {size}, {batch}, {steps}, {step} and {value_range}"
         )
-    height, width, channels = input_shape(model)
-    grey = np.full((height or ANY_SIZE, width or ANY_SIZE, channels), low + 128 * scale, np.float32)
-    trace = Trace(model, grey)
-    name = trace.maps(layer_name)
-    depth = trace.output(name).shape[-1]
+    trace = trace_grey(model, low + 128 * scale)
+    name = trace.find_maps(layer_name)
+    depth = trace.outputs[name].shape[-1]
     if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
         raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
-    try:  # shapes first: TensorFlow's convolution hands on what is too small for it
-        (maps,) = trace.replay({INPUT: keras.KerasTensor((1, size, size, channels))}, name)
-        left = min(maps.shape[1:3])
-    except ValueError:
-        left = 0
-    if left < 1:
+    noise = np.random.default_rng(seed).random((1, size, size, input_shape(model)[-1]))
+    noise = (low + scale * (128 + 20 * noise)).astype(np.float32)
+    if not _has_maps(trace, name, noise.shape):
         raise BadInput(f"size must leave something of {name!r} in {model.name}, got {size}: take a larger one")
 
-    before = trace.before_relu(name)
+    ascend = compiled(_ascent(trace, name, step * scale), model.variables)
+    patterns = []
+    with progress_bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as bar:
+        for start in range(0, len(filters), batch):
+            selection = np.eye(depth, dtype=np.float32)[list(filters[start : start + batch])]
+            inputs: Any = np.repeat(noise, len(selection), axis=0)
+            for _ in range(steps):
+                inputs = ascend(inputs, selection)
+                bar.update(len(selection))
+            patterns.append(to_array(inputs))
+    inputs = np.concatenate(patterns)
+    check_finite(inputs, f"{layer_name}'s patterns")
+    return np.stack([deprocess_image(pattern) for pattern in inputs]) if as_pictures else inputs
 
-    def ascended(inputs: Any, own: Any) -> Any:
+
+def trace_grey(model: keras.Model, grey: float) -> Trace:
+    """Record the forward pass of a grey picture, of any size where the model takes any."""
+    height, width, channels = input_shape(model)
+    return Trace(model, np.full((height or DEFAULT_SIDE, width or DEFAULT_SIDE, channels), grey, np.float32))
+
+
+def _has_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether anything is left of the maps for inputs of a shape; TensorFlow itself doesn't refuse others."""
+    try:
+        maps = trace.replay(keras.KerasTensor(shape), name)[name]
+    except ValueError:
+        return False
+    return min(maps.shape[1:3]) >= 1
+
+
+def _ascent(trace: Trace, name: str, step: float) -> Callable[[Any, Any], Any]:
+    """Return a function of inputs and their filters, one-hot (n, channels), that takes one step of ascent."""
+    relu = keras.activations.relu
+    has_relu = getattr(trace.layers[name], "activation", None) is relu
+
+    def ascend(inputs: Any, selection: Any) -> Any:
         def mean_activations(inputs: Any) -> Any:
-            maps = ops.cast(trace.replay({INPUT: inputs}, before)[0], "float32")
-            active = maps if before == name else ops.relu(maps)
-            given, means = (ops.sum(ops.mean(maps, axis=(1, 2)) * own, axis=-1) for maps in (maps, active))
-            return means if before == name else ops.where(means > 0, means, given)
+            maps = ops.cast(trace.replay(inputs, name, without=(relu,))[name], "float32")
+            means = ops.sum(ops.mean(maps, axis=(1, 2)) * selection, axis=-1)
+            if not has_relu:
+                return means
+            active = ops.sum(ops.mean(ops.relu(maps), axis=(1, 2)) * selection, axis=-1)
+            return ops.where(active > 0, active, means)
 
         _, gradient = value_and_gradient(mean_activations, inputs)
         root_mean_square = ops.sqrt(ops.mean(ops.square(gradient), axis=(1, 2, 3), keepdims=True))
-        return inputs + step * scale * gradient / (root_mean_square + EPSILON)
+        return inputs + step * gradient / (root_mean_square + EPSILON)
 
-    ascend = compiled(ascended, model.variables)
-    noise = np.random.default_rng(seed).random((1, size, size, channels))
-    noise = (low + scale * (128 + 20 * noise)).astype(np.float32)
-    found = []
-    with progress_bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as bar:
-        for start in range(0, len(filters), batch):
-            own = np.eye(depth, dtype=np.float32)[list(filters[start : start + batch])]
-            inputs: Any = np.repeat(noise, len(own), axis=0)
-            for _ in range(steps):
-                inputs = ascend(inputs, own)
-                bar.update(len(own))
-            found.append(to_array(inputs))
-    patterns = np.concatenate(found)
-    check_finite(patterns, f"{layer_name}'s patterns")
-    return np.stack([deprocess_image(pattern) for pattern in patterns]) if as_pictures else patterns
+    return ascend

@@ -1,4 +1,4 @@
-"""Section 5.4, visualizing what convnets learn: sizes, numbers and remarks of the text, claim by claim."""
+"""Section 5.4, visualizing what convnets learn, claim by claim in reading order."""
 
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from convspec import models
 from convspec.arithmetic import dense_parameters
 from convspec.data import batches, decode, shapes
 from convspec.data.datasets import Dataset
-from convspec.visualization import maps as maps_module
-from convspec.visualization.maps import class_activation_maps, dead_share
+from convspec.visualization import activations, class_activation_map, filter_patterns, superimpose
+from convspec.visualization.maps import class_activation_maps, dead_share, tile
+from convspec.visualization.trace import Trace
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +25,10 @@ def convnet() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def activations(convnet: keras.Model) -> list[np.ndarray]:
+def first_eight(convnet: keras.Model) -> list[np.ndarray]:
     """Listings 5.27 and 5.28: the outputs of the first eight layers for one picture."""
-    several = keras.Model(convnet.inputs, [layer.output for layer in convnet.layers[:8]])
-    return several.predict(np.random.default_rng(54).random((1, 150, 150, 3)).astype(np.float32), verbose=0)
+    picture = np.random.default_rng(54).random((150, 150, 3)).astype(np.float32)
+    return list(activations(convnet, picture).values())[:8]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,12 @@ def vgg16() -> keras.Model:
     return models.conv_base(input_shape=(224, 224, 3))
 
 
-def test_the_picture_of_the_cat_is_a_4d_tensor_and_not_among_those_trained_on(data_folder: Path) -> None:
+@pytest.fixture(scope="module")
+def trace(vgg16: keras.Model) -> Trace:
+    return Trace(vgg16, np.zeros((224, 224, 3), np.float32))
+
+
+def test_the_cat_is_a_4d_tensor_and_not_among_those_trained_on(data_folder: Path) -> None:
     """Listing 5.25: shape (1, 150, 150, 3), "preprocessed this way", as in training."""
     root = data_folder / "dogs_vs_cats_small"
     picture = batches.rescale(decode.load_image(root / "test/cats/cat.1700.jpg", 150)[None].astype(np.float32))
@@ -44,45 +50,40 @@ def test_the_picture_of_the_cat_is_a_4d_tensor_and_not_among_those_trained_on(da
     assert not list(root.glob("train/*/cat.1700.jpg"))
 
 
-def test_the_first_eight_layers_are_all_the_convolutions_and_poolings(convnet: keras.Model) -> None:
+def test_the_first_eight_layers_are_all_convolutions_and_poolings(convnet: keras.Model) -> None:
     """Listing 5.27: "the activations of all convolution and pooling layers"; the ninth layer is Flatten."""
     kinds = [type(layer).__name__ for layer in convnet.layers]
     assert kinds[:9] == ["Conv2D", "MaxPooling2D"] * 4 + ["Flatten"]
 
 
-def test_the_model_returns_eight_arrays_not_five_one_per_layer_activation(activations: list[np.ndarray]) -> None:
+def test_there_is_one_array_per_layer_activation_eight_not_five(first_eight: list[np.ndarray]) -> None:
     """The remark at listing 5.28: "a list of five Numpy arrays"; section 5.4.1 itself says "eight outputs"."""
-    assert len(activations) == 8
-    assert activations[0].shape == (1, 148, 148, 32)
-    assert activations[-1].shape == (1, 7, 7, 128)
+    assert [each.ndim for each in first_eight] == [3] * 8
+    assert first_eight[0].shape == (148, 148, 32)
+    assert first_eight[-1].shape == (7, 7, 128)
 
 
-def test_index_4_of_the_first_activation_is_its_fifth_channel_and_index_7_its_eighth(
-    rng: np.random.Generator,
-) -> None:
-    """Listings 5.29 and 5.30 call them "the fourth channel" and "the seventh"; a layer without its first n filters
-    shows which is which.
-    """
-    layer = models.small_convnet((46, 46, 3)).layers[0]
-    kernel, bias = layer.get_weights()
+def test_index_4_is_the_fifth_channel_and_index_7_the_eighth(rng: np.random.Generator) -> None:
+    """Listings 5.29 and 5.30: "the fourth", "the seventh"; a layer without its first filters shows which is which."""
+    model = models.small_convnet((46, 46, 3))
+    kernel, bias = model.layers[0].get_weights()
     for index, position in ((4, 5), (7, 8)):
         for silenced in (position - 1, position):
-            layer.set_weights([np.where(np.arange(32) < silenced, 0, kernel), bias])
-            channel = keras.ops.convert_to_numpy(layer(rng.random((1, 46, 46, 3))))[0, :, :, index]
-            assert channel.any() == (silenced < position)
+            model.layers[0].set_weights([np.where(np.arange(32) < silenced, 0, np.abs(kernel)), bias])
+            maps = activations(model, rng.random((46, 46, 3)))[model.layers[0].name]
+            assert maps[:, :, index].any() == (silenced < position)
 
 
-def test_every_channel_finds_a_place_in_rows_of_16(activations: list[np.ndarray]) -> None:
+def test_every_channel_finds_a_place_in_rows_of_16(first_eight: list[np.ndarray]) -> None:
     """Listing 5.31: `n_features // images_per_row` would leave channels out if their number were no multiple of 16."""
-    assert [activation.shape[-1] // 16 for activation in activations] == [2, 2, 4, 4, 8, 8, 8, 8]
-    assert all(activation.shape[-1] % 16 == 0 for activation in activations)
+    assert [divmod(each.shape[-1], 16) for each in first_eight] == [(n, 0) for n in (2, 2, 4, 4, 8, 8, 8, 8)]
 
 
-def test_all_filters_of_the_first_layer_are_activated_and_of_the_last_some_are_blank() -> None:
+def test_all_filters_of_the_first_layer_are_active_and_later_not_all() -> None:
     """Section 5.4.1, "the sparsity of the activations increases with the depth of the layer", of the mini base."""
     base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
     pictures = shapes.pictures(shapes.TARGETS, 5, seed=1)[0] / np.float32(255)
-    shares = [dead_share(maps_module.activations(base, picture)) for picture in pictures]
+    shares = [dead_share(activations(base, picture)) for picture in pictures]
     first, second, third, last = (
         np.mean([share[name] for share in shares])
         for name in ("block1_conv1", "block2_conv1", "block3_conv2", "block4_conv2")
@@ -94,46 +95,50 @@ def test_all_filters_of_the_first_layer_are_activated_and_of_the_last_some_are_b
 @pytest.mark.full
 @pytest.mark.parametrize("preprocessing", ["vgg16", "mini"])
 @pytest.mark.parametrize("picture", ["creative_commons_elephant.jpg", "dogs_vs_cats_small/test/cats/cat.1700.jpg"])
-def test_more_filters_of_vgg16_are_blank_in_the_last_layer_than_anywhere_before(
+def test_more_filters_of_vgg16_are_blank_in_the_last_layer_than_before(
     picture: str, preprocessing: str, data_folder: Path
 ) -> None:
-    """Of the first layer none is; up to block5_conv2 fewer than a tenth, of block5_conv3 0.13 to 0.23, whether inputs
-    are prepared as for the weights or rescaled. In between it goes up and down, rather than "more and more".
+    """Of the first layer none is; up to block5_conv2 fewer than a tenth, of block5_conv3 0.13 to 0.23.
+
+    So whether inputs are prepared as for the weights or rescaled. In between it goes up and down, not "more and more".
     """
     base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (224, 224, 3))
-    seen = decode.load_image(data_folder / picture, 224).astype(np.float32)
-    prepared = models.PREPROCESSING[preprocessing](seen[None])[0]
-    dead = dead_share(maps_module.activations(base, prepared))
+    pixels = decode.load_image(data_folder / picture, 224).astype(np.float32)
+    dead = dead_share(activations(base, models.PREPROCESSING[preprocessing](pixels[None])))
     first, *between, last = (share for name, share in dead.items() if "conv" in name)
     assert first == 0
     assert max(between) < 0.1 < last
 
 
-def test_dividing_a_gradient_by_its_l2_norm_as_the_text_has_it_would_take_steps_260_times_smaller(
-    rng: np.random.Generator,
-) -> None:
+def test_a_step_by_the_l2_norm_that_the_text_names_would_be_260_times_less() -> None:
     """Listing 5.34: "the square root of the average of the square" is the root mean square, not the L2 norm."""
-    gradient = rng.normal(size=(1, 150, 150, 3))
-    root_mean_square = np.sqrt(np.mean(np.square(gradient)))
-    assert (
-        np.linalg.norm(gradient) / root_mean_square == pytest.approx(np.sqrt(gradient.size)) == pytest.approx(260, 1e-2)
-    )
+    model = models.small_convnet((46, 46, 3))
+    kernel, bias = model.layers[0].get_weights()
+    model.layers[0].set_weights([1e4 * kernel, bias])  # a gradient to which 1e-5 is nothing
+    start, end = (filter_patterns(model, model.layers[0].name, [0], 150, n, as_pictures=False) for n in (0, 1))
+    assert np.sqrt(np.mean((end - start) ** 2)) == pytest.approx(1, rel=0.01)
+    assert np.linalg.norm(end - start) == pytest.approx(260, rel=0.01)
 
 
-def test_block1_conv1_has_just_the_64_filters_of_an_8x8_grid_and_the_other_blocks_have_more(
-    vgg16: keras.Model,
-) -> None:
-    """Listing 5.39: "you'll only look at the first 64 filters in each layer"."""
-    assert [vgg16.get_layer(f"block{n}_conv1").filters for n in range(1, 6)] == [64, 128, 256, 512, 512]
+def test_the_first_layer_of_each_block_has_the_64_filters_of_the_grid(trace: Trace) -> None:
+    """Listing 5.39: "the first 64 filters in each layer", and "the first layer of each convolution block"."""
+    assert trace.first_convolutions() == [f"block{block}_conv1" for block in range(1, 6)]
+    depths = [trace.outputs[name].shape[-1] for name in trace.first_convolutions()]
+    assert depths == [64, 128, 256, 512, 512]
 
 
-def test_the_grid_of_64_patterns_of_64_pixels_with_margins_of_5_is_547_pixels_wide() -> None:
-    """Listing 5.39: the last pattern ends where the picture does."""
-    size, margin = 64, 5
-    assert 7 * (size + margin) + size == 8 * size + 7 * margin == 547
+def test_the_8x8_grid_of_64x64_patterns_with_margins_is_547_pixels_wide(rng: np.random.Generator) -> None:
+    """Listing 5.39: `8 * size + 7 * margin`, with "some black margins", of 5; read here row by row."""
+    patterns = rng.integers(1, 256, (64, 64, 64, 3), np.uint8)
+    grid = tile(patterns, columns=8, margin=5)
+    assert grid.shape == (547, 547, 3)
+    for place in (0, 10, 63):
+        top, left = place // 8 * 69, place % 8 * 69
+        np.testing.assert_array_equal(grid[top : top + 64, left : left + 64], patterns[place])
+    assert np.count_nonzero(grid) == patterns.size, "margins are black"
 
 
-def test_with_the_dense_classifier_on_top_vgg16_at_224_has_138357544_parameters(vgg16: keras.Model) -> None:
+def test_vgg16_with_its_dense_classifier_has_138357544_parameters(vgg16: keras.Model) -> None:
     """Listing 5.40: the part that "in all previous cases, you discarded" is 89 % of the model."""
     flat = int(np.prod(vgg16.output_shape[1:]))
     top = dense_parameters(flat, 4096) + dense_parameters(4096, 4096) + dense_parameters(4096, 1000)
@@ -141,12 +146,10 @@ def test_with_the_dense_classifier_on_top_vgg16_at_224_has_138357544_parameters(
     assert top / 138_357_544 == pytest.approx(0.89, abs=0.005)
 
 
-def test_preprocessing_for_vgg16_turns_rgb_into_bgr_less_a_mean_per_channel_and_does_not_rescale(
-    rng: np.random.Generator,
-) -> None:
+def test_preprocessing_for_vgg16_is_bgr_less_a_mean_and_not_rescaled(rng: np.random.Generator) -> None:
     """Listing 5.41: "channel-wise color normalization", unlike the 1/255 with which sections 5.2 and 5.3 feed it."""
     picture = rng.integers(0, 256, (1, 4, 4, 3)).astype(np.float32)
-    prepared = keras.applications.vgg16.preprocess_input(picture.copy())
+    prepared = models.PREPROCESSING["vgg16"](picture.copy())
     np.testing.assert_allclose(prepared, picture[..., ::-1] - [103.939, 116.779, 123.68], rtol=1e-5, atol=1e-4)
 
 
@@ -155,30 +158,33 @@ def test_the_elephants_become_a_batch_of_one_at_224(data_folder: Path) -> None:
     assert decode.load_image(data_folder / "creative_commons_elephant.jpg", 224)[None].shape == (1, 224, 224, 3)
 
 
-def test_block5_conv3_is_the_last_convolution_and_its_map_of_14_14_512_sets_the_heatmaps_size(
-    vgg16: keras.Model,
-) -> None:
-    """Listing 5.42: a vector of 512 pooled gradients, and a heatmap of 14x14 for a picture of 224x224."""
-    last = [layer for layer in vgg16.layers if isinstance(layer, keras.layers.Conv2D)][-1]
-    assert last.name == "block5_conv3"
-    assert last.output.shape[1:] == (14, 14, 512)
+def test_the_heatmap_is_14x14_as_block5_conv3_the_last_convolution(vgg16: keras.Model, trace: Trace) -> None:
+    """Listing 5.42: 512 pooled gradients, one for each map of 14 x 14; the base's 7 x 7 need any head for a score."""
+    assert trace.find_maps(None) == "block5_conv3"
+    assert trace.outputs["block5_conv3"].shape == (1, 14, 14, 512)
+    pooled = keras.layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((224, 224, 3)), vgg16, pooled, keras.layers.Dense(2)])
+    assert class_activation_map(model, np.zeros((1, 224, 224, 3)), 1).shape == (14, 14)
 
 
-def test_the_coloured_heatmap_is_bgr_like_the_picture_that_opencv_loads() -> None:
-    """Listing 5.44 says "converts the heatmap to RGB"; red, for the highest, is in OpenCV's last channel."""
-    coloured = cv2.applyColorMap(np.array([[0, 255]], np.uint8), cv2.COLORMAP_JET)[0]
-    lowest, highest = coloured.tolist()
-    assert (lowest[0] > 0, lowest[2]) == (True, 0)
-    assert (highest[0], highest[2] > 0) == (0, True)
+def test_the_superimposed_picture_is_the_one_that_listing_5_44_writes(rng: np.random.Generator, tmp_path: Path) -> None:
+    """OpenCV reads, colours and writes BGR throughout; here RGB goes in and comes out."""
+    image = rng.integers(0, 256, (30, 20, 3), np.uint8)
+    heatmap = rng.random((5, 4)).astype(np.float32)
+    resized = np.uint8(255 * cv2.resize(heatmap, (20, 30)))
+    superimposed = cv2.applyColorMap(np.asarray(resized), cv2.COLORMAP_JET) * 0.4 + image[..., ::-1]
+    assert superimposed.max() > 255, "`cv2.imwrite` clips what is above"
+    cv2.imwrite(str(tmp_path / "written.png"), superimposed)
+    written = np.asarray(cv2.imread(str(tmp_path / "written.png")))[..., ::-1]
+    np.testing.assert_array_equal(superimpose(image, heatmap), written)
 
 
-def test_a_heatmap_of_four_tenths_on_top_can_pass_255_and_must_be_clipped() -> None:
-    """Listing 5.44: `heatmap * 0.4 + img` is no picture yet; `cv2.imwrite` clips what is above."""
-    white = np.full((1, 1, 3), 255.0)
-    superimposed = cv2.applyColorMap(np.array([[160]], np.uint8), cv2.COLORMAP_JET) * 0.4 + white
-    assert superimposed.max() > 255
-    kept = np.asarray(cv2.imdecode(cv2.imencode(".png", superimposed)[1], cv2.IMREAD_COLOR))
-    np.testing.assert_array_equal(kept, white)
+def test_red_is_the_highest_in_rgb_though_the_colours_of_opencv_are_bgr() -> None:
+    """Listing 5.44 says "converts the heatmap to RGB", and `cv2.applyColorMap` gives BGR."""
+    lowest, highest = superimpose(np.zeros((1, 2, 3)), np.array([[0.0, 1.0]]), intensity=1.0)[0].tolist()
+    assert lowest == [0, 0, 128]
+    assert highest == [128, 0, 0]
+    assert cv2.applyColorMap(np.array([[255]], np.uint8), cv2.COLORMAP_JET)[0, 0].tolist() == [0, 0, 128]
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +206,12 @@ def cats_and_dogs(dogs_and_weights: tuple[Dataset, Path]) -> tuple[keras.Model, 
 
 
 @pytest.mark.full
-def test_what_the_map_points_at_decides_more_than_the_middle_of_the_picture(
+def test_what_the_map_points_at_decides_more_than_the_middle_does(
     cats_and_dogs: tuple[keras.Model, np.ndarray],
 ) -> None:
-    """Where a cat or a dog is nobody has noted, so that the pointing game has no truth here; but a square of a ninth of
-    the picture, covered at the peak, lowers the logit of the class predicted by more than one in the middle.
+    """Section 5.4.3, "where is" it: covering a ninth at the peak lowers the logit more than one in the middle.
+
+    Nobody has noted where a cat or a dog is.
     """
     model, pictures = cats_and_dogs
 
@@ -223,32 +230,3 @@ def test_what_the_map_points_at_decides_more_than_the_middle_of_the_picture(
             picture[top : top + 50, left : left + 50] = picture.mean(axis=(0, 1))
         falls.append(np.sign(whole) * (whole - logits(covered)))
     assert stats.wilcoxon(*falls, alternative="greater").pvalue < 0.05, f"means of the falls: {np.mean(falls, axis=1)}"
-
-
-@pytest.mark.full
-def test_a_last_convolution_drawn_anew_destroys_the_map_and_noise_in_the_picture_does_not(
-    cats_and_dogs: tuple[keras.Model, np.ndarray], dogs_and_weights: tuple[Dataset, Path], rng: np.random.Generator
-) -> None:
-    """The sanity check of Adebayo et al. 2018, by rank correlation, at the first step of their cascade from the top.
-    Drawn anew from bottom to top, VGG16 gives maps of 0 everywhere.
-    """
-    model, pictures = cats_and_dogs
-    pictures = pictures[:10]
-    classes = (model.predict(pictures, verbose=0)[:, 0] > 0.5).astype(int)
-    maps = class_activation_maps(model, pictures, classes)
-    keras.utils.set_random_seed(0)
-    other = models.conv_base("vgg16", dogs_and_weights[1], (150, 150, 3))
-    kernel, bias = other.get_layer("block5_conv3").get_weights()
-    drawn = keras.ops.convert_to_numpy(keras.initializers.GlorotUniform(seed=0)(kernel.shape))
-    other.get_layer("block5_conv3").set_weights([drawn, bias * 0])
-    destroyed = keras.Sequential([keras.Input((150, 150, 3)), other, *model.layers[1:]])
-
-    def likeness(model: keras.Model, pictures: np.ndarray) -> float:
-        others = class_activation_maps(model, pictures, classes)
-        ranks = [
-            stats.spearmanr(a, b, axis=None).statistic if a.any() else 0 for a, b in zip(others, maps, strict=True)
-        ]
-        return float(np.mean(ranks))
-
-    assert abs(likeness(destroyed, pictures)) < 0.3
-    assert likeness(model, pictures + rng.normal(0, 2, pictures.shape).astype(np.float32)) > 0.95

@@ -1,20 +1,18 @@
-"""An image followed through a model, and parts of its way gone again."""
-
-from functools import partial
-from typing import Any
+"""A recorded forward pass, and parts of it replayed."""
 
 import keras
 import numpy as np
 import pytest
+from builders import noting_layer
 from keras import layers, ops
 
 from convspec import BadInput
-from convspec.visualization.trace import INPUT, LOGITS, Trace, input_shape
+from convspec.visualization.trace import Trace, input_shape
 
 
 @pytest.fixture(scope="module")
 def branched() -> keras.Model:
-    """A convolution that two others, one before it and one beside it, go around."""
+    """Three convolutions, two of them in a row, and their sum."""
     inputs = keras.Input((6, 5, 3))
     one = layers.Conv2D(4, 3, padding="same", name="one")(inputs)
     two = layers.Conv2D(4, 3, padding="same", name="two")(one)
@@ -23,94 +21,83 @@ def branched() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2, "softmax", name="head")(pooled))
 
 
-def outputs(model: keras.Model, images: np.ndarray, *names: str) -> list[np.ndarray]:
-    """Keras's own word on what layers give."""
-    return keras.Model(model.inputs, [model.get_layer(name).output for name in names]).predict(images, verbose=0)
+@pytest.fixture
+def trace(branched: keras.Model, pictures: np.ndarray) -> Trace:
+    return Trace(branched, pictures[0])
 
 
-def test_an_image_of_its_own_going_the_same_way_gives_what_keras_gives(
-    branched: keras.Model, rng: np.random.Generator
+@pytest.fixture
+def pictures(rng: np.random.Generator) -> np.ndarray:
+    return rng.random((3, 6, 5, 3)).astype(np.float32)
+
+
+def test_a_trace_of_one_picture_replays_any_others(branched: keras.Model, trace: Trace, pictures: np.ndarray) -> None:
+    names = ["two", "sum", "head"]
+    by_keras = keras.Model(branched.inputs, [branched.get_layer(name).output for name in names])
+    replayed = trace.replay(pictures[1:])
+    for name, expected in zip(names, by_keras.predict(pictures, verbose=0), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(trace.outputs[name]), expected[:1], atol=1e-5)
+        np.testing.assert_allclose(ops.convert_to_numpy(replayed[name]), expected[1:], atol=1e-5)
+
+
+def test_known_outputs_are_not_computed_and_nothing_after_the_end(pictures: np.ndarray) -> None:
+    calls: list[str] = []
+    one, two, last = (noting_layer(calls, name) for name in ("one", "two", "last"))
+    inputs = keras.Input((6, 5, 3))
+    trace = Trace(keras.Model(inputs, last(layers.Add()([inputs, two(one(inputs))]))), pictures[0])
+    calls.clear()
+    until = trace.replay(pictures, "two")
+    assert calls == ["one", "two"]
+    assert list(until) == list(trace.outputs_until("two")) == ["one", "two"]
+    calls.clear()
+    outputs = trace.replay(pictures, known={"one": 0, "two": 2 * until["two"]})
+    assert calls == ["last"]
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs["last"]), 3 * pictures, rtol=1e-6)
+
+
+def test_shapes_are_computed_for_any_size(trace: Trace) -> None:
+    assert trace.replay(keras.KerasTensor((7, 40, 30, 3)), "sum")["sum"].shape == (7, 40, 30, 4)
+
+
+@pytest.mark.parametrize(("units", "activation"), [(1, "sigmoid"), (3, "softmax")])
+def test_logits_are_before_the_final_activation_and_follow_the_weights(
+    units: int, activation: str, pictures: np.ndarray
 ) -> None:
-    """A trace of one image serves any number of others."""
-    images = rng.random((3, 6, 5, 3)).astype(np.float32)
-    trace = Trace(branched, images[0])
-    found = trace.replay({INPUT: images[1:]}, "two", "sum", "head")
-    for new, expected in zip(found, outputs(branched, images[1:], "two", "sum", "head"), strict=True):
-        np.testing.assert_allclose(ops.convert_to_numpy(new), expected, atol=1e-5)
-    (first,) = outputs(branched, images[:1], "sum", "head")[:1]
-    np.testing.assert_allclose(ops.convert_to_numpy(trace.output("sum")), first, atol=1e-5)
-
-
-def test_from_a_layer_on_what_goes_around_it_must_be_given_or_is_that_of_the_traced_image(
-    branched: keras.Model, rng: np.random.Generator
-) -> None:
-    images = rng.random((2, 6, 5, 3)).astype(np.float32)
-    trace = Trace(branched, images[0])
-    assert sorted(trace.beside("two", LOGITS)) == ["one", "other"]
-    assert trace.beside("one", LOGITS) == ["other"]
-    assert trace.beside("sum", LOGITS) == []
-    two, one, other = trace.replay({INPUT: images}, "two", "one", "other")
-    (whole,) = trace.replay({"two": two, "one": one, "other": other}, "head")
-    np.testing.assert_allclose(ops.convert_to_numpy(whole), branched.predict(images, verbose=0), atol=1e-5)
-    (alone,) = trace.replay({"two": two[:1]}, "head")
-    np.testing.assert_allclose(ops.convert_to_numpy(alone), ops.convert_to_numpy(whole[:1]), atol=1e-5)
-
-
-def test_only_what_is_on_the_way_is_called_again(branched: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = Trace(branched, np.zeros((6, 5, 3), np.float32))
-    called: list[str] = []
-
-    def noted(name: str, call: Any, *args: Any, **kwargs: Any) -> Any:
-        called.append(name)
-        return call(*args, **kwargs)
-
-    for name in trace.calls:
-        layer = branched.get_layer(name)
-        monkeypatch.setattr(layer, "call", partial(noted, name, layer.call))
-    trace.replay({INPUT: np.ones((1, 6, 5, 3), np.float32)}, "two")
-    assert called == ["one", "two"], "the model is cut at the layer that is asked for"
-    called.clear()
-    trace.replay({"two": trace.output("two")}, LOGITS)
-    assert called == ["sum", "pool", "head"]
-
-
-def test_shapes_alone_are_worked_out_for_any_size(branched: keras.Model) -> None:
-    trace = Trace(branched, np.zeros((6, 5, 3), np.float32))
-    (maps,) = trace.replay({INPUT: keras.KerasTensor((7, 40, 30, 3))}, "sum")
-    assert maps.shape == (7, 40, 30, 4)
-
-
-@pytest.mark.parametrize("units", [1, 3])
-def test_logits_are_what_the_final_activation_was_given_and_the_model_stays_as_it_was(
-    units: int, rng: np.random.Generator
-) -> None:
-    activation = "softmax" if units > 1 else "sigmoid"
-    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(units, activation)])
-    image = rng.random((4, 4, 3)).astype(np.float32)
+    dense = layers.Dense(units, activation)
+    model = keras.Sequential([keras.Input((6, 5, 3)), layers.Flatten(), dense])
+    before = dict(vars(dense))
     keras.utils.set_random_seed(1)
-    expected = keras.random.uniform((3,), seed=None)
+    drawn = ops.convert_to_numpy(keras.random.uniform((3,)))
     keras.utils.set_random_seed(1)
-    logits = Trace(model, image).output(LOGITS)
-    np.testing.assert_array_equal(
-        keras.random.uniform((3,), seed=None), expected, "Keras's random numbers were used up"
-    )
+    trace = Trace(model, pictures[0])
+    assert vars(dense) == before, "the model's own layer was changed"
+    np.testing.assert_array_equal(ops.convert_to_numpy(keras.random.uniform((3,))), drawn, "random numbers were used")
     kernel, bias = model.get_weights()
-    np.testing.assert_allclose(ops.convert_to_numpy(logits)[0], image.ravel() @ kernel + bias, atol=1e-5)
-    active = {"softmax": ops.softmax, "sigmoid": ops.sigmoid}[activation]
-    np.testing.assert_allclose(model.predict(image[None], verbose=0), ops.convert_to_numpy(active(logits)), atol=1e-6)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(trace.logits(trace.inputs, trace.outputs))[0], pictures[0].ravel() @ kernel + bias, 1e-4
+    )
+    dense.set_weights([-kernel, bias + 1])
+    logits = ops.convert_to_numpy(trace.logits(pictures))
+    np.testing.assert_allclose(logits, 1 + bias - pictures.reshape(3, -1) @ kernel, 1e-4)
 
 
-def test_the_last_convolution_with_more_than_a_pixel_is_found_and_any_layer_with_maps_by_name(
-    branched: keras.Model,
-) -> None:
-    trace = Trace(branched, np.zeros((6, 5, 3), np.float32))
-    assert trace.maps(None) in ("two", "other")
-    assert trace.maps("sum") == "sum"
+def test_maps_are_found_by_name_or_as_the_last_convolution(trace: Trace) -> None:
+    assert trace.find_maps(None) in ("two", "other")
+    assert trace.find_maps("sum") == "sum"
     with pytest.raises(BadInput, match="has no layer 'pool' with maps; choose from one, "):
-        trace.maps("pool")
+        trace.find_maps("pool")
 
 
-def test_the_shape_of_an_image_is_that_of_the_models_input(branched: keras.Model) -> None:
+def test_convolutions_of_a_single_pixel_are_no_maps_to_look_at() -> None:
+    """A head may be written as 1 x 1 convolutions of the pooled maps."""
+    stack = [layers.Conv2D(4, 3, name="first"), layers.Conv2D(4, 3, padding="same"), layers.MaxPooling2D(2)]
+    stack += [layers.Conv2D(4, 1, name="last"), layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(2, 1)]
+    trace = Trace(keras.Sequential([keras.Input((6, 6, 3)), *stack]), np.zeros((6, 6, 3), np.float32))
+    assert trace.find_maps(None) == "last"
+    assert trace.first_convolutions() == ["first", "last"], "at each size of maps"
+
+
+def test_a_pictures_shape_is_that_of_the_models_input(branched: keras.Model) -> None:
     assert input_shape(branched) == (6, 5, 3)
     assert input_shape(keras.Sequential([keras.Input((None, None, 1)), layers.Conv2D(1, 3)])) == (None, None, 1)
     with pytest.raises(BadInput, match="take one image"):

@@ -1,0 +1,306 @@
+"""`convspec explain`, `activations` and `filters`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from PIL import Image
+
+from convspec.cli.main import main
+from convspec.data import decode
+from convspec.ladder import saved_model
+from convspec.visualization import class_activation_map, filter_patterns, superimpose
+from convspec.visualization.maps import activations, channel_tiles, occlusion_map, tile
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(4)
+    stack = [layers.Conv2D(9, 3, activation="relu", name="first"), layers.MaxPooling2D(2)]
+    stack += [layers.Conv2D(17, 3, name="last"), layers.Flatten(), layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input((12, 12, 3)), *stack], name="three")
+    kernel, bias = model.get_layer("first").get_weights()
+    model.get_layer("first").set_weights([kernel, np.where(np.arange(9) < 2, -1e6, bias + 1)])  # two dead filters
+    return model
+
+
+@pytest.fixture(scope="module")
+def own(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's file with its classes and preparation, as the ladder leaves it."""
+    path = tmp_path_factory.mktemp("models") / "own.keras"
+    saved_model.save(model, path, ("cat", "dog", "emu"), "vgg16", "bilinear")
+    return path
+
+
+@pytest.fixture(scope="module")
+def foreign(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "foreign.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def picture(rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A picture elsewhere; the current folder is an empty one."""
+    path = tmp_path / "elsewhere" / "some.cat.png"
+    path.parent.mkdir()
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Run a command that succeeds; return the lines that it prints."""
+
+    def succeeds(*arguments: object) -> list[str]:
+        assert main([*map(str, arguments)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.splitlines()
+
+    return succeeds
+
+
+def read(path: Path | str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def seen(path: Path, width: int = 12, height: int = 12) -> np.ndarray:
+    """The picture as the chapter's models see it: nearest pixels, 0 to 1."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST), np.float32) / 255
+
+
+# explain
+
+
+def test_the_map_lies_on_the_whole_picture_beside_the_likeliest(
+    model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+) -> None:
+    lines = run("explain", foreign, picture, "--classes", "cat,dog,emu", "--class", "emu")
+    heatmap = class_activation_map(model, seen(picture), 2)
+    assert heatmap.any()
+    np.testing.assert_array_equal(read("some.cat-explain.png"), superimpose(read(picture), heatmap))
+    shares = model.predict(seen(picture)[None], verbose=0)[0]
+    assert lines[:3] == [f"{shares[n]:.3f}  {('cat', 'dog', 'emu')[n]}" for n in np.argsort(-shares)]
+    assert lines[3:] == ["some.cat-explain.png: what speaks for emu, by Grad-CAM of last"]
+
+
+@pytest.mark.parametrize(
+    ("how", "prepare"),
+    [
+        (None, lambda pixels: pixels[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)),
+        ("rescale", lambda pixels: pixels / 255),
+        ("none", lambda pixels: pixels),
+        ("mobilenet", lambda pixels: pixels / 127.5 - 1),
+    ],
+)
+def test_preparation_is_as_asked_for_else_as_the_file_tells(
+    how: str | None, prepare: Callable[[np.ndarray], np.ndarray], model: keras.Model, own: Path, picture: Path,
+    run: Callable[..., list[str]],
+) -> None:  # fmt: skip
+    """The file tells of vgg16's, bilinear resizing, and the names of the classes."""
+    lines = run("explain", own, picture, "--class", "Emu", *(["--preprocessing", how] if how else []))
+    prepared = prepare(decode.load_image(picture, 12, "bilinear").astype(np.float32))
+    expected = superimpose(read(picture), class_activation_map(model, prepared, 2))
+    assert np.abs(read("some.cat-explain.png").astype(int) - expected).max() <= 1
+    assert {line.split()[1] for line in lines[:3]} == {"cat", "dog", "emu"}
+
+
+def test_without_names_classes_go_by_number(foreign: Path, picture: Path, run: Callable[..., list[str]]) -> None:
+    lines = run("explain", foreign, picture)
+    assert lines[0] == "classes go by their numbers here: --classes A,B,... names them"
+    best = lines[1].split()[1]
+    assert f"what speaks for {best}, by Grad-CAM" in lines[-1], "the class predicted is the one explained"
+
+
+def test_a_thousand_classes_have_imagenets_names_if_keras_has_them(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., list[str]]
+) -> None:
+    """Listing 5.42: number 386 is the African elephant."""
+    stack = [layers.Conv2D(1, 3), layers.Flatten(), layers.Dense(1000, "softmax")]
+    model = keras.Sequential([keras.Input((5, 5, 3)), *stack])
+    model.layers[-1].set_weights([model.layers[-1].get_weights()[0], np.where(np.arange(1000) == 386, 50, 0)])
+    model.save("many.keras")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert run("explain", "many.keras", picture)[1] == "1.000  386"
+    names = {str(n): [f"n{n:08}", "African_elephant" if n == 386 else f"name{n}"] for n in range(1000)}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "imagenet_class_index.json").write_text(json.dumps(names))
+    assert run("explain", "many.keras", picture)[0] == "1.000  African_elephant"
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_unit_has_two_classes_and_a_logit_a_probability(
+    activation: str | None, picture: Path, run: Callable[..., list[str]]
+) -> None:
+    stack = [layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(1, activation, kernel_initializer="zeros")]
+    model = keras.Sequential([keras.Input((5, 5, 1)), *stack])
+    model.layers[-1].set_weights([model.layers[-1].get_weights()[0], np.array([2.0])])
+    model.save("two.keras")
+    lines = run("explain", "two.keras", picture, "--classes", "cat,dog")
+    assert lines[:2] == ["0.881  dog", "0.119  cat"], "1 / (1 + exp(-2)) = 0.881"
+    assert lines[2] == "nothing in the picture speaks for dog: the map is 0 everywhere"
+    np.testing.assert_array_equal(read("some.cat-explain.png"), superimpose(read(picture), np.zeros((1, 1))))
+
+
+def test_occlusion_instead_of_gradients(
+    model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+) -> None:
+    lines = run("explain", foreign, picture, "--class", 1, "--occlusion")
+    expected = superimpose(read(picture), occlusion_map(model, seen(picture), 1))
+    np.testing.assert_array_equal(read("some.cat-explain.png"), expected)
+    assert "by parts of the picture covered" in lines[-1]
+
+
+@pytest.mark.parametrize(("sides", "size"), [((6, 9), (9, 6)), ((None, None), (224, 224))])
+def test_the_whole_picture_is_resized_to_any_input(
+    sides: tuple[int | None, int | None], size: tuple[int, int], picture: Path, run: Callable[..., list[str]]
+) -> None:
+    stack = [layers.Conv2D(2, 3), layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")]
+    model = keras.Sequential([keras.Input((*sides, 3)), *stack])
+    model.save("it.keras")
+    run("explain", "it.keras", picture, "--class", 1)
+    expected = superimpose(read(picture), class_activation_map(model, seen(picture, *size), 1))
+    np.testing.assert_array_equal(read("some.cat-explain.png"), expected)
+
+
+# activations
+
+
+@pytest.mark.parametrize("names", [["first", "max_pooling2d", "last"], ["first"]])
+def test_every_channel_of_the_layers_is_drawn_under_the_dead_share(
+    names: list[str], model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+) -> None:
+    names = [layer.name for layer in model.layers[: len(names)]]  # Keras numbers its own names
+    lines = run("activations", foreign, picture, *(names if len(names) == 1 else []))
+    assert [line.partition(":")[0] for line in lines] == [*names, "some.cat-activations.png"]
+    assert lines[0] == "first: 9 maps of 10 x 10, 22% of them dead"
+    maps = activations(model, seen(picture))
+    drawn, top = read("some.cat-activations.png"), 0
+    for name in names:
+        tiles = Image.fromarray(channel_tiles(maps[name]))
+        scaled = tiles.resize((960, round(tiles.height * 960 / tiles.width)), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(drawn[top + 24 : top + 24 + scaled.height], np.asarray(scaled), err_msg=name)
+        top += 24 + scaled.height
+    assert top == len(drawn)
+
+
+# filters
+
+
+def test_the_grid_is_of_the_first_convolution_at_each_size(
+    model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+) -> None:
+    lines = run("filters", foreign, "--size", 10, "--steps", 2, "--seed", 3)
+    assert [line.partition(":")[0] for line in lines] == ["foreign-first.png", "foreign-last.png"]
+    patterns = filter_patterns(model, "first", range(9), 10, 2, seed=3, value_range=(0, 1))
+    np.testing.assert_array_equal(read("foreign-first.png"), tile(patterns, 8, 5))
+
+
+def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
+    model: keras.Model, own: Path, picture: Path, run: Callable[..., list[str]]
+) -> None:
+    """VGG16's weights were trained with OpenCV's order, less a mean of 104 to 124 for each channel."""
+    run("filters", own, "first", "--size", 10, "--steps", 2, "--count", 3, "--folder", "new")
+    low = -float(np.mean([103.939, 116.779, 123.68]))
+    patterns = filter_patterns(model, "first", range(3), 10, 2, value_range=(low, low + 255))
+    drawn, expected = read("new/own-first.png").astype(int), tile(patterns[..., ::-1], 8, 5)
+    assert np.abs(drawn - expected).max() <= 1, "red and blue are swapped"
+
+
+def test_a_base_goes_by_its_name_and_has_its_own_weights(picture: Path, run: Callable[..., list[str]]) -> None:
+    lines = run("filters", "mini", "block2_conv1", "--count", 2, "--size", 8, "--steps", 1)
+    assert lines == ["mini-block2_conv1.png: patterns of 2 filters of block2_conv1"]
+    assert read("mini-block2_conv1.png").shape == (8, 8 * 13 - 5, 3)
+
+
+# What is there stays there, and what cannot work
+
+
+def test_only_files_of_its_own_are_replaced_unless_asked(
+    foreign: Path, picture: Path, run: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Path("map.png")
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(output)
+    before = output.read_bytes()
+    arguments = ["explain", str(foreign), str(picture), "--output", str(output)]
+    assert main(arguments) == 1
+    refusal = "'map.png' is there already and not convspec's own: name another, or give --overwrite"
+    assert refusal in capsys.readouterr().err
+    assert output.read_bytes() == before
+    run(*arguments, "--overwrite")
+    assert output.read_bytes() != before
+    run(*arguments, "--class", 2)
+    output.write_text("no picture")
+    assert main(arguments) == 1
+
+
+def test_an_output_is_whole_or_not_there(
+    foreign: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut_off(_: Image.Image, file: Path, *__: object, **___: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Image.Image, "save", cut_off)
+    assert main(["explain", str(foreign), str(picture)]) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("explain gone.keras PICTURE", "no model file 'gone.keras'"),
+        ("explain PICTURE PICTURE", "some.cat.png' is no model that Keras can read: "),
+        ("explain MODEL gone.jpg", "No such file or directory: 'gone.jpg'"),
+        ("explain MODEL MODEL", "foreign.keras' is not a readable picture: "),
+        ("explain MODEL PICTURE --class owl", "no class 'owl'; choose from 0, 1, 2, or a number from 0 to 2"),
+        ("explain MODEL PICTURE --class 3", "no class '3'; choose from 0, 1, 2"),
+        ("explain MODEL PICTURE --classes a,b", "classes must be 3 names, as three has, got a, b"),
+        ("explain MODEL PICTURE --layer x", "has no layer 'x' with maps; choose from first, "),
+        ("explain MODEL PICTURE --preprocessing x", "preprocessing must be one of inception_v3, mini, mobilenet, none"),
+        ("explain MODEL PICTURE --output x.jpg", "output must be a .png, got 'x.jpg'"),
+        ("activations MODEL PICTURE first x", "has no layer 'x' with maps; choose from first, "),
+        ("filters gone", "no model file 'gone'"),
+        ("filters MODEL first x", "has no layer 'x' with maps; choose from first, "),
+        ("filters MODEL first --size 2", "size must leave something of 'first'"),
+        ("filters mini --weights gone.h5", "no weights file 'gone.h5'"),
+    ],
+)
+def test_what_cannot_work_is_an_error_of_one_line_and_writes_nothing(
+    arguments: str, message: str, foreign: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"MODEL": str(foreign), "PICTURE": str(picture)}
+    assert main([places.get(word, word) for word in arguments.split()]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("convspec: error: ")
+    assert err.count("\n") == 1, "one line"
+    assert message in err
+    assert not out
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--size=0", "--steps=-1", "--count=x", "--seed=-1"])
+def test_numbers_that_cannot_be_are_usage_errors(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["filters", "mini", option])
+    assert "must be a whole number from" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom convspec.cli.main import main\ntry: main(['--help'])\n"
+        "except SystemExit: print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    modules = printed.splitlines()[-1].split()
+    assert not {"keras", "tensorflow", "jax", "torch", "cv2", "matplotlib", "scipy"} & set(modules)

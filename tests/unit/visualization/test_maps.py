@@ -1,0 +1,505 @@
+"""Activations and class activation maps, held against NumPy, finite differences and planted answers."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from builders import noting_layer
+from keras import layers
+from scipy import stats
+
+from convspec import BadInput, models
+from convspec.data import shapes
+from convspec.reference import conv2d
+from convspec.visualization import activations, class_activation_map, superimpose
+from convspec.visualization.maps import channel_tiles, class_activation_maps, dead_share, occlusion_map, tile
+
+SIDE, PATCH = 32, 8
+
+
+@pytest.fixture(scope="module")
+def base() -> keras.Model:
+    return models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
+
+
+@pytest.fixture(scope="module")
+def head() -> list[keras.layers.Layer]:
+    keras.utils.set_random_seed(5)
+    return [layers.Flatten(), layers.Dense(8, activation="relu"), layers.Dense(1, activation="sigmoid")]
+
+
+@pytest.fixture(scope="module")
+def nested(base: keras.Model, head: list[keras.layers.Layer]) -> keras.Model:
+    """The chapter's fine-tuned model in small: a base, as one layer, in a Sequential."""
+    return keras.Sequential([keras.Input((48, 48, 3)), base, *head])
+
+
+@pytest.fixture
+def picture(rng: np.random.Generator) -> np.ndarray:
+    return rng.random((48, 48, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def small(rng: np.random.Generator) -> np.ndarray:
+    """A picture for `linear`."""
+    return rng.uniform(-1, 1, (7, 6, 3)).astype(np.float32)
+
+
+def linear(units: int, activation: str | None, rng: np.random.Generator) -> tuple[keras.Model, list[np.ndarray]]:
+    """A convolution without activation and a Dense layer, and the weights of both."""
+    stack = [layers.Conv2D(4, 3, name="maps"), layers.Flatten(), layers.Dense(units, activation=activation)]
+    model = keras.Sequential([keras.Input((7, 6, 3)), *stack])
+    weights = [rng.normal(size=weight.shape).astype(np.float32) for weight in model.get_weights()]
+    model.set_weights(weights)
+    return model, weights
+
+
+def scaled(heatmap: np.ndarray) -> np.ndarray:
+    heatmap = np.maximum(heatmap, 0)
+    assert heatmap.any(), "a map of zeros tells nothing"
+    return heatmap / heatmap.max()
+
+
+def by_hand(image: np.ndarray, weights: list[np.ndarray], unit: int, sign: int = 1) -> np.ndarray:
+    """Grad-CAM of `linear`, whose gradient with respect to the maps is the Dense layer's own weights."""
+    maps = conv2d(image, weights[0], weights[1])
+    importance = sign * weights[2][:, unit].reshape(maps.shape).mean(axis=(0, 1))
+    return scaled((maps * importance).sum(axis=-1))
+
+
+# Activations (listings 5.25 to 5.31)
+
+
+def test_activations_are_what_each_layer_gives(rng: np.random.Generator) -> None:
+    model = models.small_convnet((46, 46, 3), dropout=0.5, filters=(4, 6, 8, 8))
+    image = rng.random((46, 46, 3)).astype(np.float32)
+    expected = keras.Model(model.inputs, [layer.output for layer in model.layers]).predict(image[None], verbose=0)
+    outputs = activations(model, image)
+    assert list(outputs) == [layer.name for layer in model.layers]
+    for (name, output), array in zip(outputs.items(), expected, strict=True):
+        np.testing.assert_allclose(output, array[0], atol=1e-5, err_msg=name)
+
+
+def test_layers_of_a_nested_base_have_their_own_names(
+    nested: keras.Model, base: keras.Model, picture: np.ndarray
+) -> None:
+    outer, inner = activations(nested, picture), activations(base, picture)
+    assert [name for name in outer if name in inner] == [layer.name for layer in base.layers[1:]]
+    np.testing.assert_allclose(outer["block4_conv2"], inner["block4_conv2"], atol=1e-6)
+
+
+def test_dropout_and_augmentation_are_off(picture: np.ndarray) -> None:
+    stack = [layers.RandomTranslation(0.5, 0.5), layers.RandomFlip(), layers.Dropout(0.9)]
+    outputs = activations(keras.Sequential([keras.Input((48, 48, 3)), *stack]), picture)
+    assert len(outputs) == 3
+    for output in outputs.values():
+        np.testing.assert_array_equal(output, picture)
+
+
+def test_a_layer_that_is_called_twice_has_two_activations(picture: np.ndarray) -> None:
+    inputs = keras.Input((48, 48, 3))
+    layer = layers.ReLU(negative_slope=0.5, name="half")
+    outputs = activations(keras.Model(inputs, layer(layer(inputs))), picture - 1)
+    assert list(outputs) == ["half", "half:2"]
+    np.testing.assert_allclose(outputs["half:2"], (picture - 1) / 4, rtol=1e-6)
+
+
+def test_dead_channels_are_those_that_are_0_everywhere() -> None:
+    maps = np.zeros((3, 3, 8))
+    maps[1, 2, :6] = 1
+    maps[..., 5] = -1
+    outputs = {"a": maps, "b": np.ones((2, 2, 4)), "c": np.zeros((2, 2, 4)), "flatten": np.zeros(9)}
+    assert dead_share(outputs) == {"a": 0.25, "b": 0, "c": 1}
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 40])
+def test_every_channel_has_a_place_sixteen_a_row(channels: int, rng: np.random.Generator) -> None:
+    """Listing 5.31 leaves out what is left over of a multiple of 16."""
+    maps = rng.random((4, 5, channels))
+    grid = channel_tiles(maps)
+    assert grid.shape == (4 * -(-channels // 16), 5 * 16)
+    for channel in range(channels):
+        top, left = channel // 16 * 4, channel % 16 * 5
+        one = maps[..., channel]
+        expected = np.clip((one - one.mean()) / one.std() * 64 + 128, 0, 255).astype("uint8")
+        np.testing.assert_array_equal(grid[top : top + 4, left : left + 5], expected)
+    assert (grid[-4:, (channels - 1) % 16 * 5 + 5 :] == 255).all(), "where no channel is left, the grid is white"
+
+
+@pytest.mark.parametrize(("value", "shade"), [(0.0, 0), (0.1, 128), (-3.0, 128)])
+def test_dead_channels_are_black_and_constant_ones_grey(value: float, shade: int) -> None:
+    """Listing 5.31 divides by a standard deviation of zero."""
+    maps = np.stack([np.full((7, 7), value), np.eye(7)], axis=-1).astype(np.float32)
+    assert (channel_tiles(maps, columns=2)[:, :7] == shade).all()
+
+
+# Class activation maps (listings 5.40 to 5.44)
+
+
+@pytest.mark.parametrize(
+    ("activation", "units", "index", "unit", "sign"),
+    [("sigmoid", 1, 1, 0, 1), ("sigmoid", 1, 0, 0, -1), *(("softmax", 3, index, index, 1) for index in range(3))],
+)
+def test_a_class_has_the_map_of_its_logit_or_of_the_negated_one(
+    activation: str, units: int, index: int, unit: int, sign: int, small: np.ndarray, rng: np.random.Generator
+) -> None:
+    model, weights = linear(units, activation, rng)
+    expected = by_hand(small, weights, unit, sign)
+    for image in (small, small[None]):  # listing 5.28 hands over a batch of one
+        np.testing.assert_allclose(class_activation_map(model, image, index), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda logits: logits,
+        lambda logits: layers.Activation("softmax", dtype="float32")(logits),
+        lambda logits: layers.Softmax()(logits),
+        lambda logits: keras.ops.softmax(logits),
+    ],
+    ids=["none", "Activation", "Softmax", "operation"],
+)
+def test_the_map_is_before_the_softmax_however_it_is_written(
+    end: Callable[[Any], Any], small: np.ndarray, rng: np.random.Generator
+) -> None:
+    model, weights = linear(3, None, rng)
+    heatmap = class_activation_map(keras.Model(model.inputs, end(model.outputs[0])), small, 1)
+    np.testing.assert_allclose(heatmap, by_hand(small, weights, 1), atol=1e-5)
+
+
+def test_a_class_of_which_the_model_is_certain_has_a_map(small: np.ndarray, rng: np.random.Generator) -> None:
+    """The gradient of a saturated sigmoid is 0 in 32 bits; that of its logit is not."""
+    model, weights = linear(1, "sigmoid", rng)
+    model.set_weights([*weights[:3], np.array([200], np.float32)])
+    assert float(model(small[None])[0, 0]) == 1
+    np.testing.assert_allclose(class_activation_map(model, small), by_hand(small, weights, 0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("units", "activation"), [(3, "softmax"), (1, "sigmoid")])
+def test_without_an_index_the_class_is_the_one_predicted(
+    units: int, activation: str, small: np.ndarray, rng: np.random.Generator
+) -> None:
+    model, weights = linear(units, activation, rng)
+    model.set_weights([weight * (weight.ndim > 1) for weight in weights])  # without biases
+    output = model.predict(np.stack([small, -small]), verbose=0)
+    predicted = output.argmax(axis=-1) if units > 1 else (output[:, 0] > 0.5).astype(int)
+    assert predicted[0] != predicted[1], "the negative should be of another class"
+    for image, index in zip((small, -small), predicted.tolist(), strict=True):
+        np.testing.assert_array_equal(class_activation_map(model, image), class_activation_map(model, image, index))
+        np.testing.assert_array_equal(occlusion_map(model, image), occlusion_map(model, image, index))
+
+
+def test_finite_differences_confirm_the_gradients(rng: np.random.Generator) -> None:
+    """With a smooth head, whose gradient depends on the picture."""
+    inputs = keras.Input((8, 8, 3))
+    maps = layers.Conv2D(4, 3, name="maps")(inputs)
+    hidden = layers.Dense(5, activation="tanh")(layers.Flatten()(layers.AveragePooling2D(2)(maps)))
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(hidden))
+    weights = [rng.normal(size=weight.shape) / 2 for weight in model.get_weights()]
+    model.set_weights([weight.astype(np.float32) for weight in weights])
+    image = rng.random((8, 8, 3)).astype(np.float32)
+
+    def logit(stack: np.ndarray) -> float:
+        pooled = stack.reshape(3, 2, 3, 2, 4).mean(axis=(1, 3))
+        return float((np.tanh(pooled.ravel() @ weights[2] + weights[3]) @ weights[4] + weights[5])[1])
+
+    stack = conv2d(image, weights[0], weights[1])
+    gradient = np.zeros(stack.shape)
+    for place in np.ndindex(stack.shape):
+        nudge = np.zeros(stack.shape)
+        nudge[place] = 1e-5
+        gradient[place] = (logit(stack + nudge) - logit(stack - nudge)) / 2e-5
+    expected = scaled((stack * gradient.mean(axis=(0, 1))).mean(axis=-1))
+    np.testing.assert_allclose(class_activation_map(model, image, 1), expected, atol=1e-4)
+
+
+def same_but(kind: str, base: keras.Model, head: list[keras.layers.Layer]) -> keras.Model:
+    """The model of `nested`, built otherwise from the same layers."""
+    inputs = keras.Input((48, 48, 3))
+    if kind == "flat Sequential":
+        return keras.Sequential([inputs, *base.layers[1:], *head])
+    top = keras.Sequential([keras.Input(base.output_shape[1:]), *head])
+    if kind == "nested twice":
+        return keras.Model(inputs, top(keras.Sequential([keras.Input((48, 48, 3)), base])(inputs)))
+    output = base(inputs) if kind == "nested functional" else inputs
+    for layer in head if kind == "nested functional" else [*base.layers[1:], *head]:
+        output = layer(output)
+    return keras.Model(inputs, [output])  # a list of one output
+
+
+@pytest.mark.parametrize("kind", ["flat Sequential", "flat functional", "nested functional", "nested twice"])
+def test_a_nested_model_has_the_map_of_the_same_model_flattened(
+    kind: str, nested: keras.Model, base: keras.Model, head: list[keras.layers.Layer], picture: np.ndarray
+) -> None:
+    expected = class_activation_map(nested, picture, 1)
+    assert expected.max() == 1
+    assert expected.shape == (6, 6), "block4_conv2, the last convolution, was not the one that was taken"
+    heatmap = class_activation_map(same_but(kind, base, head), picture, 1)
+    np.testing.assert_allclose(heatmap, expected, atol=1e-4)
+
+
+def test_any_layer_can_be_asked_for_its_map(nested: keras.Model, picture: np.ndarray) -> None:
+    last, named, early = (class_activation_map(nested, picture, 0, n) for n in (None, "block4_conv2", "block2_pool"))
+    np.testing.assert_array_equal(last, named)
+    assert early.shape == (12, 12)
+
+
+def residual(merge: keras.Layer, top: keras.Layer) -> keras.Model:
+    inputs = keras.Input((6, 6, 3))
+    first = layers.Conv2D(4, 1)(inputs)
+    second = layers.Conv2D(4, 3, padding="same")(first)
+    return keras.Model(inputs, layers.Dense(2)(top(merge([first, second]))))
+
+
+def test_a_shortcut_around_the_convolution_is_no_part_of_its_map(rng: np.random.Generator) -> None:
+    """A residual block cannot be cut in two at its convolution; the sum behind it still has two sides."""
+    model = residual(layers.Add(), layers.GlobalAveragePooling2D())
+    weights = [rng.normal(size=weight.shape).astype(np.float32) for weight in model.get_weights()]
+    model.set_weights(weights)
+    image = rng.random((6, 6, 3)).astype(np.float32)
+    maps = conv2d(conv2d(image, weights[0], weights[1]), weights[2], weights[3], padding="same")
+    np.testing.assert_allclose(class_activation_map(model, image, 1), scaled(maps @ weights[4][:, 1]), atol=1e-5)
+
+
+def test_pictures_in_a_batch_keep_their_own_shortcuts(rng: np.random.Generator) -> None:
+    """Here the shortcut decides the gradient."""
+    model = residual(layers.Multiply(), layers.Flatten())
+    images = rng.normal(size=(3, 6, 6, 3)).astype(np.float32)
+    for image, heatmap in zip(images, class_activation_maps(model, images, 1), strict=True):
+        assert heatmap.any()
+        np.testing.assert_allclose(heatmap, class_activation_map(model, image, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("indices", [None, 1, [0, 1, 1, 0, 1]], ids=["predicted", "one", "one for each"])
+def test_several_pictures_have_the_maps_that_each_has_alone(
+    indices: Any, nested: keras.Model, rng: np.random.Generator
+) -> None:
+    images = rng.random((5, 48, 48, 3)).astype(np.float32)
+    together = class_activation_maps(nested, images, indices, batch=2)  # the last pass has one
+    for image, index, heatmap in zip(images, np.broadcast_to(indices, 5).tolist(), together, strict=True):
+        np.testing.assert_allclose(heatmap, class_activation_map(nested, image, index), atol=1e-4)
+
+
+def test_what_is_compiled_is_kept_and_follows_weights_and_layers(rng: np.random.Generator) -> None:
+    calls: list[str] = []
+    stack = [noting_layer(calls, "first"), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]
+    model = keras.Sequential([keras.Input((6, 6, 3)), *stack])
+    images = rng.random((2, 6, 6, 3)).astype(np.float32)
+
+    def agrees() -> None:
+        for image, heatmap in zip(images, class_activation_maps(model, images, 1), strict=True):
+            np.testing.assert_allclose(heatmap, class_activation_map(model, image, 1), atol=1e-4)
+
+    before = set(vars(model))
+    agrees()
+    assert set(vars(model)) == before, "something was left in the model"
+    calls.clear()
+    class_activation_maps(model, images, 1)
+    assert keras.backend.backend() == "torch" or not calls, "compiled once"
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
+    agrees()
+    model.pop()
+    model.add(layers.Dense(2))
+    agrees()
+
+
+def test_what_is_compiled_goes_with_its_model(rng: np.random.Generator) -> None:
+    model, _ = linear(3, "softmax", rng)
+    class_activation_maps(model, rng.random((2, 7, 6, 3)), 1)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_comes_before_the_layer_is_run_once(rng: np.random.Generator) -> None:
+    calls: list[str] = []
+    stack = [noting_layer(calls, "first"), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((6, 6, 3)), *stack])
+    calls.clear()
+    class_activation_map(model, rng.random((6, 6, 3)))
+    assert calls == ["first"], "only the part above the convolution is run for its gradient"
+
+
+@pytest.mark.parametrize("where", ["weights of 0", "units that are off", "no dependence"])
+def test_the_map_is_0_where_no_gradient_flows(where: str, rng: np.random.Generator) -> None:
+    inputs = keras.Input((6, 6, 3))
+    flat = layers.Flatten()(layers.Conv2D(4, 3)(inputs))
+    hidden = layers.Dense(5, activation="relu")
+    cut = keras.ops.stop_gradient(flat) if where == "no dependence" else flat
+    model = keras.Model(inputs, layers.Dense(2)(hidden(cut)))
+    kernel, bias = hidden.get_weights()
+    hidden.set_weights({"weights of 0": [kernel * 0, bias + 1], "units that are off": [kernel, bias - 1000]}.get(
+        where, [kernel, bias]
+    ))  # fmt: skip
+    for index in (0, 1):
+        heatmap = class_activation_map(model, rng.random((6, 6, 3)), index)
+        np.testing.assert_array_equal(heatmap, np.zeros((4, 4), np.float32))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_a_model_in_another_precision_has_nearly_the_same_map(policy: str, picture: np.ndarray) -> None:
+    maps = []
+    for precision in ("float32", policy):
+        base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3), precision)
+        keras.utils.set_random_seed(2)
+        head = [layers.GlobalAveragePooling2D(dtype=precision), layers.Dense(2, "softmax", dtype="float32")]
+        model = keras.Sequential([keras.Input((48, 48, 3)), base, *head])
+        maps.append(class_activation_map(model, picture, 1))
+        assert maps[-1].dtype == np.float32
+    assert np.abs(maps[1] - maps[0]).max() < 0.1, "bfloat16 has 8 bits"
+    assert maps[0].max() == 1
+
+
+def planted(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return drawn pictures, of which every second has a patch of checks; labels, 1 with a patch; the patches' corners.
+
+    With and without the patch, as many show fish as keys.
+    """
+    pictures, forms = shapes.pictures(shapes.TARGETS, count // 2, seed, SIDE)
+    pictures = pictures[np.argsort(forms, kind="stable")] / np.float32(255)
+    rng = np.random.default_rng(seed)
+    labels, corners = np.arange(count) % 2, rng.integers(0, SIDE - PATCH + 1, (count, 2))
+    checks = (np.indices((PATCH, PATCH)).sum(axis=0) // 2 % 2)[..., None]
+    for picture, (top, left) in zip(pictures[1::2], corners[1::2], strict=True):
+        picture[top : top + PATCH, left : left + PATCH] = checks
+    return pictures, labels, corners
+
+
+@pytest.fixture(scope="module")
+def finder() -> keras.Model:
+    """A convnet that was trained to tell pictures with the patch from those without."""
+    keras.utils.set_random_seed(0)
+    stack: list[Any] = [keras.Input((SIDE, SIDE, 3))]
+    for depth in (8, 16):
+        stack += [layers.Conv2D(depth, 3, padding="same", activation="relu"), layers.MaxPooling2D(2)]
+    stack += [layers.Conv2D(16, 3, padding="same", activation="relu"), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([*stack, layers.Dense(1, activation="sigmoid")])
+    model.compile(keras.optimizers.Adam(1e-2), "binary_crossentropy", metrics=["accuracy"])
+    pictures, labels, _ = planted(240, 0)
+    model.fit(pictures, labels, batch_size=20, epochs=10, verbose=0)
+    pictures, labels, _ = planted(100, 1)
+    assert model.evaluate(pictures, labels, verbose=0)[1] >= 0.95, "the convnet must have learnt what is asked of it"
+    return model
+
+
+def hit_rate(heatmaps: np.ndarray, corners: np.ndarray) -> float:
+    """The pointing game of Zhang et al. 2016, without their tolerance: the share of peaks that lie in the patch."""
+    places = [np.unravel_index(heatmap.argmax(), heatmap.shape) for heatmap in heatmaps]
+    points = (np.array(places) + 0.5) * SIDE / heatmaps.shape[1]
+    return float(np.mean((np.abs(points - corners - PATCH / 2) <= PATCH / 2).all(axis=1)))
+
+
+def test_the_map_peaks_at_a_planted_patch_that_decides_the_class(finder: keras.Model) -> None:
+    """In 0.95 of 200 pictures; who points at the middle of each finds the patch in a ninth."""
+    pictures, _, corners = (whole[1::2] for whole in planted(400, 2))
+    assert hit_rate(np.ones((200, 1, 1)), corners) < 0.2, "the game must not be won by pointing at the middle"
+    assert hit_rate(class_activation_maps(finder, pictures, 1), corners) >= 0.95
+
+
+def test_occlusion_finds_the_planted_patch_too(finder: keras.Model) -> None:
+    pictures, _, corners = (whole[1::2] for whole in planted(40, 3))
+    heatmaps = np.stack([occlusion_map(finder, picture, 1, patch=PATCH) for picture in pictures])
+    assert hit_rate(heatmaps, corners) >= 0.9
+
+
+def test_random_weights_destroy_the_map_and_little_noise_does_not(finder: keras.Model) -> None:
+    """The sanity check of Adebayo et al. 2018: rank correlation with the trained model's map."""
+    pictures = planted(10, 3)[0][1::2]
+    trained = class_activation_maps(finder, pictures, 1)
+
+    def likeness(model: keras.Model) -> float:
+        pairs = zip(class_activation_maps(model, pictures, 1), trained, strict=True)
+        return float(np.mean([stats.spearmanr(a, b, axis=None).statistic if a.any() else 0.0 for a, b in pairs]))
+
+    keras.utils.set_random_seed(1)
+    untrained = [likeness(keras.models.clone_model(finder)) for _ in range(4)]
+    nudged = keras.models.clone_model(finder)
+    rng = np.random.default_rng(1)
+    nudged.set_weights([w * rng.normal(1, 0.01, w.shape).astype(np.float32) for w in finder.get_weights()])
+    assert likeness(nudged) > 0.9, "a hundredth of noise"
+    assert np.mean(untrained) < 0.4, f"rank correlations {untrained}"
+
+
+def test_occlusion_is_the_mean_fall_under_the_squares_on_a_pixel(small: np.ndarray, rng: np.random.Generator) -> None:
+    model, weights = linear(3, "softmax", rng)
+
+    def logit(seen: np.ndarray) -> float:
+        return float(conv2d(seen, weights[0], weights[1]).ravel() @ weights[2][:, 0])
+
+    falls, times = np.zeros((7, 6)), np.zeros((7, 6))
+    for top in (0, 2, 3):  # by half a square, and one at the edge
+        for left in (0, 2):
+            seen = small.copy()
+            seen[top : top + 4, left : left + 4] = small.mean(axis=(0, 1))
+            falls[top : top + 4, left : left + 4] += logit(small) - logit(seen)
+            times[top : top + 4, left : left + 4] += 1
+    np.testing.assert_allclose(occlusion_map(model, small, 0, patch=4, batch=4), scaled(falls / times), atol=1e-4)
+
+
+def test_covering_a_picture_of_one_colour_changes_nothing(nested: keras.Model) -> None:
+    assert not occlusion_map(nested, np.full((48, 48, 3), 0.5), patch=24).any()
+
+
+def test_a_grey_picture_gets_colours_from_the_map() -> None:
+    over = superimpose(np.full((8, 8, 1), 100), np.ones((2, 2)))
+    assert over.shape == (8, 8, 3)
+    assert over[0, 0].tolist() == [151, 100, 100]
+
+
+# What cannot work
+
+
+MODEL = models.small_convnet((46, 46, 3), filters=(2, 2, 2, 2))
+IMAGE = np.full((46, 46, 3), 0.5)
+FLAT = keras.Sequential([keras.Input((46, 46, 3)), layers.Flatten()])
+IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: activations(MODEL, IMAGE[:40]), r"image must have .* \(46, 46, 3\), got \(40, 46, 3\): resize it"),
+        (lambda: activations(MODEL, IMAGE[..., 0]), r"image must have .*got \(46, 46\)"),
+        (lambda: activations(MODEL, np.stack([IMAGE] * 2)), r"image must have .*got \(2, 46, 46, 3\)"),
+        (lambda: activations(MODEL, IMAGE * np.nan), r"image must be finite, got 6348 of 6348 NaN"),
+        (lambda: activations(models.dense_baseline(), IMAGE), r"dense_baseline does not"),
+        (lambda: activations(keras.Sequential([layers.Flatten()]), IMAGE), r"model must be .*, built"),
+        (lambda: class_activation_map(MODEL, IMAGE, 2), r"class_index must be from 0 to 1, got 2"),
+        (lambda: class_activation_map(MODEL, IMAGE, -1), r"class_index must be from 0 to 1, got -1"),
+        (lambda: class_activation_map(MODEL, IMAGE, "cat"), r"class_index must be from 0 to 1, got 'cat'"),  # type: ignore[arg-type]
+        (lambda: class_activation_map(MODEL, IMAGE, 0, "conv9"), r"no layer 'conv9' with maps; choose from conv2d"),
+        (lambda: class_activation_map(MODEL, IMAGE, 0, "flatten"), r"no layer 'flatten' with maps"),
+        (lambda: class_activation_map(IN_TWO, IMAGE), r"one output"),
+        (lambda: class_activation_map(FLAT, IMAGE), r"no convolution with maps"),
+        (lambda: class_activation_map(models.conv_base("mini", None, (46, 46, 3)), IMAGE), r"\(2, 2, 96\): add a head"),
+        (lambda: class_activation_maps(MODEL, np.stack([IMAGE] * 3), [0, 1]), r"one for each of 3 images, got 2"),
+        (lambda: class_activation_maps(MODEL, np.stack([IMAGE] * 2), [0, 2]), r"from 0 to 1, got \[0, 2\]"),
+        (lambda: class_activation_maps(MODEL, np.zeros((0, 46, 46, 3))), r"image must have"),
+        (lambda: occlusion_map(MODEL, IMAGE, patch=47), r"patch must be from 1 to 46.* got 47"),
+        (lambda: channel_tiles(np.zeros((3, 3))), r"maps must be \(height, width, channels\), got \(3, 3\)"),
+        (lambda: channel_tiles(np.full((3, 3, 1), np.inf)), r"maps must be finite, got 9 of 9"),
+        (lambda: tile([], 8), r"tile takes pictures"),
+        (lambda: tile(np.zeros((4, 3, 3)), 0), r"tile takes pictures.*columns 0"),
+        (lambda: superimpose(np.zeros((4, 4)), np.zeros((2, 2))), r"image must be \(height, width, 3\)"),
+        (lambda: superimpose(np.zeros((4, 4, 3)), np.full((2, 2), 2)), r"heatmap must be .*from 0 to 1"),
+        (lambda: superimpose(np.zeros((4, 4, 3)), np.full((2, 2), np.nan)), r"heatmap must be .*from 0 to 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_value_and_remedy(attempt: Callable[[], object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        attempt()
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("draw", [class_activation_map, occlusion_map])
+def test_nan_in_the_model_is_refused(layer: int, draw: Callable[..., np.ndarray], rng: np.random.Generator) -> None:
+    model, _ = linear(2, "softmax", rng)
+    kernel, bias = model.layers[layer].get_weights()
+    model.layers[layer].set_weights([kernel, bias * np.nan])
+    with pytest.raises(BadInput, match=r"output for the first image must be finite, got \d of 2"):
+        draw(model, rng.random((7, 6, 3)))
