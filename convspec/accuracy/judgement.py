@@ -38,6 +38,11 @@ class Judgement:
     flips: Flips | None = None
 
     @property
+    def name(self) -> str:
+        """The name of the recipe."""
+        return self.runs[0].recipe.name
+
+    @property
     def lines(self) -> list[str]:
         """What there is to say, the verdict first."""
         name = self.runs[0].recipe.name
