@@ -76,7 +76,7 @@ def curve(runs: Sequence["Result"], metric: str) -> Figure:
         _, colour, style = PARTS[part]
         epochs = np.arange(1, values.shape[1] + 1)
         smoothed = np.array([smooth_curve(row) for row in values])
-        axes.plot(epochs, values.mean(axis=0), "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+        axes.plot(epochs, values.mean(axis=0), "o", color=colour, markersize=4, alpha=0.75, markeredgewidth=0)
         axes.plot(epochs, smoothed.mean(axis=0), style, color=colour, linewidth=2, label=part)
         if len(runs) > 1:
             axes.fill_between(epochs, smoothed.min(axis=0), smoothed.max(axis=0), color=colour, alpha=0.25, linewidth=0)

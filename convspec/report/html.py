@@ -281,7 +281,7 @@ def _filters(best: _BestModel) -> dict[str, Any]:
         patterns = filter_patterns(best.model, name, range(count), PATTERN, value_range=value_range)
         grid = tile(patterns[..., ::-1] if blue_first else patterns, 8, 4, fill=128)
         alt = f"The patterns that the first {count} filters of {name} respond to most, side by side"
-        layers.append(_photo(grid, alt, name))
+        layers.append(_photo(_enlarge(grid, 16 * 48), alt, name))
     return {"layers": layers}
 
 
