@@ -68,7 +68,7 @@ class Table:
         """Return the table for a page, between two lists of the lines above and below."""
 
         def escape(text: str) -> str:
-            X
+            return re.sub(r"([\\|<*`]|\b_|_\b)", r"\\\1", text)
 
         blank = [""] * (len(self.titles) - 1)
         rules = ["---" if side == "<" else "---:" for side in self._sides]

@@ -57,7 +57,7 @@ class Record:
 
 
 class _Stats(msgspec.Struct):
-    median: Annotated[float, msgspec.Meta(gt=0, lt=math.inf)]
+    median: Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
     data: list[float] | None = None
 
 

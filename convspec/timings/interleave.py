@@ -17,7 +17,7 @@ from convspec import BadInput
 from convspec.accuracy.statistics import CONFIDENCE
 from convspec.report.tables import Table
 from convspec.timings import compare
-from convspec.timings.compare import Record, Timing, format_figure
+from convspec.timings.compare import Record, format_figure
 
 RELATIVE_FLOOR = 0.05
 ABSOLUTE_FLOOR = 0.002  # seconds: a tick of the system's scheduler is 1 to 4 ms
@@ -91,36 +91,49 @@ def interleave(
                 runs[side].append(_time_side(sides[side], expression, Path(folder, f"{number}-{side}")))
                 seconds = time.monotonic() - start
                 print(f"round {number + 1} of {rounds}: {side}, {seconds:.1f} s", file=progress, flush=True)
-    records = [_merge(side, sides[side], runs[side]) for side in sides]
-    names, groups = compare.name_benchmarks(records)
-    rows = []
-    for group, keys in groups.items():
-        rows.append([group])
-        rows += [[names[key], *_judge(*(record.timings.get(key) for record in records))] for key in keys]
-    below = compare.list_differences(records, names)
-    for file in dict.fromkeys(key.partition("::")[0] for key in names):
+    records = [merge_rounds(side, sides[side], runs[side]) for side in sides]
+    table, passed = compare_sides(*records)
+    differing = []
+    for file in dict.fromkeys(key.partition("::")[0] for record in records for key in record.timings):
         texts = {path.read_bytes() for side in sides.values() if (path := _benchmarks(side) / file).is_file()}
         if len(texts) > 1:
-            below.append(f"{file} differs between the sides: so may what it times")
-    below.append(
+            differing.append(f"{file} differs between the sides: so may what it times")
+    rule = (
         f"{rounds} rounds, paired. slower: the whole 95 % interval of new / base is above {1 + RELATIVE_FLOOR:g},"
         f" and the medians differ by more than {ABSOLUTE_FLOOR * 1000:g} ms. no slower: the interval ends below one of"
         " these two. cannot tell: neither; more rounds narrow the interval."
     )
-    table = Table(
-        ["benchmark", "base", "new", "new / base", "verdict"], rows, above=compare.describe(records), below=below
-    )
-    return table, not any(row[-1] in ("slower", "vanished") for row in rows if len(row) > 1)
+    return replace(table, below=[*table.below, *differing, rule]), passed
 
 
-def _judge(old: Timing | None, new: Timing | None) -> list[str]:
-    """Return a benchmark's row after its name; the verdict comes last."""
-    ratio, outcome = "-", "changed" if old and new else "vanished" if old else "not in base"
-    if old and new and compare.is_same_work(old, new):
-        verdict = compare_rounds(old.seconds, new.seconds)
-        outcome = verdict.outcome
-        ratio = f"{format_figure(verdict.ratio)} [{format_figure(verdict.low)}, {format_figure(verdict.high)}]"
-    return [compare.format_time(old), compare.format_time(new), ratio, outcome]
+def merge_rounds(label: str, folder: Path, rounds: Sequence[Record]) -> Record:
+    """Return one record of the benchmarks that every round has, with the median of each round as its times."""
+    timings = {}
+    for key, timing in rounds[0].timings.items():
+        if all(key in record.timings for record in rounds):
+            medians = [record.timings[key].median for record in rounds]
+            timings[key] = replace(timing, median=float(np.median(medians)), seconds=medians)
+    return replace(rounds[0], label=label, path=str(folder), timings=timings)
+
+
+def compare_sides(base: Record, new: Record) -> tuple[Table, bool]:
+    """Return the table of two merged records, and False where a benchmark is slower or has vanished."""
+    names, groups = compare.name_benchmarks([base, new])
+    rows, passed = [], True
+    for group, keys in groups.items():
+        rows.append([group])
+        for key in keys:
+            old, now = base.timings.get(key), new.timings.get(key)
+            ratio, outcome = "-", "changed" if old and now else "vanished" if old else "not in base"
+            if old and now and compare.is_same_work(old, now):
+                verdict = compare_rounds(old.seconds, now.seconds)
+                outcome = verdict.outcome
+                ratio = f"{format_figure(verdict.ratio)} [{format_figure(verdict.low)}, {format_figure(verdict.high)}]"
+            passed = passed and outcome not in ("slower", "vanished")
+            rows.append([names[key], compare.format_time(old), compare.format_time(now), ratio, outcome])
+    titles = ["benchmark", "base", "new", "new / base", "verdict"]
+    above, below = compare.describe([base, new]), compare.list_differences([base, new], names)
+    return Table(titles, rows, above=above, below=below), passed
 
 
 def _benchmarks(folder: Path) -> Path:
@@ -158,13 +171,3 @@ def _time_side(side: Path, expression: str, folder: Path) -> Record:
             f"the benchmarks in {str(benchmarks)!r} timed nothing, pytest ended with {run.returncode}:\n{tail}"
         )
     return compare.read_record(file)
-
-
-def _merge(label: str, folder: Path, runs: Sequence[Record]) -> Record:
-    """Return one record of the benchmarks that every run has, with the median of each run as a round."""
-    timings = {}
-    for key in runs[0].timings:
-        medians = [run.timings[key].median for run in runs if key in run.timings]
-        if len(medians) == len(runs):
-            timings[key] = replace(runs[0].timings[key], median=float(np.median(medians)), seconds=medians)
-    return replace(runs[0], label=label, path=str(folder), timings=timings)
