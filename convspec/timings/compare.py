@@ -91,19 +91,19 @@ def read_record(path: Path) -> Record:
     shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
         content = msgspec.convert(json.loads(path.read_bytes()), _File)  # json, as it reads NaN
+        timings: dict[str, Timing] = {}
+        for benchmark in content.benchmarks:
+            # Where the package is installed, its benchmarks lie elsewhere under the same names.
+            name = re.sub(r"^[^:]*\bbenchmarks/", "", benchmark.fullname)
+            timings[benchmark.fullname if name in timings else name] = _timing(benchmark)
+        machines = [benchmark.extra_info.get("machine") for benchmark in content.benchmarks]
+        processor = content.machine_info.get("cpu", {}).get("brand_raw")
+        machine, versions = _machine(next(filter(None, machines), {"processor": processor}))
     except FileNotFoundError:
         raise BadInput(f"{shown!r} is missing; {remedy}") from None
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, msgspec.ValidationError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BadInput(f"{shown!r} is damaged or no record of pytest-benchmark ({reason}); {remedy}") from error
-    timings: dict[str, Timing] = {}
-    for benchmark in content.benchmarks:
-        # Where the package is installed, its benchmarks lie elsewhere under the same names.
-        name = re.sub(r"^[^:]*\bbenchmarks/", "", benchmark.fullname)
-        timings[benchmark.fullname if name in timings else name] = _timing(benchmark)
-    machines = [benchmark.extra_info.get("machine") for benchmark in content.benchmarks]
-    processor = content.machine_info.get("cpu", {}).get("brand_raw")
-    machine, versions = _machine(next(filter(None, machines), {"processor": processor}))
     return Record(re.sub(r"^\d{4}_(?=.)", "", Path(shown).stem), shown, machine, versions, timings)
 
 
@@ -134,20 +134,16 @@ def compare(records: Sequence[Record]) -> Table:
     The ratio is to the first record. What is missing or changed, and versions that differ, stand below.
     """
     names, groups = name_benchmarks(records)
-    titles = ["benchmark"]
-    for record in records:
-        titles += [f"{record.label}: median", "speed", "of limit", "ratio"]
+    titles = [title for r in records for title in (f"{r.label}: median", "speed", "of limit", "ratio")]
     rows = []
     for group, keys in groups.items():
         rows.append([group])
         for key in keys:
-            timings = [record.timings.get(key) for record in records]
-            row = [names[key]]
-            for timing in timings:
-                row += [format_time(timing), _speed(timing), _share(timing), _ratio(timings[0], timing)]
-            rows.append(row[:4] + row[5:])  # the first record has no ratio to itself
+            first, *others = (record.timings.get(key) for record in records)
+            cells = [names[key], *_cells(None, first)[:3]]  # the first record has no ratio to itself
+            rows.append(cells + [cell for timing in others for cell in _cells(first, timing)])
     below = [*list_differences(records, names), *FOOTNOTES]
-    return Table(titles[:4] + titles[5:], rows, above=describe(records), below=below)
+    return Table(["benchmark", *titles[:3], *titles[4:]], rows, above=describe(records), below=below)
 
 
 def name_benchmarks(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -190,9 +186,21 @@ def is_same_work(*timings: Timing) -> bool:
     return len(facts) == len(dict(facts))
 
 
-def _ratio(first: Timing | None, timing: Timing | None) -> str:
-    if first is None or timing is None:
-        return "-"
+def _cells(first: Timing | None, timing: Timing | None) -> list[str]:
+    """Return a record's cells for a benchmark: time, speed, share of the machine's limit, ratio to the first record."""
+    if timing is None:
+        return [format_time(timing), "-", "-", "-"]
+    speed, share = "unknown", "unknown"
+    if timing.images_per_second:
+        speed = f"{format_figure(timing.images_per_second)} img/s"
+    elif timing.flops_per_second:
+        speed = f"{format_figure(timing.flops_per_second / 1e9)} GFLOP/s"
+    if timing.share_of_probe:
+        share = f"{format_figure(timing.share_of_probe * 100)} %"
+    return [format_time(timing), speed, share, _ratio(first, timing) if first else "-"]
+
+
+def _ratio(first: Timing, timing: Timing) -> str:
     if not is_same_work(first, timing):
         return "changed"
     ratio = format_figure(timing.median / first.median)
@@ -221,20 +229,6 @@ def format_time(timing: Timing | None) -> str:
         return "missing"
     scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if timing.median * s >= 1 or u == "us")
     return f"{format_figure(timing.median * scale)} {unit}"
-
-
-def _speed(timing: Timing | None) -> str:
-    if timing and timing.images_per_second:
-        return f"{format_figure(timing.images_per_second)} img/s"
-    if timing and timing.flops_per_second:
-        return f"{format_figure(timing.flops_per_second / 1e9)} GFLOP/s"
-    return "unknown" if timing else "-"
-
-
-def _share(timing: Timing | None) -> str:
-    if timing and timing.share_of_probe:
-        return f"{format_figure(timing.share_of_probe * 100)} %"
-    return "unknown" if timing else "-"
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

@@ -330,8 +330,8 @@ def test_timings_machine_and_the_exact_command_are_there(page: Element) -> None:
 
 
 def test_machines_are_told_apart_and_what_is_unknown_is_named(case: Case, tmp_path: Path) -> None:
-    machine = {"processor_mhz": {"max": 3000}, "accelerators": ["A", "B"], "load_average": [1.0]}
-    machines = [{"accelerators": []}, machine, machine | {"load_average": [2.0]}]
+    machine: dict[str, Any] = {"processor_mhz": {"max": 3000}, "accelerators": ["A", "B"], "load_average": [1.0]}
+    machines: list[dict[str, Any]] = [{"accelerators": []}, machine, machine | {"load_average": [2.0]}]
     group = [
         replace(run, machine=facts, images_per_second=None, peak_memory_mib=None)
         for run, facts in zip(case.runs["fine_tuned"], machines, strict=False)

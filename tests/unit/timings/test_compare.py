@@ -32,7 +32,7 @@ RUNG, PLAIN = "benchmarks/test_ladder.py::test_rung[from_scratch]", "benchmarks/
 def entry(fullname: str = PLAIN, seconds: float = 0.25, rounds: int = 9, **facts: Any) -> dict[str, Any]:
     """A benchmark as pytest-benchmark writes it, of rounds that spread by 10 % about `seconds`."""
     data = [float(second) for second in seconds * np.linspace(0.9, 1.1, rounds)]
-    defaults = {"group": "reading", "params": None, "extra_info": {}}
+    defaults: dict[str, Any] = {"group": "reading", "params": None, "extra_info": {}}
     return {"fullname": fullname, "stats": {"median": seconds, "data": data}} | defaults | facts
 
 
@@ -106,6 +106,10 @@ def test_what_pytest_benchmark_writes_is_read_as_it_was_measured(
         (b'{"benchmarks": [{"fullname": "a", "stats": {"median": "x"}}]}', "got `str` - at `$.benchmarks[0].stats.me"),
         (b'{"benchmarks": [{"fullname": "a", "stats": {"median": NaN}}]}', "Expected `float` > 0.0"),
         (b'{"benchmarks": [{"fullname": "a", "stats": {"median": 1' + b"0" * 400 + b"}}]}", "out of range"),
+        (
+            b'{"benchmarks": [{"fullname": "a", "stats": {"median": 1}, "extra_info": {"machine": 3}}]}',
+            "AttributeError",
+        ),
     ],
 )
 def test_a_damaged_or_foreign_file_is_named_with_the_reason(

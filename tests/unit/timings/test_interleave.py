@@ -25,7 +25,7 @@ def outcomes(
 ) -> list[str]:
     """Verdicts on sides that differ by `slowdown` and by noise, which half of the time meets both sides of a round."""
     rng = np.random.default_rng(0)
-    verdicts = []
+    verdicts: list[str] = []
     for _ in range(trials):
         common = rng.normal(0, noise, rounds)
         base, new = (np.exp(common + rng.normal(0, noise, rounds)) * seconds for _ in range(2))
