@@ -112,7 +112,7 @@ def test_runs_without_the_metric_are_refused_with_what_they_have() -> None:
         charts.curve(TWO, "loss")
 
 
-def test_the_chart_of_the_ladder_shows_each_run_in_its_rungs_row_from_the_top() -> None:
+def test_the_ladders_chart_shows_each_run_in_its_rungs_row_from_the_top() -> None:
     accuracies = {"from_scratch": [0.7, 0.75], "augmented": [0.8], "fine_tuned": [0.95]}
     figure = charts.chart({
         rung: [result(rung, "full", accuracy, seed) for seed, accuracy in enumerate(group)]

@@ -60,7 +60,7 @@ def compared(*files: Path) -> Table:
 # Reading
 
 
-def test_a_record_is_called_by_its_file_and_records_of_one_name_are_numbered(write: Write) -> None:
+def test_a_record_is_called_by_its_file_and_numbered_where_two_are_alike(write: Write) -> None:
     files = [write(name, entry()) for name in ("Linux/0001_x.json", "h100.json", "0003_.json", "b/0001_x.json")]
     records = compare.read(files)
     assert [record.label for record in records] == ["x #1", "h100", "0003_", "x #2"]

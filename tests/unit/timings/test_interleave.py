@@ -52,7 +52,7 @@ def test_what_noise_hides_is_not_called_the_same() -> None:
     assert outcomes(1.1, noise=0.3, trials=200).count("cannot tell") > 180
 
 
-def test_the_verdict_holds_the_ratio_and_students_interval_of_its_logarithm() -> None:
+def test_the_verdict_has_the_ratio_and_students_interval_of_its_logarithm() -> None:
     verdict = interleave.compare_rounds([1, 1, 1, 1], [2, 2, 4, 4])
     half = 3.18245 * np.log(2) / 2 / np.sqrt(3)  # t for 3 degrees of freedom, and the deviation by n - 1
     center = 1.5 * np.log(2)
