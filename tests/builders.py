@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
@@ -39,6 +41,20 @@ def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str
         peak_memory_mib=900 + seed,
         machine={"backend": "tensorflow"},
     )
+
+
+def result_with_history(rung: str, scale: Scale, accuracy: float, seed: int = 0) -> Result:
+    """Return a run that overfits, as figures 5.9 and 5.10 show it; its noise is a wave, the same everywhere."""
+    run = result(rung, scale, accuracy, seed)
+    epochs = np.arange(run.recipe.epochs)
+    wave = 0.02 * np.sin(epochs * (2.1 + seed)) + 0.06 * seed
+    history = {
+        "accuracy": 1 - 0.5 * np.exp(-epochs / 12) + wave / 4,
+        "val_accuracy": 0.72 - 0.2 * np.exp(-epochs / 5) + wave,
+        "loss": 0.7 * np.exp(-epochs / 10) + wave / 4 + 0.02,
+        "val_loss": 0.55 + 0.15 * np.exp(-epochs / 3) + 0.0004 * epochs**2 + wave,
+    }
+    return replace(run, history={name: values.tolist() for name, values in history.items()})
 
 
 def store_in(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`convspec compare`: timings side by side, or two versions in turn on this machine."""
+"""`convspec compare`: lay timings side by side, or time two versions in turn on this machine."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
         "compare",
         help="lay timings side by side: records from any machines, or two versions on this one",
         description="Lay records of pytest-benchmark side by side; or time another version and this one in turn, and"
-        " end with exit code 1 where this one is slower.",
+        " end with exit code 1 if this one is slower.",
     )
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument(
@@ -31,7 +31,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table; 1 where this version is slower than BASE, else 0."""
+    """Print the table; return 1 if this version is slower than BASE, else 0."""
     from convspec.timings import compare, interleave
 
     if options.interleave and options.plot:

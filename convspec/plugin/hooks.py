@@ -309,13 +309,10 @@ def pytest_terminal_summary(
 
     terminalreporter.section("the ladder")
     if session.runs:
-        for line in tables.table(session.runs):
-            terminalreporter.write_line(line)
-        terminalreporter.write_line(tables.FOOTNOTE)
+        terminalreporter.write_line(tables.ladder(session.runs).text())
     if session.scale == "full" and not config.option.dataset:
         terminalreporter.section("what the chapter claims")
-        for line in claims.claims(session.runs):
-            terminalreporter.write_line(line)
+        terminalreporter.write_line(claims.claims(session.runs).text())
     if session.repeats:
         repeats = ", ".join(f"{rung} {repeat.outcome}" for rung, repeat in session.repeats.items())
         terminalreporter.write_line(f"trained twice with one seed: {repeats}")

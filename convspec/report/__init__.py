@@ -1,1 +1,1 @@
-"""What a session leaves: tables, charts, contact sheets, claims and the HTML page. Begin reading in `html`."""
+"""Reports of a session: tables, charts, contact sheets, claims and the HTML page. Begin reading in `html`."""

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its pictures in it, which opens offline and loads nothing from elsewhere."""
+"""The page of a run: one HTML file with its pictures in it, which opens offline and loads nothing from elsewhere."""
 
 import base64
 import io
@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import cv2
 import keras
 import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
 from convspec import BadInput
@@ -25,327 +26,314 @@ from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import preparation
 from convspec.progress import bar
-from convspec.report import charts, claims, tables
+from convspec.report import charts, tables
+from convspec.report.claims import claims
 from convspec.report.images import flipped_pictures, sample_rows, view_rows
 from convspec.report.tables import Runs
 from convspec.visualization.maps import activations, channel_tiles, class_activation_maps, dead_share, superimpose, tile
-from convspec.visualization.patterns import filter_patterns, inputs_are_bgr
+from convspec.visualization.patterns import filter_patterns
 from convspec.visualization.trace import CONVOLUTIONS, Trace
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-WRONG = 8  # pictures that the best model gets wrong
+MISTAKES = 8  # pictures shown that the best model gets wrong
 FILTERS, PATTERN = 16, 48  # filters of a layer, and pixels of a side of their patterns
-LOOKED_AT = 8  # test pictures that dead channels are counted on
-ROWS = 8  # of 16 channels, of a layer's tiled picture
-WIDEST = 1200  # pixels, of any picture in the file
-SMALLEST = 192  # pixels of a picture's width: smaller ones are enlarged, pixel by pixel
-PARTS = ("chart", "claims", "curves", "samples", "views", "wrong", "activations", "filters", "flipped")
-SLOW = ("wrong", "activations", "filters")  # some 5 seconds at mini, minutes at full without a GPU
+DEAD_ON = 8  # test pictures that dead channels are counted on
+MAX_CHANNELS = 128  # of a layer, 16 in a row
+MAX_WIDTH = 1200  # pixels, of any picture in the file
+MIN_WIDTH = 192  # pixels, of a picture on its own: smaller ones are enlarged, pixel by pixel
+Part = Literal["chart", "claims", "curves", "samples", "views", "wrong", "activations", "filters", "flipped"]
+SLOW: tuple[Part, ...] = "wrong", "activations", "filters"  # some 5 seconds at mini, minutes at full without a GPU
+
+Load = Callable[[Recipe], Dataset]
 
 
 class Picture(NamedTuple):
-    """A picture as it lies in the page: a data URI, what it shows in words, its size in pixels."""
+    """An image of the page: data URI, description in words, size in pixels."""
 
     src: str
     alt: str
     width: int
     height: int
     caption: str = ""
-    plot: bool = False  # lines on nothing, which the page may show in other colours
+    plot: bool = False  # lines on a transparent ground, which the page inverts in its dark scheme
 
 
-class _Seen(NamedTuple):
-    """The best model, and what it takes to look into it."""
-
+class _BestModel(NamedTuple):
     run: Result
     model: keras.Model
     dataset: Dataset
     prepare: Callable[[np.ndarray], np.ndarray]
     convolutions: list[str]
-    layers: dict[str, int]  # the first convolution at each size of maps, and how many channels it has
+    shown: dict[str, int]  # the first convolution at each size of maps, and its number of channels
 
 
 def write(
     path: Path,
     runs: Runs,
     judgements: Sequence[Judgement],
-    told: Mapping[str, Any],
-    dataset: Callable[[Recipe], Dataset],
+    metadata: Mapping[str, Any],
+    dataset: Load,
     model: Callable[[Result], Path],
     progress: TextIO | None = None,
 ) -> list[str]:
-    """Write the page of the runs, by rung and in the ladder's order, and of what a session has `told` of itself.
+    """Write the page of a session; a part that cannot be drawn is left out, with the reason in its place.
 
-    `told` holds what the record has beside the runs: "outcome" ("complete", "failed" or "interrupted"), "failures" (a
-    "test" and "why" for each), "unfinished" (the seeds that are finished of each rung that is not), "command" (a list
-    of words), "scale", "repeats" (the outcome by rung) and "written" (when). `dataset` gives the pictures of a recipe,
-    `model` the file of a trained model.
-    A part that cannot be drawn is left out, and the page says why in its place; returns those reasons, one a line.
+    Args:
+        path: file to write.
+        runs: runs by rung, in the ladder's order.
+        judgements: what the gate says of them.
+        metadata: what the record has beside the runs: "outcome" ("complete", "failed" or "interrupted"), "failures" (a
+            "test" and "why" for each), "unfinished" (finished seeds of each rung that is not finished), "command" (a
+            list of words), "scale", "repeats" (outcome by rung) and "written" (date and time).
+        dataset: returns the pictures of a recipe.
+        model: returns the file of a run's trained model.
+        progress: stream for a progress bar.
+
+    Returns:
+        The parts that could not be drawn and why, one a line.
     """
-    absent: dict[str, str] = {}
-    undrawn: list[str] = []
-    found: dict[str, Any] = dict.fromkeys(PARTS)
-    look = cache(lambda: _look(runs, dataset, model))
-    draw: dict[str, Callable[[], Any]] = {
+    best = cache(lambda: _load_best(runs, dataset, model))
+    draw: dict[Part, Callable[[], Any]] = {
         "chart": lambda: _chart(runs),
-        "claims": lambda: (
-            claims.claim_rows(runs) if any(tables.published(g[0]) != "-" for g in runs.values()) else None
-        ),
+        "claims": lambda: claims(runs) if any(tables.published(group[0]) for group in runs.values()) else None,
         "curves": lambda: {rung: _curves(rung, group) for rung, group in runs.items()},
         "samples": lambda: _samples(runs, dataset),
         "views": lambda: _views(runs, dataset),
-        "wrong": lambda: _wrong(look()),
-        "activations": lambda: _activations(look()),
-        "filters": lambda: _filters(look()),
-        "flipped": lambda: _flipped(judgements, runs, dataset),
+        "wrong": lambda: _mistakes(best()),
+        "activations": lambda: _activations(best()),
+        "filters": lambda: _filters(best()),
+        "flipped": lambda: _flipped(runs, judgements, dataset),
     }
-    with bar(len(PARTS), "report", "part", progress) as shown:
-        for part in PARTS if runs else ():
+    parts: dict[str, Any] = dict.fromkeys(draw)
+    absent, undrawn = {}, []
+    with bar(len(draw), "report", "part", progress) as shown:
+        for part, function in draw.items() if runs else ():
             try:
-                if part in SLOW and told["outcome"] == "interrupted":
+                if part in SLOW and metadata["outcome"] == "interrupted":
                     absent[part] = "This part is left out, so that a run that is interrupted ends soon."
                 else:
-                    found[part] = draw[part]()
-            except Exception as error:  # of whatever kind: the page says so, and has the other parts all the same
+                    parts[part] = function()
+            except Exception as error:  # of whatever kind: the other parts are worth having
                 undrawn.append(f"{part} could not be drawn: {type(error).__name__}: {error}")
                 absent[part] = f"The part {undrawn[-1]}"
             shown.update()
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    text = environment.get_template("page.html").render(
-        told,
-        **found,
-        absent=absent,
-        command=shlex.join(told["command"]),
-        datasets=", ".join(dict.fromkeys(group[0].dataset["name"] for group in runs.values())),
-        ladder={rung: _rung(group) for rung, group in runs.items()},
-        skipped=tables.skipped(runs),
-        verdicts={judgement.name: judgement for judgement in judgements},
-        best=_best(runs) if runs else None,
-        phases=_phases(runs),
-        timings={rung: _timing(group) for rung, group in runs.items()},
-        machines=_machines(runs),
-        seeds=sum(map(len, runs.values())),
-    )
+    content = dict(metadata) | parts | _facts(runs, judgements) | {"command": shlex.join(metadata["command"])}
+    text = environment.get_template("page.html").render(content, absent=absent)
     with atomic_write(path) as partial:
-        # Names of files need not be Unicode; what is not is shown as Python writes it.
+        # A file's name need not be Unicode: what isn't is written as Python escapes it.
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
     return undrawn
 
 
+def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Return the page's figures that need no drawing."""
+    results = [run for group in runs.values() for run in group]
+    machines = [
+        {name.replace("_", " "): _format_fact(fact) for name, fact in run.machine.items() if name != "load_average"}
+        for run in results
+    ]
+    return {
+        "ladder": {rung: _rung(group) for rung, group in runs.items()},
+        "datasets": ", ".join(dict.fromkeys(run.dataset["name"] for run in results)),
+        "skipped": tables.skipped(runs),
+        "verdicts": {judgement.name: judgement for judgement in judgements},
+        "best": _best_run(runs) if runs else None,
+        "phases": list(dict.fromkeys(phase for run in results for phase in run.seconds)),
+        "machines": [facts for place, facts in enumerate(machines) if facts not in machines[:place]],
+        "seeds": len(results),
+    }
+
+
 def _rung(runs: Sequence[Result]) -> dict[str, Any]:
-    return tables.summary(runs) | {"published": tables.published(runs[0]), "listings": runs[0].recipe.listings}
+    phases = {phase: np.median([run.seconds.get(phase, 0.0) for run in runs]) for phase in runs[0].seconds}
+    published = tables.format_published(runs[0])
+    return tables.summary(runs) | {"published": published, "listings": runs[0].recipe.listings, "phases": phases}
 
 
-def _phases(runs: Runs) -> list[str]:
-    return list(dict.fromkeys(phase for group in runs.values() for run in group for phase in run.seconds))
-
-
-def _timing(runs: Sequence[Result]) -> dict[str, float]:
-    """Median seconds by phase."""
-    return {phase: float(np.median([run.seconds.get(phase, 0.0) for run in runs])) for phase in runs[0].seconds}
-
-
-def _machines(runs: Runs) -> list[dict[str, str]]:
-    """The facts about each machine that runs were made on, but for its load, which is never the same."""
-    found: list[dict[str, str]] = []
-    for run in (run for group in runs.values() for run in group):
-        facts = {name.replace("_", " "): _words(fact) for name, fact in run.machine.items() if name != "load_average"}
-        if facts not in found:
-            found.append(facts)
-    return found
-
-
-def _words(fact: Any) -> str:
+def _format_fact(fact: Any) -> str:
     if isinstance(fact, Mapping):
-        return ", ".join(f"{name} {_words(value)}" for name, value in fact.items())
+        return ", ".join(f"{name} {_format_fact(value)}" for name, value in fact.items())
     if isinstance(fact, list | tuple):
-        return "; ".join(map(_words, fact)) or "none"
+        return "; ".join(map(_format_fact, fact)) or "none"
     return str(fact)
 
 
-def _best(runs: Runs) -> Result:
-    """Of the rung that gets most test pictures right in the mean, the run that gets most right."""
-    group = max(runs.values(), key=lambda group: float(np.mean([run.test_accuracy for run in group])))
+def _best_run(runs: Runs) -> Result:
+    """Return the best run of the rung with the highest mean test accuracy."""
+    group = max(runs.values(), key=lambda group: tables.summary(group)["test_accuracy"])
     return max(group, key=lambda run: run.test_accuracy)
 
 
 def _chart(runs: Runs) -> Picture:
-    said = [f"{rung} {tables.summary(group)['test_accuracy']:.3f}" for rung, group in runs.items()]
-    return _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {', '.join(said)}.")
+    means = [f"{rung} {tables.summary(group)['test_accuracy']:.3f}" for rung, group in runs.items()]
+    return _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {', '.join(means)}.")
 
 
 def _curves(rung: str, runs: Sequence[Result]) -> list[Picture]:
-    found = []
+    """Draw the curves of accuracy and loss, captioned with the last and the best epoch."""
+    curves = []
+    seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
     for metric in ("accuracy", "loss"):
-        said = []
+        texts = []
         for part, values in charts.values_by_part(runs, metric).items():
             means = values.mean(axis=0)
             best = means.argmax() if metric == "accuracy" else means.argmin()
-            said.append(f"{part} ends at {means[-1]:.3f} and is best, {means[best]:.3f}, in epoch {best + 1}")
-        caption = f"{metric.capitalize()} over {values.shape[1]} epochs: {'; '.join(said)}."
-        seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
-        found.append(_plot(charts.curve(runs, metric), f"Curves of the {metric} of {rung}, {seeds}.", caption))
-    return found
+            texts.append(f"{part} ends at {means[-1]:.3f} and is best, {means[best]:.3f}, in epoch {best + 1}")
+        caption = f"{metric.capitalize()} over {values.shape[1]} epochs: {'; '.join(texts)}."
+        curves.append(_plot(charts.curve(runs, metric), f"Curves of the {metric} of {rung}, {seeds}.", caption))
+    return curves
 
 
-def _samples(runs: Runs, dataset: Callable[[Recipe], Dataset]) -> dict[str, list[Picture]]:
-    """Of each dataset, a row of pictures for each class."""
-    found = {}
-    for pictures in {id(each): each for each in (dataset(group[0].recipe) for group in runs.values())}.values():
-        rows = zip(*sample_rows(pictures), pictures.classes, strict=False)
-        shown = [_row(row, f"Training pictures of the class {name}", title) for row, title, name in rows]
-        found[f"{pictures.name}, {pictures.train.images.shape[1]} pixels wide"] = shown
-    return found
+def _samples(runs: Runs, dataset: Load) -> dict[str, list[Picture]]:
+    """Return a row of pictures for each class, by dataset."""
+    samples = {}
+    for data in {id(each): each for each in (dataset(group[0].recipe) for group in runs.values())}.values():
+        rows = zip(*sample_rows(data), data.classes, strict=False)
+        pictures = [_row(row, f"Training pictures of the class {name}", title) for row, title, name in rows]
+        samples[f"{data.name}, {data.train.images.shape[1]} pixels wide"] = pictures
+    return samples
 
 
-def _views(runs: Runs, dataset: Callable[[Recipe], Dataset]) -> dict[str, list[Picture]]:
-    """Of each dataset that a rung augments, a row of views for each class."""
-    found = {}
+def _views(runs: Runs, dataset: Load) -> dict[str, list[Picture]]:
+    """Return a row of augmented views for each class, by dataset."""
+    views: dict[str, list[Picture]] = {}
     for rung, group in runs.items():
         recipe = group[0].recipe
-        if recipe.augmentation and (name := dataset(recipe).name) not in found:
+        if recipe.augmentation and (name := dataset(recipe).name) not in views:
             rows = zip(*view_rows(dataset(recipe), recipe.augmentation), strict=True)
             alt = f"A training picture and what {rung} sees of it"
-            found[name] = [_row(row, f"{alt}: {title}", title) for row, title in rows]
-    return found
+            views[name] = [_row(row, f"{alt}: {title}", title) for row, title in rows]
+    return views
 
 
-def _row(pictures: list[np.ndarray], alt: str, caption: str) -> Picture:
-    return _photo(tile([_enlarged(p, 96) for p in pictures], len(pictures), 4, fill=128), alt, caption)
+def _load_best(runs: Runs, dataset: Load, model: Callable[[Result], Path]) -> _BestModel:
+    run = _best_run(runs)
+    data, file = dataset(run.recipe), model(run)
+    if list(data.test.names) != run.test_names:
+        raise BadInput(f"{data.name}: its test pictures are not those that {run.recipe.name} was tested with")
+    network = saved_model.load(file).model
+    prepare = preparation(run.recipe, data)
+    return _BestModel(run, network, data, prepare, *_convolutions(network, prepare(data.test.images[0])))
 
 
-def _look(runs: Runs, dataset: Callable[[Recipe], Dataset], model: Callable[[Result], Path]) -> _Seen:
-    best = _best(runs)
-    pictures, file = dataset(best.recipe), model(best)
-    if list(pictures.test.names) != best.test_names:
-        raise BadInput(f"{pictures.name}: its test pictures are not those that {best.recipe.name} was tested with")
-    loaded = saved_model.load(file).model
-    prepare = preparation(best.recipe, pictures)
-    trace = Trace(loaded, prepare(pictures.test.images[0]))
-    convolutions = [name for name, layer in trace.layers.items() if isinstance(layer, CONVOLUTIONS)]
-    layers = {name: trace.outputs[name].shape[-1] for name in trace.first_convolutions()}
-    return _Seen(best, loaded, pictures, prepare, convolutions, layers)
+def _convolutions(model: keras.Model, picture: np.ndarray) -> tuple[list[str], dict[str, int]]:
+    """Return the names of all convolutions, and the first at each size of maps with its number of channels."""
+    trace = Trace(model, picture)
+    names = [name for name, layer in trace.layers.items() if isinstance(layer, CONVOLUTIONS)]
+    return names, {name: trace.outputs[name].shape[-1] for name in trace.first_convolutions()} if names else {}
 
 
-def _wrong(seen: _Seen) -> dict[str, Any]:
-    """The test pictures that the model was most sure of and wrong, each beside its heatmap."""
-    run, test = seen.run, seen.dataset.test
+def _mistakes(best: _BestModel) -> dict[str, Any]:
+    """Return the test pictures that the model was most confident of and wrong, each beside its heatmap."""
+    run, test, classes = best.run, best.dataset.test, best.dataset.classes
     places = [place for place, label in enumerate(run.test_labels) if run.predicted[place] != label]
     places.sort(key=lambda place: -run.confidence[place])
-    shown = []
-    heatmaps = np.empty(0)
-    if seen.layers and places:
-        images, classes = seen.prepare(test.images[places[:WRONG]]), [run.predicted[place] for place in places[:WRONG]]
-        heatmaps = class_activation_maps(seen.model, images, classes)
-    for number, place in enumerate(places[:WRONG]):
-        label, said = (seen.dataset.classes[index] for index in (run.test_labels[place], run.predicted[place]))
-        sides, speaks = [_enlarged(test.images[place], SMALLEST)], ""
-        if len(heatmaps):
+    top, pictures, heatmaps = places[:MISTAKES], [], None
+    if best.shown and top:
+        given = [run.predicted[place] for place in top]
+        heatmaps = class_activation_maps(best.model, best.prepare(test.images[top]), given)
+    for number, place in enumerate(top):
+        label, answer = classes[run.test_labels[place]], classes[run.predicted[place]]
+        sides, evidence = [_enlarge(test.images[place], MIN_WIDTH)], ""
+        if heatmaps is not None:
             sides.append(superimpose(sides[0], heatmaps[number]))
-            speaks = f"; {'right, in red what' if heatmaps[number].any() else 'nothing'} spoke for {said}"
             sides[0] = np.broadcast_to(sides[0], sides[1].shape)
-        caption = f"{test.names[place]}: {label}, taken for {said} with a confidence of {run.confidence[place]:.2f}"
-        alt = f"The test picture {test.names[place]}{speaks}"
-        shown.append(_photo(tile(sides, len(sides), 4, fill=128), alt, caption))
-    confused = Counter(
-        (seen.dataset.classes[run.test_labels[p]], seen.dataset.classes[run.predicted[p]]) for p in places
-    )
-    return {"pictures": shown, "count": len(places), "of": len(run.test_labels), "confused": confused.most_common(5)}
+            evidence = f"; {'right, in red what' if heatmaps[number].any() else 'nothing'} spoke for {answer}"
+        caption = f"{test.names[place]}: {label}, taken for {answer} with a confidence of {run.confidence[place]:.2f}"
+        alt = f"The test picture {test.names[place]}{evidence}"
+        pictures.append(_photo(tile(sides, len(sides), 4, fill=128), alt, caption))
+    confused = Counter((classes[run.test_labels[place]], classes[run.predicted[place]]) for place in places)
+    return {"pictures": pictures, "count": len(places), "of": len(run.test_labels), "confused": confused.most_common(5)}
 
 
-def _activations(seen: _Seen) -> dict[str, Any]:
-    """Every channel of some layers for one picture, and the share of dead channels in all, over several pictures."""
-    if not seen.layers:
+def _activations(best: _BestModel) -> dict[str, Any]:
+    """Return the channels of some layers for one picture, and the share of dead channels over several pictures."""
+    if not best.shown:
         return {"layers": []}
-    test = seen.dataset.test
-    outputs = [activations(seen.model, seen.prepare(image)) for image in test.images[:LOOKED_AT]]
-    shown = []
-    for name, channels in seen.layers.items():
-        maps = outputs[0][name][..., : 16 * ROWS]
-        tiles = channel_tiles(maps)
-        some = f"{channels} channels" if channels == maps.shape[-1] else f"{maps.shape[-1]} of {channels} channels"
+    test, layers = best.dataset.test, []
+    outputs = [activations(best.model, best.prepare(picture)) for picture in test.images[:DEAD_ON]]
+    for name, channels in best.shown.items():
+        maps = outputs[0][name][..., :MAX_CHANNELS]
+        count = f"{channels} channels" if channels == maps.shape[-1] else f"{maps.shape[-1]} of {channels} channels"
         size = f"{maps.shape[0]} x {maps.shape[1]}"
-        alt = f"What {name} makes of the picture: {some} of {size}, side by side; black ones are dead"
-        shown.append(_photo(_enlarged(tiles, 16 * 48), alt, f"{name}: {some} of {size}"))
-    dead = [dead_share({name: each[name] for name in seen.convolutions}) for each in outputs]
-    shares = {name: float(np.mean([each[name] for each in dead])) for name in dead[0]}
-    said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        alt = f"Activations of {name} for the picture: {count} of {size}, side by side; black ones are dead"
+        layers.append(_photo(_enlarge(channel_tiles(maps), 16 * 48), alt, f"{name}: {count} of {size}"))
+    dead = [dead_share({name: maps[name] for name in best.convolutions}) for maps in outputs]
+    shares = {name: float(np.mean([each[name] for each in dead])) for name in best.convolutions}
+    texts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return {
-        "picture": _photo(_enlarged(test.images[0], SMALLEST), f"The test picture {test.names[0]}", test.names[0]),
-        "layers": shown,
-        "dead": _plot(charts.dead_by_depth(shares), f"Share of dead channels by layer, the first at the top: {said}."),
+        "picture": _photo(_enlarge(test.images[0], MIN_WIDTH), f"The test picture {test.names[0]}", test.names[0]),
+        "layers": layers,
+        "dead": _plot(charts.dead_by_depth(shares), f"Share of dead channels by layer, the first at the top: {texts}."),
         "pictures": len(outputs),
     }
 
 
-def _filters(seen: _Seen) -> dict[str, Any]:
-    """What the first filters of some layers respond to most."""
-    if not seen.layers:
-        return {"layers": []}
-    colours = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)[:, None, None]
-    black, white = np.asarray(seen.prepare(colours[..., : seen.dataset.test.images.shape[-1]]))
-    blue_first = inputs_are_bgr(seen.prepare)  # what some bases were trained with, and no picture is
-    shown = []
-    for name, channels in seen.layers.items():
+def _filters(best: _BestModel) -> dict[str, Any]:
+    """Return what the first filters of some layers respond to most."""
+    value_range = _input_range(best)
+    blue_first = best.dataset.test.images.shape[-1] == 3 and inputs_are_bgr(best.prepare)
+    layers = []
+    for name, channels in best.shown.items():
         count = min(FILTERS, channels)
-        patterns = filter_patterns(
-            seen.model, name, range(count), PATTERN, value_range=(float(black.min()), float(white.max()))
-        )
+        patterns = filter_patterns(best.model, name, range(count), PATTERN, value_range=value_range)
         grid = tile(patterns[..., ::-1] if blue_first else patterns, 8, 4, fill=128)
         alt = f"The patterns that the first {count} filters of {name} respond to most, side by side"
-        shown.append(_photo(grid, alt, name))
-    return {"layers": shown}
+        layers.append(_photo(_enlarge(grid, 16 * 48), alt, name))
+    return {"layers": layers}
 
 
-def _flipped(
-    judgements: Sequence[Judgement], runs: Runs, dataset: Callable[[Recipe], Dataset]
-) -> dict[str, list[Picture]]:
-    """Of each rung with more flips than chance has, the test pictures that flipped most consistently."""
-    found = {}
+def _input_range(best: _BestModel) -> tuple[float, float]:
+    """Return the lowest and the highest value of a prepared picture."""
+    shades = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1).repeat(best.dataset.test.images.shape[-1], axis=3)
+    prepared = np.asarray(best.prepare(shades))
+    return float(prepared.min()), float(prepared.max())
+
+
+def _flipped(runs: Runs, judgements: Sequence[Judgement], dataset: Load) -> dict[str, list[Picture]]:
+    """Return the test pictures that flipped most consistently, by rung with more flips than chance has."""
+    flipped = {}
     for judgement in judgements:
         if judgement.name in runs and judgement.flips and judgement.flips.outcome == "change":
-            pictures, titles = flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement)
-            found[judgement.name] = [
-                _photo(_enlarged(picture, SMALLEST), f"A test picture that flipped: {title}", title)
-                for picture, title in zip(pictures, titles, strict=True)
+            shown = zip(*flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement), strict=True)
+            flipped[judgement.name] = [
+                _photo(_enlarge(picture, MIN_WIDTH), f"A test picture that flipped: {title}", title)
+                for picture, title in shown
             ]
-    return found
+    return flipped
 
 
-def _enlarged(picture: np.ndarray, width: int) -> np.ndarray:
-    """Each pixel as a square of pixels, so that the picture is at least that wide."""
+def _row(pictures: list[np.ndarray], alt: str, caption: str) -> Picture:
+    return _photo(tile([_enlarge(picture, 96) for picture in pictures], len(pictures), 4, fill=128), alt, caption)
+
+
+def _enlarge(picture: np.ndarray, width: int) -> np.ndarray:
+    """Return the picture at least `width` pixels wide, each pixel a square of pixels."""
     times = -(-width // picture.shape[1])
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _photo(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
-    """As WebP, which takes a tenth of a PNG."""
+    """Return a picture as WebP, a tenth of a PNG's size."""
     height, width = picture.shape[:2]
-    if width > WIDEST:
-        height, width = round(height * WIDEST / width), WIDEST
+    if width > MAX_WIDTH:
+        height, width = round(height * MAX_WIDTH / width), MAX_WIDTH
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     file = io.BytesIO()
     Image.fromarray(picture.squeeze()).save(file, "WEBP", quality=85)
-    return Picture(_uri("image/webp", file.getvalue()), alt, width, height, caption)
+    return Picture(_data_uri("webp", file), alt, width, height, caption)
 
 
-def _plot(figure: "Figure", alt: str, caption: str = "") -> Picture:
-    """As SVG, which is sharp at any size, on a transparent ground."""
+def _plot(figure: Figure, alt: str, caption: str = "") -> Picture:
+    """Return a figure as SVG, sharp at any size, on a transparent ground."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "convspec"}):  # the same figure, the same file
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Picture(_uri("image/svg+xml", file.getvalue()), alt, width, height, caption, plot=True)
+    return Picture(_data_uri("svg+xml", file), alt, width, height, caption, plot=True)
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _data_uri(kind: str, file: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,112 +1,106 @@
 """Contact sheets: sample pictures, augmented views, flipped pictures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from convspec.accuracy.judgement import Judgement
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import picture_rng
 from convspec.data.datasets import Dataset
-
-if TYPE_CHECKING:
-    pass
-
 from convspec.report.charts import save_figure
 
-COLUMNS_OF_PICTURES = 8
-MAX_ROWS = 10
+MAX_ROWS, COLUMNS = 10, 8
+FLIPPED_COLUMNS = 4
+
+Rows = tuple[list[list[np.ndarray]], list[str]]  # rows of pictures, and a title for each row
 
 
 def samples(dataset: Dataset, path: Path) -> None:
-    """The rows of `sample_rows` as a picture."""
-    _save_grid(*sample_rows(dataset), path)
+    """Write the rows of `sample_rows` as one image file."""
+    _save_rows(*sample_rows(dataset), path)
 
 
-def sample_rows(dataset: Dataset) -> tuple[list[list[np.ndarray]], list[str]]:
-    """The first training pictures of each of up to ten classes, and for each its name and counts (figure 5.8)."""
+def sample_rows(dataset: Dataset) -> Rows:
+    """Return the first training pictures of each of up to ten classes, titled with name and counts (figure 5.8)."""
     rows, titles = [], []
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for label, name in enumerate(dataset.classes[:MAX_ROWS]):
-        rows.append(list(dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:COLUMNS_OF_PICTURES]]))
+        rows.append(list(dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:COLUMNS]]))
         counts = [f"{np.sum(split.labels == label):,} {part}" for part, split in parts.items() if split is not None]
         titles.append(f"{name}: {', '.join(counts)}")
     return rows, titles
 
 
 def views(dataset: Dataset, augmentation: Augmentation, path: Path, seed: int = 0) -> None:
-    """The rows of `view_rows` as a picture."""
-    _save_grid(*view_rows(dataset, augmentation, seed), path)
+    """Write the rows of `view_rows` as one image file."""
+    _save_rows(*view_rows(dataset, augmentation, seed), path)
 
 
-def view_rows(dataset: Dataset, augmentation: Augmentation, seed: int = 0) -> tuple[list[list[np.ndarray]], list[str]]:
-    """The first training picture of each of up to ten classes, and how training with `seed` shows it in its first
-    passes (figure 5.11).
+def view_rows(dataset: Dataset, augmentation: Augmentation, seed: int = 0) -> Rows:
+    """Return the first training picture of each of up to ten classes and its views in the first epochs (figure 5.11).
+
+    The views are those that training with `seed` sees.
     """
     rows, titles = [], []
     for label, name in enumerate(dataset.classes[:MAX_ROWS]):
         index = np.flatnonzero(dataset.train.labels == label)[0]
         picture = dataset.train.images[index]
-        shown = [augmentation(picture, picture_rng(seed, number, index)) for number in range(COLUMNS_OF_PICTURES - 1)]
-        rows.append([picture, *shown])
+        rows.append([picture, *(augmentation(picture, picture_rng(seed, n, index)) for n in range(COLUMNS - 1))])
         titles.append(f"{name}: {dataset.train.names[index]}, then as augmented")
     return rows, titles
 
 
 def flipped(dataset: Dataset, judgement: Judgement, path: Path) -> None:
-    """The pictures of `flipped_pictures` as a contact sheet."""
+    """Write the pictures of `flipped_pictures`, each under its title, as one image file; none if nothing flipped."""
     pictures, titles = flipped_pictures(dataset, judgement)
     if pictures:
-        _save_sheet(pictures, titles, COLUMNS_OF_PICTURES // 2, path)
+        starts = range(0, len(pictures), FLIPPED_COLUMNS)
+        rows = [pictures[start : start + FLIPPED_COLUMNS] for start in starts]
+        names = [titles[start : start + FLIPPED_COLUMNS] for start in starts]
+        figure = Figure(figsize=(2.2 * FLIPPED_COLUMNS, 2.6 * len(starts)), layout="constrained")
+        _save_sheet(figure, rows, names, path, FLIPPED_COLUMNS, fontsize=8)
 
 
 def flipped_pictures(dataset: Dataset, judgement: Judgement) -> tuple[list[np.ndarray], list[str]]:
-    """The test pictures that flipped most consistently, with their label, the change in their rate of being right, and
-    what both sides gave them in the mean: the class of most runs, and the confidence in it.
+    """Return the test pictures that flipped most consistently, and a title for each.
+
+    The title has the label, the change in the rate of being right, and for both sides the class that most runs gave
+    with their mean confidence in it.
     """
-    if not judgement.flips:
-        return [], []
-    shown = judgement.flips.pictures[: MAX_ROWS * COLUMNS_OF_PICTURES // 2]
-    rows, titles = [], []
-    for place, change in zip(shown, judgement.flips.changes, strict=False):
-        said = []
+    pictures, titles = [], []
+    flips = list(zip(judgement.flips.pictures, judgement.flips.changes, strict=True)) if judgement.flips else []
+    for place, change in flips[: MAX_ROWS * FLIPPED_COLUMNS]:
+        answers = []
         for side in (judgement.baseline, judgement.runs):
             classes = [run.predicted[place] for run in side]
-            most = max(set(classes), key=classes.count)
-            sure = np.mean([run.confidence[place] for run in side if run.predicted[place] == most])
-            said.append(f"{dataset.classes[most]} {sure:.2f}")
-        rows.append(dataset.test.images[place])
-        label = dataset.classes[dataset.test.labels[place]]
-        titles.append(f"{label} ({change:+.1f})\n{said[0]} > {said[1]}")
-    return rows, titles
+            answer = max(set(classes), key=classes.count)
+            confidence = np.mean([run.confidence[place] for run in side if run.predicted[place] == answer])
+            answers.append(f"{dataset.classes[answer]} {confidence:.2f}")
+        pictures.append(dataset.test.images[place])
+        titles.append(f"{dataset.classes[dataset.test.labels[place]]} ({change:+.1f})\n{' > '.join(answers)}")
+    return pictures, titles
 
 
-def _save_grid(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> None:
-    from matplotlib.figure import Figure
-
+def _save_rows(rows: list[list[np.ndarray]], titles: list[str], path: Path) -> None:
     height = 1.45 * len(rows)
-    figure = Figure(figsize=(1.2 * COLUMNS_OF_PICTURES, height))
+    figure = Figure(figsize=(1.2 * COLUMNS, height))
     figure.subplots_adjust(0.005, 0.05 / height, 0.995, 1 - 0.25 / height, wspace=0.04, hspace=0.25)
-    grid = figure.subplots(len(rows), COLUMNS_OF_PICTURES, squeeze=False)
-    for row, pictures, title in zip(grid, rows, titles, strict=True):
-        row[0].set_title(ascii(title)[1:-1], loc="left", fontsize=9, parse_math=False)
-        for axes in row:
-            axes.axis("off")
-        for axes, picture in zip(row, pictures, strict=False):
-            axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-    save_figure(figure, path)
+    _save_sheet(figure, rows, [[ascii(title)[1:-1]] for title in titles], path, COLUMNS, loc="left", fontsize=9)
 
 
-def _save_sheet(pictures: list[np.ndarray], titles: list[str], columns: int, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
+def _save_sheet(
+    figure: Figure, rows: list[list[np.ndarray]], titles: list[list[str]], path: Path, columns: int, **style: Any
+) -> None:
+    """Draw rows of pictures, each row with titles above its first pictures."""
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.flat:
         axes.axis("off")
-    for axes, picture, title in zip(grid, pictures, titles, strict=False):
-        axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=8, parse_math=False)
+    for line, pictures, names in zip(grid, rows, titles, strict=True):
+        for axes, picture in zip(line, pictures, strict=False):
+            axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+        for axes, name in zip(line, names, strict=False):
+            axes.set_title(name, parse_math=False, **style)
     save_figure(figure, path)

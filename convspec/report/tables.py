@@ -1,123 +1,167 @@
-"""The ladder as a table for the terminal, a picture, and a JSON record; the pictures it was climbed with."""
+"""Tables as text and Markdown; the ladder's figures, its table and its record."""
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convspec.accuracy import statistics
-from convspec.accuracy.judgement import Judgement
 from convspec.files import atomic_write
-from convspec.ladder.result import Result
 
 if TYPE_CHECKING:
-    pass
+    from convspec.accuracy.judgement import Judgement
+    from convspec.ladder.result import Result
 
+Runs = Mapping[str, Sequence["Result"]]  # by rung, in the ladder's order
 
-Runs = Mapping[str, Sequence[Result]]
-
-FOOTNOTE = (
-    "test: mean and its 95 % interval (Student's t over seeds; for one seed Wilson over pictures). val: best epoch."
-    "\ntrain: last epoch. s/run: median wall time, the base's features included. img/s: training steps alone."
-    "\nbase img: pictures that went through the base, forward, in one run."
-)
+SCHEMA = 1  # of ladder.json; one more where a reader of the last one would misread it
+MAX_NAME_WIDTH = 44
 COLUMNS = {
     "rung": "<", "published": "<", "test": "<", "val": ">", "train": ">", "seeds": ">",
     "s/run": ">", "img/s": ">", "base img": ">", "peak MiB": ">",
 }  # fmt: skip
+FOOTNOTES = (
+    "test: mean and its 95 % interval (Student's t over seeds; for one seed Wilson over pictures). val: best epoch.",
+    "train: last epoch. s/run: median wall time, the base's features included. img/s: training steps alone.",
+    "base img: pictures that went through the base, forward, in one run.",
+)
 
 
-def published(result: Result) -> str:
-    """The chapter's figures, where it has any and the run used its own pictures and schedule; "-" elsewhere."""
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under titles, between lines of text; a row of a single cell names a group of rows.
+
+    `alignment` has "<" (left) or ">" (right) for each column; by default all but the first are right-aligned.
+    """
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    alignment: str = ""
+    above: Sequence[str] = ()
+    below: Sequence[str] = ()
+
+    @property
+    def _sides(self) -> str:
+        return self.alignment or "<" + ">" * (len(self.titles) - 1)
+
+    def text(self) -> str:
+        """Return the table for a terminal; a long name in the first column continues on lines of its own."""
+        rows = [self.titles, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
+        widths[0] = min(widths[0], MAX_NAME_WIDTH)
+        lines = []
+        for name, *cells in rows:
+            if not cells:
+                lines += ["", name]
+                continue
+            first, *more = textwrap.wrap(name, MAX_NAME_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            padded = (f"{c:{side}{width}}" for c, side, width in zip([first, *cells], self._sides, widths, strict=True))
+            lines += ["  ".join(padded).rstrip(), *more]
+        return "\n\n".join("\n".join(part) for part in (self.above, lines, self.below) if part)
+
+    def markdown(self) -> str:
+        """Return the table for a page, between two lists of the lines above and below."""
+
+        def escape(text: str) -> str:
+            return re.sub(r"([\\|<*`]|\b_|_\b)", r"\\\1", text)
+
+        blank = [""] * (len(self.titles) - 1)
+        rules = ["---" if side == "<" else "---:" for side in self._sides]
+        cells = [[*map(escape, row)] if len(row) > 1 else [f"**{escape(row[0])}**", *blank] for row in self.rows]
+        table = [f"| {' | '.join(row)} |" for row in ([*map(escape, self.titles)], rules, *cells)]
+        above, below = ([f"- {escape(line)}" for line in lines] for lines in (self.above, self.below))
+        return "\n\n".join("\n".join(part) for part in (above, table, below) if part) + "\n"
+
+
+def format_range(low: float, high: float) -> str:
+    """Return "0.7-0.72", or "0.9" for a range of one value."""
+    return f"{low:.3g}" + (f"-{high:.3g}" if high > low else "")
+
+
+def published(result: "Result") -> dict[str, tuple[float, float]]:
+    """Return the chapter's accuracies by part; none unless the run is of a rung at full on the chapter's pictures."""
     recipe = result.recipe
-    if recipe.scale != "full" or result.dataset["name"] != recipe.dataset:
-        return "-"
-    figures = [
-        f"{'val' if part == 'validation' else part} {low:.3g}" + (f"-{high:.3g}" if high > low else "")
-        for part, (low, high) in recipe.published.items()
-    ]
-    return ", ".join(figures) or "-"
+    return recipe.published if recipe.scale == "full" and result.dataset["name"] == recipe.dataset else {}
 
 
-def summary(runs: Sequence[Result]) -> dict[str, Any]:
-    """The figures of one rung over its seeds."""
+def format_published(result: "Result") -> str:
+    """Return the chapter's accuracies as one cell of a table, "-" where there are none."""
+    short = {"validation": "val"}
+    return (
+        ", ".join(f"{short.get(part, part)} {format_range(*span)}" for part, span in published(result).items()) or "-"
+    )
+
+
+def summary(runs: Sequence["Result"]) -> dict[str, Any]:
+    """Return the figures of one rung over its seeds; what was not measured is None."""
     accuracies = [run.test_accuracy for run in runs]
     low, high = statistics.interval(accuracies, len(runs[0].test_labels))
     validation = [run.validation_accuracy for run in runs if run.validation_accuracy is not None]
+    speeds = [run.images_per_second for run in runs if run.images_per_second]
     return {
         "test_accuracy": float(np.mean(accuracies)),
         "test_interval": [max(low, 0.0), min(high, 1.0)],
         "validation_accuracy": float(np.mean(validation)) if validation else None,
         "train_accuracy": float(np.mean([run.history["accuracy"][-1] for run in runs])),
         "seconds": float(np.median([run.wall_seconds for run in runs])),
-        "images_per_second": float(np.median([run.images_per_second or np.nan for run in runs])),
-        "peak_memory_mib": max(run.peak_memory_mib or 0 for run in runs),
+        "images_per_second": float(np.median(speeds)) if speeds else None,
+        "peak_memory_mib": max((run.peak_memory_mib for run in runs if run.peak_memory_mib), default=None),
         "seeds": [run.seed for run in runs],
     }
 
 
-def table(runs: Runs) -> list[str]:
-    """One line a rung, under a line of titles."""
-    rows = [{title: title for title in COLUMNS}]
-    for rung, group in runs.items():
-        figures = summary(group)
-        low, high = figures["test_interval"]
-        validation = figures["validation_accuracy"]
-        cells = (
-            rung,
-            published(group[0]),
-            f"{figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
-            "-" if validation is None else f"{validation:.3f}",
-            f"{figures['train_accuracy']:.3f}",
-            str(len(group)),
-            f"{figures['seconds']:.1f}",
-            f"{figures['images_per_second']:.0f}",
-            "-" if group[0].base_pictures is None else str(group[0].base_pictures),
-            str(figures["peak_memory_mib"]),
-        )
-        rows.append(dict(zip(COLUMNS, cells, strict=True)))
-    widths = {title: max(len(row[title]) for row in rows) for title in COLUMNS}
-    return ["  ".join(format(row[t], f"{side}{widths[t]}") for t, side in COLUMNS.items()).rstrip() for row in rows]
+def _row(rung: str, runs: Sequence["Result"]) -> list[str]:
+    figures = summary(runs)
+    low, high = figures["test_interval"]
+    validation, speed = figures["validation_accuracy"], figures["images_per_second"]
+    return [
+        rung,
+        format_published(runs[0]),
+        f"{figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+        "-" if validation is None else f"{validation:.3f}",
+        f"{figures['train_accuracy']:.3f}",
+        str(len(runs)),
+        f"{figures['seconds']:.1f}",
+        "unknown" if speed is None else f"{speed:.0f}",
+        "-" if runs[0].base_pictures is None else str(runs[0].base_pictures),
+        str(figures["peak_memory_mib"] or "unknown"),
+    ]
+
+
+def ladder(runs: Runs) -> Table:
+    """Return the ladder's table, a row for each rung."""
+    rows = [_row(rung, group) for rung, group in runs.items()]
+    return Table([*COLUMNS], rows, "".join(COLUMNS.values()), below=FOOTNOTES)
+
+
+def markdown(runs: Runs, judgements: Sequence["Judgement"], path: Path) -> None:
+    """Write the ladder, a gate's outcome for each rung, and the verdicts as Markdown."""
+    table, gates = ladder(runs), {judgement.name: judgement.outcome for judgement in judgements}
+    rows = [[*row, gates.get(row[0], "-")] for row in table.rows]
+    below = [*("\n  ".join(judgement.lines) for judgement in judgements), *FOOTNOTES]
+    text = Table([*table.titles, "gate"], rows, table.alignment + "<", below=below).markdown()
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def skipped(runs: Runs) -> list[str]:
-    """How many files of each dataset were left out, and why each was."""
-    found = {run.dataset["name"]: run.dataset["skipped"] for group in runs.values() for run in group}
+    """Return how many files of each dataset were left out, and why each was."""
     lines = []
-    for name, reasons in found.items():
+    for name, reasons in {r.dataset["name"]: r.dataset["skipped"] for group in runs.values() for r in group}.items():
         if reasons:
-            lines += [
-                f"{name}: {len(reasons)} file{'s' * (len(reasons) > 1)} left out",
-                *(f"  {reason}" for reason in reasons),
-            ]
+            lines.append(f"{name}: {len(reasons)} file{'s' * (len(reasons) > 1)} left out")
+            lines += [f"  {reason}" for reason in reasons]
     return lines
 
 
-def markdown(runs: Runs, judgements: Sequence[Judgement], path: Path) -> None:
-    """The ladder and its verdicts in Markdown, as a pull request shows it."""
-    judged = {judgement.name: judgement for judgement in judgements}
-    lines = ["| rung | published | test [95 %] | val | seeds | s/run | gate |", "|---|---|---|---|---|---|---|"]
-    for rung, group in runs.items():
-        figures = summary(group)
-        low, high = figures["test_interval"]
-        validation = figures["validation_accuracy"]
-        cells = [
-            rung, published(group[0]), f"{figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
-            "-" if validation is None else f"{validation:.3f}", str(len(group)), f"{figures['seconds']:.1f}",
-            f"**{judged[rung].outcome}**" if rung in judged else "-",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    for judgement in judgements:
-        lines += ["", *(f"{'- ' if place == 0 else '  '}{line}" for place, line in enumerate(judgement.lines))]
-    with atomic_write(path) as partial:
-        partial.write_text("\n".join(lines) + "\n")
-
-
 def record(runs: Runs, path: Path, **session: Any) -> None:
-    """One JSON file: what the session was, the summary of each rung, and the raw runs."""
+    """Write one JSON file with facts on the session, the summary of each rung, and the raw runs."""
     rungs = {rung: summary(group) for rung, group in runs.items()}
     raw = [run.as_dict() for group in runs.values() for run in group]
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(session | {"rungs": rungs, "runs": raw}))
+        partial.write_text(json.dumps({"schema": SCHEMA} | session | {"rungs": rungs, "runs": raw}))

@@ -1,1 +1,1 @@
-"""Timings side by side: records in `compare`, two versions in turn in `interleave`."""
+"""Timings of benchmarks: records side by side in `compare`, two versions in turn in `interleave`."""

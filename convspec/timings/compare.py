@@ -1,8 +1,4 @@
-"""Timings side by side: pytest-benchmark's records from any machines, and two versions in turn on this one.
-
-Between machines everything is reported and nothing fails. On one machine two versions are timed in alternating
-processes, and a benchmark is called slower only by the rule of `regression.judge`.
-"""
+"""Records of pytest-benchmark from any machines, side by side as a table or a chart. Nothing here fails on speed."""
 
 import json
 import math
@@ -13,39 +9,40 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 from scipy import stats
 
 from convspec import BadInput
-from convspec.accuracy import statistics
+from convspec.accuracy.statistics import CONFIDENCE
 from convspec.files import atomic_write
+from convspec.report.tables import MAX_NAME_WIDTH, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-MIN_DATA = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
-NAME_WIDTH = 44
-FOOTNOTES = [
+MIN_ROUNDS = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
+FOOTNOTES = (
     "ratio: median time by that of the first record, above 1 is slower; [95 % interval: bootstrap over the rounds of"
     " these sessions, which do not show how sessions differ]",
     "of limit: the share of what a probe of the same shape of work reached on that machine in that run",
-]
+)
 COLOURS, MARKERS = ("#4477aa", "#cc6633", "#228833", "#aa3377", "#888822", "#3399bb"), "os^Dv"
+GREY = "#777777"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One benchmark in one record; what the record does not say is None or empty."""
+    """One benchmark in one record, times in seconds; what was not measured is None or empty."""
 
     work: dict[str, str]  # the same wherever the same is timed
     median: float
     seconds: list[float]  # of each round
-    images_per_second: float | None
-    flops_per_second: float | None
-    share_of_probe: float | None
+    images_per_second: float | None = None
+    flops_per_second: float | None = None
+    share_of_probe: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,124 +56,98 @@ class Record:
     timings: dict[str, Timing]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Lines above, titles, rows (one of a single cell names a group), lines below."""
+class _Stats(msgspec.Struct):
+    median: Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
+    data: list[float] | None = None
 
-    above: list[str]
-    titles: list[str]
-    rows: list[list[str]]
-    below: list[str]
 
-    def text(self) -> str:
-        """For a terminal; a long name runs on in lines of its own."""
-        full = [row for row in [self.titles, *self.rows] if len(row) > 1]
-        widths = [max(map(len, column)) for column in list(zip(*full, strict=True))[1:]]
-        lines = []
-        for name, *cells in [self.titles, *self.rows]:
-            first, *more = textwrap.wrap(name, NAME_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-            if cells:
-                figures = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-                lines += [f"{first:<{NAME_WIDTH}}  {figures}", *more]
-            else:
-                lines += ["", name]
-        return "\n".join([*self.above, "", *lines, "", *self.below])
+class _Benchmark(msgspec.Struct):
+    fullname: str
+    stats: _Stats
+    group: str | None = None
+    params: Any = None
+    extra_info: dict[str, Any] = {}
 
-    def markdown(self) -> str:
-        """For a page: the same as a table between two lists."""
 
-        def escaped(texts: list[str]) -> list[str]:
-            return [re.sub(r"([\\|<*_`])", r"\\\1", text) for text in texts]
-
-        empty = [""] * (len(self.titles) - 1)
-        titles, *rows = (escaped(row) for row in [self.titles, *self.rows])
-        rows = [row if len(row) > 1 else [f"**{row[0]}**", *empty] for row in rows]
-        table = [f"| {' | '.join(row)} |" for row in (titles, ["---", *["---:" for _ in empty]], *rows)]
-        above, below = ([f"- {line}" for line in escaped(lines)] for lines in (self.above, self.below))
-        return "\n".join([*above, "", *table, "", *below, ""])
+class _File(msgspec.Struct):
+    benchmarks: Annotated[list[_Benchmark], msgspec.Meta(min_length=1)]
+    machine_info: dict[str, Any] = {}
 
 
 def read(paths: Sequence[Path]) -> list[Record]:
-    """Files that pytest-benchmark wrote; those of one name get numbers.
+    """Read files that pytest-benchmark wrote; records of one label are numbered.
 
     Raises BadInput for a file that is missing, damaged or something else.
     """
-    records = [_record(path) for path in paths]
+    records = [read_record(path) for path in paths]
     counts = Counter(record.label for record in records)
     numbers = {label: iter(range(1, count + 1)) for label, count in counts.items() if count > 1}
     return [replace(r, label=f"{r.label} #{next(numbers[r.label])}") if r.label in numbers else r for r in records]
 
 
-def _record(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """Read one file; raises BadInput as `read` does."""
     remedy = "give files that pytest wrote with --benchmark-json or --benchmark-save"
     shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
-        content = json.loads(path.read_bytes())
+        content = msgspec.convert(json.loads(path.read_bytes()), _File)  # json, as it reads NaN
         timings: dict[str, Timing] = {}
-        for entry in content["benchmarks"]:
+        for benchmark in content.benchmarks:
             # Where the package is installed, its benchmarks lie elsewhere under the same names.
-            name = re.sub(r"^[^:]*\bbenchmarks/", "", entry["fullname"])
-            timings[entry["fullname"] if name in timings else name] = _timing(entry)
-        if not timings:
-            raise ValueError("no benchmarks in it")
-        told = [entry.get("extra_info", {}).get("machine") for entry in content["benchmarks"]]
-        processor = content.get("machine_info", {}).get("cpu", {}).get("brand_raw")
-        machine, versions = _machine(next(filter(None, told), {"processor": processor}))
+            name = re.sub(r"^[^:]*\bbenchmarks/", "", benchmark.fullname)
+            timings[benchmark.fullname if name in timings else name] = _timing(benchmark)
+        machines = [benchmark.extra_info.get("machine") for benchmark in content.benchmarks]
+        processor = content.machine_info.get("cpu", {}).get("brand_raw")
+        machine, versions = _machine(next(filter(None, machines), {"processor": processor}))
     except FileNotFoundError:
         raise BadInput(f"{shown!r} is missing; {remedy}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise BadInput(f"{shown!r} is damaged or no record of pytest-benchmark ({what}); {remedy}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError, msgspec.ValidationError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInput(f"{shown!r} is damaged or no record of pytest-benchmark ({reason}); {remedy}") from error
     return Record(re.sub(r"^\d{4}_(?=.)", "", Path(shown).stem), shown, machine, versions, timings)
 
 
-def _timing(entry: dict[str, Any]) -> Timing:
-    told, times = entry.get("extra_info", {}), entry["stats"]
-    median, seconds = _positive(times["median"]), list(filter(None, map(_positive, times.get("data") or [])))
-    if median is None:
-        raise ValueError(f"the median of {entry['fullname']} is {times['median']!r}")
-    facts = {"group": entry.get("group") or "no group", "params": entry.get("params")}
-    facts |= {fact: told.get(fact) for fact in ("recipe", "batch_size", "pictures")}
+def _timing(benchmark: _Benchmark) -> Timing:
+    info = benchmark.extra_info
+    facts = {"group": benchmark.group or "no group", "params": benchmark.params}
+    facts |= {fact: info.get(fact) for fact in ("recipe", "batch_size", "pictures")}
     # A parameter that JSON has no form for is kept with its address, which says nothing.
     work = {fact: re.sub(r" at 0x\w+", "", str(value)) for fact, value in facts.items() if value is not None}
-    figures = (_positive(told.get(name)) for name in ("images_per_second", "flops_per_second", "share_of_probe"))
-    return Timing(work, median, seconds, *figures)
+    figures = (_positive(info.get(name)) for name in ("images_per_second", "flops_per_second", "share_of_probe"))
+    return Timing(work, benchmark.stats.median, [*filter(_positive, benchmark.stats.data or [])], *figures)
 
 
-def _positive(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
+def _positive(value: Any) -> float | None:
+    return float(value) if value and math.isfinite(value) and value > 0 else None
 
 
-def _machine(told: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    processor, cores, threads = (told.get(fact) or "unknown" for fact in ("processor", "cores", "threads"))
-    devices = " with ".join(map(str, [*(told.get("accelerators") or []), processor]))
-    versions = {"backend": told.get("backend")} | (told.get("versions") or {})
+def _machine(facts: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    processor, cores, threads = (facts.get(fact) or "unknown" for fact in ("processor", "cores", "threads"))
+    devices = " with ".join(map(str, [*(facts.get("accelerators") or []), processor]))
+    versions = {"backend": facts.get("backend")} | (facts.get("versions") or {})
     return f"{devices}, cores {cores}, threads {threads}", {name: str(v) for name, v in versions.items() if v}
 
 
 def compare(records: Sequence[Record]) -> Table:
-    """One row a benchmark, and for each record its median time, speed, share of the machine's own limit and, after the
-    first record, ratio to that. What is missing or changed, and versions that differ, stand below.
+    """Return a row for each benchmark: its median time, speed, share of the machine's limit and ratio by record.
+
+    The ratio is to the first record. What is missing or changed, and versions that differ, stand below.
     """
-    names, groups = _named(records)
-    first, *others = records
-    titles = ["benchmark", f"{first.label}: median", "speed", "of limit"]
-    for record in others:
-        titles += [f"{record.label}: median", "speed", "of limit", "ratio"]
+    names, groups = name_benchmarks(records)
+    titles = [title for r in records for title in (f"{r.label}: median", "speed", "of limit", "ratio")]
     rows = []
     for group, keys in groups.items():
         rows.append([group])
         for key in keys:
-            timings = [record.timings.get(key) for record in records]
-            row = [names[key]]
-            for timing in timings:
-                row += [_time(timing), _speed(timing), _share(timing), _ratio(timings[0], timing)]
-            rows.append(row[:4] + row[5:])  # the first record has no ratio to itself
-    return Table(_headings(records), titles, rows, [*_differences(records, names), *FOOTNOTES])
+            first, *others = (record.timings.get(key) for record in records)
+            cells = [names[key], *_cells(None, first)[:3]]  # the first record has no ratio to itself
+            rows.append(cells + [cell for timing in others for cell in _cells(first, timing)])
+    below = [*list_differences(records, names), *FOOTNOTES]
+    return Table(["benchmark", *titles[:3], *titles[4:]], rows, above=describe(records), below=below)
 
 
-def _named(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """A readable name for each benchmark of any record, and the benchmarks of each group."""
+def name_benchmarks(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return a readable name for each benchmark of any record, and the benchmarks of each group."""
     timings = {key: timing for record in reversed(records) for key, timing in record.timings.items()}
     names: dict[str, str] = {}
     groups: dict[str, list[str]] = {}
@@ -188,39 +159,53 @@ def _named(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, list[st
     return {key: name if counts[name] == 1 else key for key, name in names.items()}, groups
 
 
-def _headings(records: Sequence[Record]) -> list[str]:
+def describe(records: Sequence[Record]) -> list[str]:
+    """Return a line on each record: its label, file, machine and versions."""
     versions = (", ".join(f"{name} {number}" for name, number in r.versions.items()) or "unknown" for r in records)
     return [f"{r.label} ({r.path}): {r.machine}; versions: {v}" for r, v in zip(records, versions, strict=True)]
 
 
-def _differences(records: Sequence[Record], names: dict[str, str]) -> list[str]:
-    """What is missing, and what two records say differently of their versions or of a benchmark's work."""
+def list_differences(records: Sequence[Record], names: dict[str, str]) -> list[str]:
+    """Return a line for what a record lacks, and for versions or a benchmark's work that differ between records."""
     absent = {r.label: [name for key, name in names.items() if key not in r.timings] for r in records}
     lines = [f"missing in {label}: {'; '.join(missing)}" for label, missing in absent.items() if missing]
-    told = {"differs: version of ": {record.label: record.versions for record in records}}
+    facts_by_topic = {"differs: version of ": {record.label: record.versions for record in records}}
     for key, name in names.items():
-        told[f"changed: {name}: "] = {r.label: r.timings[key].work for r in records if key in r.timings}
-    for what, by_label in told.items():
+        facts_by_topic[f"changed: {name}: "] = {r.label: r.timings[key].work for r in records if key in r.timings}
+    for topic, by_label in facts_by_topic.items():
         for fact in dict.fromkeys(fact for facts in by_label.values() for fact in facts):
             values = {label: facts[fact] for label, facts in by_label.items() if fact in facts}
             if len(set(values.values())) > 1:
-                lines.append(f"{what}{fact}: {', '.join(f'{value} ({label})' for label, value in values.items())}")
+                lines.append(f"{topic}{fact}: {', '.join(f'{value} ({label})' for label, value in values.items())}")
     return lines
 
 
-def _same_work(*timings: Timing) -> bool:
-    told = {fact for timing in timings for fact in timing.work.items()}
-    return len(told) == len(dict(told))
+def is_same_work(*timings: Timing) -> bool:
+    """Return whether no two timings differ in a fact about their work that both have."""
+    facts = {fact for timing in timings for fact in timing.work.items()}
+    return len(facts) == len(dict(facts))
 
 
-def _ratio(first: Timing | None, timing: Timing | None) -> str:
-    if first is None or timing is None:
-        return "-"
-    if not _same_work(first, timing):
+def _cells(first: Timing | None, timing: Timing | None) -> list[str]:
+    """Return a record's cells for a benchmark: time, speed, share of the machine's limit, ratio to the first record."""
+    if timing is None:
+        return [format_time(timing), "-", "-", "-"]
+    speed, share = "unknown", "unknown"
+    if timing.images_per_second:
+        speed = f"{format_figure(timing.images_per_second)} img/s"
+    elif timing.flops_per_second:
+        speed = f"{format_figure(timing.flops_per_second / 1e9)} GFLOP/s"
+    if timing.share_of_probe:
+        share = f"{format_figure(timing.share_of_probe * 100)} %"
+    return [format_time(timing), speed, share, _ratio(first, timing) if first else "-"]
+
+
+def _ratio(first: Timing, timing: Timing) -> str:
+    if not is_same_work(first, timing):
         return "changed"
-    ratio = _figure(timing.median / first.median)
+    ratio = format_figure(timing.median / first.median)
     data = first.seconds, timing.seconds
-    if min(map(len, data)) < MIN_DATA:
+    if min(map(len, data)) < MIN_ROUNDS:
         return ratio
 
     def of_medians(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
@@ -228,42 +213,29 @@ def _ratio(first: Timing | None, timing: Timing | None) -> str:
 
     low, high = stats.bootstrap(
         data, of_medians, n_resamples=1000, batch=max(10**6 // max(map(len, data)), 1), vectorized=True,
-        method="percentile", confidence_level=statistics.CONFIDENCE, random_state=np.random.default_rng(0),
+        method="percentile", confidence_level=CONFIDENCE, random_state=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    return f"{ratio} [{_figure(low)}, {_figure(high)}]"
+    return f"{ratio} [{format_figure(low)}, {format_figure(high)}]"
 
 
-def _figure(value: float) -> str:
-    """Three significant digits, or all of a whole number."""
+def format_figure(value: float) -> str:
+    """Return three significant digits, or all of a whole number."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
-def _time(timing: Timing | None) -> str:
+def format_time(timing: Timing | None) -> str:
+    """Return the median in the unit that suits it, "missing" for None."""
     if timing is None:
         return "missing"
     scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if timing.median * s >= 1 or u == "us")
-    return f"{_figure(timing.median * scale)} {unit}"
-
-
-def _speed(timing: Timing | None) -> str:
-    if timing and timing.images_per_second:
-        return f"{_figure(timing.images_per_second)} img/s"
-    if timing and timing.flops_per_second:
-        return f"{_figure(timing.flops_per_second / 1e9)} GFLOP/s"
-    return "unknown" if timing else "-"
-
-
-def _share(timing: Timing | None) -> str:
-    if timing and timing.share_of_probe:
-        return f"{_figure(timing.share_of_probe * 100)} %"
-    return "unknown" if timing else "-"
+    return f"{format_figure(timing.median * scale)} {unit}"
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
-    """The same as a chart: each record's speed, and beside it the share of its machine's own limit.
+    """Draw each benchmark's speed and its share of the machine's limit, a dot for each record.
 
-    Where no record knows images per second, speed is runs of the benchmark per second. Raises BadInput where the
-    ending of `path` is not that of a picture.
+    Speed is in images per second or, where no record has them, runs of the benchmark per second. Raises BadInput where
+    `path` does not end like an image file.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -272,7 +244,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
         raise BadInput(f"{str(path)!r} is no name of a picture; end it in {', '.join(endings)}")
     figure = Figure(layout="constrained")
     speeds, shares = figure.subplots(1, 2, sharey=True)
-    names, groups = _named(records)
+    names, groups = name_benchmarks(records)
     ticks: list[tuple[float, str, str]] = []
     bottom = 0.0  # inches from the top
     for group, keys in groups.items():
@@ -280,20 +252,11 @@ def plot(records: Sequence[Record], path: Path) -> None:
         bottom += 0.35
         for key in keys:
             timings = [record.timings.get(key) for record in records]
-            told = [timing for timing in timings if timing]
-            name = names[key] if _same_work(*told) else f"{names[key]} (changed)"
-            label = textwrap.wrap(name, NAME_WIDTH, break_on_hyphens=False)
+            name = names[key] if is_same_work(*filter(None, timings)) else f"{names[key]} (changed)"
+            label = textwrap.wrap(name, MAX_NAME_WIDTH, break_on_hyphens=False)
             height = max(0.17 * len(label), 0.2 * len(records)) + 0.12
             ticks.append((bottom + height / 2, "\n".join(label), "normal"))
-            of_images = any(timing.images_per_second for timing in told)
-            for place, timing in enumerate(timings):
-                lane = bottom + height / 2 + 0.2 * (place - (len(records) - 1) / 2)
-                speed = share = None
-                if timing:
-                    speed = timing.images_per_second if of_images else 1 / timing.median
-                    share = timing.share_of_probe and timing.share_of_probe * 100
-                _dot(speeds, place, lane, speed, "img/s" if of_images else "runs/s", timing is None)
-                _dot(shares, place, lane, share, "%", timing is None)
+            _draw_timings(speeds, shares, bottom + height / 2 - 0.1 * (len(records) - 1), timings)
             bottom += height
     places, labels, weights = zip(*ticks, strict=True)
     speeds.set_yticks(places, labels, fontsize=9, parse_math=False)
@@ -306,28 +269,36 @@ def plot(records: Sequence[Record], path: Path) -> None:
     low, high = speeds.get_xlim()
     speeds.set_xlim(low, high * (high / low) ** 0.35)  # room for the figures beside the dots
     shares.set_xlim(0, max(100.0, *shares.dataLim.intervalx[1:]) * 1.25)
-    shares.axvline(100, color="#777777", linewidth=1, linestyle=":")
+    shares.axvline(100, color=GREY, linewidth=1, linestyle=":")
     for axes in (speeds, shares):
         axes.grid(axis="x", alpha=0.3)
         axes.tick_params(left=False)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    handles = [
-        Line2D([], [], linestyle="", marker=MARKERS[place % len(MARKERS)], color=COLOURS[place % len(COLOURS)])
-        for place in range(len(records))
-    ]
-    whom = [f"{record.label}: {record.machine}".replace("$", r"\$") for record in records]
-    figure.legend(handles, whom, loc="outside lower center", frameon=False, fontsize=9)
+    handles = [Line2D([], [], linestyle="", **_marker(place)) for place in range(len(records))]
+    titles = [f"{record.label}: {record.machine}".replace("$", r"\$") for record in records]
+    figure.legend(handles, titles, loc="outside lower center", frameon=False, fontsize=9)
     figure.set_size_inches(13, bottom + 1.2 + 0.22 * len(records))
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=110)
 
 
-def _dot(axes: "Axes", place: int, lane: float, value: float | None, unit: str, missing: bool) -> None:
-    style: dict[str, Any] = {"va": "center", "fontsize": 8, "textcoords": "offset points"}
-    if value is None:
-        text, where = "missing" if missing else "unknown", ("axes fraction", "data")
-        axes.annotate(text, (0, lane), (4, 0), xycoords=where, color="#777777", **style)
-    else:
-        marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
-        axes.plot(value, lane, marker, color=colour, clip_on=False)
-        axes.annotate(f"{_figure(value)} {unit}", (value, lane), (7, 0), **style)
+def _draw_timings(speeds: "Axes", shares: "Axes", top: float, timings: Sequence[Timing | None]) -> None:
+    """Draw a benchmark's dots with their figures, a record below the other."""
+    of_images = any(timing and timing.images_per_second for timing in timings)
+    for place, timing in enumerate(timings):
+        speed = share = None
+        if timing:
+            speed = timing.images_per_second if of_images else 1 / timing.median
+            share = timing.share_of_probe and timing.share_of_probe * 100
+        for axes, value, unit in ((speeds, speed, "img/s" if of_images else "runs/s"), (shares, share, "%")):
+            lane, style = top + 0.2 * place, dict[str, Any](va="center", fontsize=8, textcoords="offset points")
+            if value is None:
+                text, where = "unknown" if timing else "missing", ("axes fraction", "data")
+                axes.annotate(text, (0, lane), (4, 0), xycoords=where, color=GREY, **style)
+            else:
+                axes.plot(value, lane, clip_on=False, **_marker(place))
+                axes.annotate(f"{format_figure(value)} {unit}", (value, lane), (7, 0), **style)
+
+
+def _marker(place: int) -> dict[str, Any]:
+    return {"marker": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)]}

@@ -1,54 +1,43 @@
-"""The plots look as they did when somebody looked at them; and a change that a person would see is seen."""
+"""The plots look as they did when somebody looked at them; and a change that a person would see is caught."""
 
+import io
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
-import cv2
-import golden
 import keras
+import matplotlib.style
 import numpy as np
 import pytest
-from builders import result
+from builders import result_with_history
 from keras import layers
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from pytest_regressions.image_regression import ImageRegressionFixture
 
-from convspec.ladder.result import Result
 from convspec.report import charts
 from convspec.visualization.maps import channel_tiles, tile
 from convspec.visualization.patterns import filter_patterns
 
-EPOCHS = np.arange(30)
-
-
-def run(rung: str = "from_scratch", scale: str = "full", seed: int = 0, accuracy: float = 0.72) -> Result:
-    """A run that overfits, as figures 5.9 and 5.10 show it; its noise is a wave, the same everywhere."""
-    wave = 0.02 * np.sin(EPOCHS * (2.1 + seed)) + 0.06 * seed
-    history = {
-        "accuracy": 1 - 0.5 * np.exp(-EPOCHS / 12) + wave / 4,
-        "val_accuracy": 0.72 - 0.2 * np.exp(-EPOCHS / 5) + wave,
-        "loss": 0.7 * np.exp(-EPOCHS / 10) + wave / 4 + 0.02,
-        "val_loss": 0.55 + 0.15 * np.exp(-EPOCHS / 3) + 0.0004 * EPOCHS**2 + wave,
-    }
-    made = result(rung, scale, accuracy, seed)
-    return replace(made, history={name: values.tolist() for name, values in history.items()})
+# Mean difference in percent of white. A second rendering differs by 0, the smallest change below by 0.005; floats of
+# another backend move the pixels of a pattern by a few levels.
+TOLERANCE, PATTERN_TOLERANCE = 0.003, 0.2
+ACCURACIES = {"from_scratch": 0.72, "augmented": 0.83, "feature_extraction": 0.9, "fine_tuned": 0.965}
 
 
 def ladder() -> Figure:
-    rungs = {"from_scratch": 0.72, "augmented": 0.83, "feature_extraction": 0.9, "fine_tuned": 0.965}
     return charts.chart({
-        rung: [run(rung, accuracy=accuracy + 0.01 * seed, seed=seed) for seed in range(3)]
-        for rung, accuracy in rungs.items()
+        rung: [result_with_history(rung, "full", accuracy + 0.01 * seed, seed) for seed in range(3)]
+        for rung, accuracy in ACCURACIES.items()
     })  # fmt: skip
 
 
 def accuracy() -> Figure:
-    return charts.curve([run(seed=seed) for seed in range(3)], "accuracy")
+    return charts.curve([result_with_history("from_scratch", "full", 0.72, seed) for seed in range(3)], "accuracy")
 
 
 def loss() -> Figure:
-    return charts.curve([run()], "loss")
+    return charts.curve([result_with_history("from_scratch", "full", 0.72)], "loss")
 
 
 def dead() -> Figure:
@@ -77,112 +66,65 @@ PICTURES: dict[str, Callable[[], Figure | np.ndarray]] = {
 }
 
 
-@cache
-def drawn(name: str) -> np.ndarray:
-    made = PICTURES[name]()
-    return golden.pixels(made) if isinstance(made, Figure) else made
+def png(name: str, change: Callable[[Figure], None] | None = None) -> bytes:
+    """The picture as a file; of a plot without its words, whose shapes and room follow the release of the fonts."""
+    file = io.BytesIO()
+    with matplotlib.style.context("default"):
+        made = PICTURES[name]()
+        if not isinstance(made, Figure):
+            Image.fromarray(made).save(file, "PNG")
+            return file.getvalue()
+        made.draw_without_rendering()  # so that all that there is has been made
+        made.set_layout_engine("none")
+        for axes in made.axes:
+            axes.set(position=(0.1, 0.1, 0.85, 0.85), xlim=axes.get_xlim(), ylim=axes.get_ylim())
+        for text in [*made.findobj(Text), *made.legends]:
+            text.set_visible(False)
+        if change:
+            change(made)
+        made.savefig(file, dpi=60, facecolor="white")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_picture_is_the_golden_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = drawn(name)
-    monkeypatch.chdir(tmp_path)
-    golden.hold(name, picture)
+def test_the_picture_is_the_golden_one(name: str, image_regression: ImageRegressionFixture) -> None:
+    tolerance = PATTERN_TOLERANCE if name == "patterns" else TOLERANCE
+    image_regression.check(png(name), tolerance, basename=name)
 
 
-def test_every_golden_picture_is_drawn_by_a_test() -> None:
-    assert {file.stem for file in golden.FOLDER.iterdir()} == set(PICTURES)
-
-
-def lines(figure: Figure) -> list:
-    return list(figure.axes[0].lines)
+def test_every_golden_picture_is_drawn_by_a_test(original_datadir: Path) -> None:
+    assert {file.stem for file in original_datadir.iterdir()} == set(PICTURES)
 
 
 def shift_a_curve(figure: Figure) -> None:
     """Up by a twentieth of the axis."""
-    line, (low, high) = lines(figure)[1], figure.axes[0].get_ylim()
+    line, (low, high) = figure.axes[0].lines[1], figure.axes[0].get_ylim()
     line.set_ydata(np.asarray(line.get_ydata()) + (high - low) / 20)
-
-
-def swap_colours(figure: Figure) -> None:
-    first, second = lines(figure)[1], lines(figure)[3]
-    colours = first.get_color(), second.get_color()
-    first.set_color(colours[1])
-    second.set_color(colours[0])
 
 
 def leave_out_a_bar(figure: Figure) -> None:
     [*figure.axes[0].patches, *figure.axes[0].collections][1].remove()
 
 
-def leave_out_the_band(figure: Figure) -> None:
-    figure.axes[0].collections[0].remove()
-
-
 def leave_out_the_published_figure(figure: Figure) -> None:
-    lines(figure)[-1].remove()
+    figure.axes[0].lines[-1].remove()
 
 
 def move_a_dot(figure: Figure) -> None:
-    """One seed of the second rung, by half a point."""
-    dots = [line for line in lines(figure) if line.get_marker() == "o"][1]
-    moved = np.array(dots.get_xdata(), float)
-    moved[0] -= 0.015
-    dots.set_xdata(moved)
-
-
-def turn_upside_down(figure: Figure) -> None:
-    figure.axes[0].invert_yaxis()
+    """One seed of the second rung, by a point and a half."""
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"][1]
+    dots.set_xdata(np.asarray(dots.get_xdata()) - [0.015, 0, 0])
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("ladder", leave_out_a_bar), ("ladder", move_a_dot), ("ladder", turn_upside_down),
-        ("accuracy", shift_a_curve), ("accuracy", swap_colours), ("accuracy", leave_out_the_band),
-        ("accuracy", leave_out_the_published_figure),
-        ("loss", shift_a_curve), ("loss", turn_upside_down),
-        ("dead", leave_out_a_bar), ("dead", turn_upside_down),
+        ("ladder", leave_out_a_bar), ("ladder", move_a_dot), ("ladder", leave_out_the_published_figure),
+        ("accuracy", shift_a_curve), ("accuracy", leave_out_a_bar), ("accuracy", leave_out_the_published_figure),
+        ("loss", shift_a_curve), ("dead", leave_out_a_bar),
     ],
 )  # fmt: skip
 def test_a_change_that_a_person_would_see_is_caught(
-    name: str, change: Callable[[Figure], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, change: Callable[[Figure], None], image_regression: ImageRegressionFixture
 ) -> None:
-    figure = PICTURES[name]()
-    assert isinstance(figure, Figure)
-    axes = figure.axes[0]
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # all else stays where it is, which is harder to see
-    change(figure)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(pytest.fail.Exception, match=rf"{name} differs by \d+ of 255"):
-        golden.hold(name, golden.pixels(figure))
-    assert (tmp_path / f"{name}-now.png").is_file(), "to be looked at beside the golden one"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda p: np.roll(p, (1, 1), axis=(0, 1)),
-        lambda p: cv2.warpAffine(p, np.array([[1, 0, 0.5], [0, 1, 0.5]]), p.shape[1::-1], borderValue=(255,) * 3),
-        lambda p: np.clip(p + 3.0, 0, 255).astype("u1"),
-    ],
-    ids=["one pixel", "half a pixel", "lighter"],
-)
-@pytest.mark.parametrize("name", ["ladder", "accuracy", "loss", "dead"])
-def test_what_nobody_would_see_is_let_pass(name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    assert golden.difference(drawn(name), change(drawn(name))) < golden.TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["tiles", "patterns"])
-def test_two_tiles_that_change_places_are_caught(name: str) -> None:
-    picture = drawn(name)
-    changed = picture.copy()
-    changed[:12, :12], changed[:12, 37:49] = picture[:12, 37:49], picture[:12, :12]
-    assert golden.difference(picture, changed) > golden.TOLERANCE
-
-
-def test_a_first_picture_is_written_and_fails_with_the_words_to_say_so(tmp_path: Path) -> None:
-    picture = drawn("tiles")
-    with pytest.raises(pytest.fail.Exception, match=r"no golden picture yet: look at .*tiles\.png.* and run again"):
-        golden.hold("tiles", picture, tmp_path)
-    golden.hold("tiles", picture, tmp_path)
+    image_regression.check(png(name, change), TOLERANCE, expect_equal=False, basename=name)
