@@ -12,6 +12,7 @@ from convspec.accuracy import statistics
 from convspec.ladder import determinism
 from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
+from convspec.plugin.verdicts import apply_gate
 from convspec.report import tables
 
 # Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
@@ -74,15 +75,17 @@ def test_the_accuracy_is_that_of_the_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
     """By the gate: not lower than that of the runs in fixtures/baselines, but for --margin."""
-    session, option = convspec_session, request.config.option
+    session = convspec_session
     if rung not in session.runs:
         pytest.skip(f"needs the rung {rung} in this session")
-    if not session.baselines.is_dir() and not option.update_baselines:
-        pytest.skip(f"no baselines in {str(session.baselines)!r}: --update-baselines begins them")
+    settings = session.settings
+    if not settings.baselines.is_dir() and not settings.update_baselines:
+        pytest.skip(f"no baselines in {str(settings.baselines)!r}: --update-baselines begins them")
     with skip_or_fail_on_bad_data(request.config):
-        if not option.update_baselines and session.judge(session.runs[rung]).outcome == "missing":
+        judgement = session.judge(session.runs[rung])
+        if not settings.update_baselines and judgement.outcome == "missing":
             pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
-        session.hold(session.runs[rung], request.node)
+        apply_gate(session, judgement, request.node)
 
 
 @pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)

@@ -1,6 +1,11 @@
 """An executable specification of transfer learning with convnets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __version__ = "0.1.0"
+
+EXTRAS = {"cv2", "jinja2", "keras", "matplotlib", "PIL", "platformdirs", "pooch", "psutil", "sklearn", "tqdm"}
 
 
 class MissingData(FileNotFoundError):
@@ -9,3 +14,16 @@ class MissingData(FileNotFoundError):
 
 class BadInput(ValueError):
     """Something a person gave that cannot work; the message names it and says what would be right."""
+
+
+@contextmanager
+def require_extras() -> Iterator[None]:
+    """Raise BadInput, naming the extra to install, where a package that only extras of convspec bring is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in EXTRAS:
+            raise
+        raise BadInput(
+            f'{error.name} is not installed: pip install "convspec[tensorflow]", or with jax or torch in its place'
+        ) from error

@@ -4,6 +4,7 @@ import pytest
 
 from convspec.ladder.rungs import RUNGS, find_recipe
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
+from convspec.plugin.verdicts import apply_gate
 
 
 @pytest.mark.full
@@ -13,4 +14,5 @@ def test_the_rung_still_reaches_the_accuracy_of_its_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
     with skip_or_fail_on_bad_data(request.config):
-        convspec_session.hold(convspec_session.run_all_seeds(find_recipe(rung, "full")), request.node)
+        judgement = convspec_session.judge(convspec_session.run_all_seeds(find_recipe(rung, "full")))
+        apply_gate(convspec_session, judgement, request.node)

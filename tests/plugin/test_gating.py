@@ -21,8 +21,8 @@ from convspec.ladder import run as run_module
 from convspec.ladder import rungs
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
-from convspec.plugin.hooks import NO_BASELINE, REGRESSED
 from convspec.plugin.session import SESSION, Session
+from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
 from convspec.report import images, tables
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +177,7 @@ def test_a_changed_test_set_is_said_not_to_be_comparable_and_is_not_compared(pyt
     assert int(result.ret) == NO_BASELINE
     assert "no comparable baseline of model" in text
     assert "not comparable, the dataset's fingerprint is" in text
-    assert "To hold runs against these from now on: --update-baselines" in text
+    assert "To compare runs with these from now on: --update-baselines" in text
     assert baselines(pytester) == written, "what cannot be compared is not replaced unasked"
     assert int(pytester.runpytest_inprocess("-p", "no:cacheprovider", "--update-baselines").ret) == pytest.ExitCode.OK
     assert int(pytester.runpytest_inprocess("-p", "no:cacheprovider").ret) == pytest.ExitCode.OK
@@ -230,7 +230,7 @@ def climbed(session: Session, drop: float, deviation: float, monkeypatch: pytest
     monkeypatch.setattr(Session, "dataset", lambda *_: None)
     monkeypatch.setattr(Session, "unfinished", lambda self, recipe, seed: self.folder / f"{len(written)}-{seed}.json")
     written: list[Path] = []
-    written = [write(session.baselines, session.run(recipe, seed)) for seed in range(5)]
+    written = [write(session.settings.baselines, session.run(recipe, seed)) for seed in range(5)]
     return session.run_all_seeds(recipe)
 
 
@@ -248,7 +248,7 @@ def test_each_look_of_seeds_auto_takes_its_share_of_the_error(
     runs = climbed(session, 0.0, 0.002, monkeypatch)
     lows = [
         verdict.low
-        for verdict in (judgement.judge(session.baselines, runs).verdict, session.judge(runs).verdict)
+        for verdict in (judgement.judge(session.settings.baselines, runs).verdict, session.judge(runs).verdict)
         if verdict
     ]
     assert lows[1] < lows[0], "the interval of one of four looks is wider"

@@ -155,12 +155,13 @@ def test_a_projects_own_names_are_left_alone(pytester: pytest.Pytester) -> None:
 
 def test_a_bases_weights_are_its_own_file_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
     from convspec.ladder.rungs import find_recipe
+    from convspec.models import MINI_WEIGHTS
     from convspec.plugin.session import SESSION
 
     (tmp_path / "vgg16_notop.weights.h5").touch()
     session = pytester.parseconfigure("--data-root", str(tmp_path)).stash[SESSION]
     assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
-    assert session.weights(find_recipe("fine_tuned", "mini")) is None
+    assert session.weights(find_recipe("fine_tuned", "mini")) == str(MINI_WEIGHTS)
     assert session.weights(find_recipe("from_scratch", "full")) is None
 
 
@@ -181,11 +182,12 @@ def test_a_session_with_an_augmented_rung_shows_the_views_and_one_without_does_n
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
     from convspec.plugin.session import SESSION
+    from convspec.plugin.summary import write_report
 
     session = pytester.parseconfigure("--dataset", str(few_pictures), "--report", str(pytester.path)).stash[SESSION]
     for rung, shown in (("from_scratch", False), ("augmented", True)):
         session.runs[rung] = [result_of(rung, "mini", 0.8)]
-        session.finish()
+        write_report(session)
         assert (pytester.path / "views-holiday.png").is_file() == shown, rung
 
 
