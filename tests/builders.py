@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 
@@ -46,3 +48,12 @@ def contents(store: Path) -> dict[str, bytes]:
     files = {file.name: file.read_bytes() for file in store.iterdir()}
     record = json.loads(files["store.json"])
     return files | {"store.json": json.dumps(record | {"seconds": 0}).encode()}
+
+
+# pytest in pytest.
+LADDER = str(Path(__file__).parents[1] / "benchmarks" / "test_ladder.py")
+
+
+def lines(result: pytest.RunResult) -> str:
+    """Return what the terminal shows of a run of pytest."""
+    return "\n".join(result.outlines + result.errlines)
