@@ -82,10 +82,10 @@ def test_the_accuracy_is_that_of_the_baseline(
     if not settings.baselines.is_dir() and not settings.update_baselines:
         pytest.skip(f"no baselines in {str(settings.baselines)!r}: --update-baselines begins them")
     with skip_or_fail_on_bad_data(request.config):
-        judgement = session.judge(session.runs[rung])
-        if not settings.update_baselines and judgement.outcome == "missing":
+        runs = [result.as_run() for result in session.runs[rung]]
+        if not settings.update_baselines and session.judge(runs).outcome == "missing":
             pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
-        apply_gate(session, judgement, request.node)
+        apply_gate(session, runs, request.node)
 
 
 @pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)

@@ -1,5 +1,6 @@
-"""Files that are whole or absent under their final name."""
+"""Atomic writes and checksums of files."""
 
+import hashlib
 import os
 import threading
 import zlib
@@ -15,7 +16,7 @@ DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, Bad
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name to write to; becomes `path` when the block ends, or vanishes where the block fails."""
+    """Yield a name to write to; it replaces `path` when the block ends, or vanishes where the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial{threading.get_native_id()}-{path.name}")
     try:
@@ -23,3 +24,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

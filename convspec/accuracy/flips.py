@@ -1,13 +1,14 @@
-"""Which pictures flipped between two sides, and whether more of them than by chance."""
+"""Pictures that flipped between two sides, and whether there are more of them than by chance."""
 
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convspec.accuracy.statistics import checked_sides
+from convspec.accuracy.statistics import validate_sides
 
 FLIP_LEVEL = 0.01
 MAX_SPLITS = 10_000  # of runs into two sides that are counted out; more are drawn
@@ -17,22 +18,18 @@ MAX_SPLITS = 10_000  # of runs into two sides that are counted out; more are dra
 class Flips:
     """How often a picture is right on one side and wrong on the other, and whether that is more than chance.
 
-    `between` is the share of pictures on which a run of the baseline and a new one differ, `within` that on which two
-    runs of one side do, each a mean over all pairs; `within` is None for one run a side. `outcome` is "change" where
-    at most 1 in 100 ways to share the runs out between the sides sets them as far apart as they are (a permutation
-    test, `p_value`) or where runs of one side never differ, "cannot tell" where there are too few ways, else "chance".
-    `pictures` are those whose rate of being right changed, the most consistent first, and `changes` by how much;
-    `complete` of them are right in all runs of one side and wrong in all of the other, `expected` by chance.
+    The outcome is "change" where at most 1 in 100 ways to share the runs out between the sides sets them as far apart
+    (a permutation test), or where runs of one side never differ; "cannot tell" where there are too few ways.
     """
 
-    outcome: str
-    between: float
-    within: float | None
+    outcome: Literal["chance", "change", "cannot tell"]
+    between: float  # share of pictures on which a run of the baseline and a new one differ, a mean over all pairs
+    within: float | None  # the same of two runs of one side; None for one run a side
     p_value: float
-    pictures: tuple[int, ...]
-    changes: tuple[float, ...]
-    complete: int
-    expected: float
+    pictures: tuple[int, ...]  # whose rate of being right changed, the most consistent first
+    changes: tuple[float, ...]  # of that rate for each of the pictures, from -1 to 1
+    complete: int  # pictures that are right in all runs of one side and wrong in all of the other
+    expected: float  # how many of these chance gives
 
     def __str__(self) -> str:
         within = "unknown" if self.within is None else f"{100 * self.within:.1f} %"
@@ -44,35 +41,24 @@ class Flips:
 
 
 def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
-    """The pictures that are right on one side and wrong on the other, and whether there are more than by chance.
-
-    Raises ValueError for sides that are no matrices of runs by the same pictures.
-    """
-    base, fresh = checked_sides(baseline, new)
-    before, after, pictures = len(base), len(fresh), base.shape[1]
+    """Return the pictures that are right on one side and wrong on the other; sides as in `gate`."""
+    base, fresh = validate_sides(baseline, new)
+    before, after = len(base), len(fresh)
     runs, right = before + after, np.vstack([base, fresh]).astype(float)
-    differ = (right @ (1 - right).T + (1 - right) @ right.T) / pictures
-    ways = comb(runs, after)
-    if ways <= MAX_SPLITS:
-        splits = np.zeros((ways, runs), bool)
-        np.put_along_axis(splits, np.array([*combinations(range(runs), after)]), True, axis=1)
-    else:
-        rng = np.random.default_rng(0)
-        splits = rng.permuted(np.tile(np.arange(runs) >= before, (MAX_SPLITS, 1)), axis=1)
-        splits[0] = np.arange(runs) >= before
-    apart = ((splits @ differ) * ~splits).sum(axis=1)
+    differ = (right @ (1 - right).T + (1 - right) @ right.T) / base.shape[1]  # share of pictures, for each pair of runs
+    splits, ways = _splits(before, after)
     crossing = float(differ[:before, before:].sum())
-    p_value = float((apart >= crossing - 1e-9).mean())
-    inner = before * (before - 1) + after * (after - 1)
+    p_value = float((((splits @ differ) * ~splits).sum(axis=1) >= crossing - 1e-9).mean())
+    inner_pairs = before * (before - 1) + after * (after - 1)
+    within = float(differ.sum() - 2 * crossing) / inner_pairs if inner_pairs else None
     shifts = fresh.sum(axis=0) * before - base.sum(axis=0) * after  # in whole numbers, so that ties are ties
     order = np.argsort(-np.abs(shifts), kind="stable")[: np.count_nonzero(shifts)]
     hits = np.bincount(right.sum(axis=0).astype(int), minlength=runs + 1)
-    fewest = (1 + (before == after)) / ways  # sides of equal size can be swapped
-    within = float(differ.sum() - 2 * crossing) / inner if inner else None
+    min_p = (1 + (before == after)) / ways  # sides of equal size can be swapped
     if p_value <= FLIP_LEVEL or (within == 0 and crossing > 0):
-        outcome = "change"
+        outcome: Literal["chance", "change", "cannot tell"] = "change"
     else:
-        outcome = "cannot tell" if fewest > FLIP_LEVEL else "chance"
+        outcome = "cannot tell" if min_p > FLIP_LEVEL else "chance"
     return Flips(
         outcome=outcome,
         between=crossing / (before * after),
@@ -83,3 +69,16 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
         complete=int((np.abs(shifts) == before * after).sum()),
         expected=float(hits[before] + hits[after]) / ways,
     )
+
+
+def _splits(before: int, after: int) -> tuple[np.ndarray, int]:
+    """Return ways to choose the new side (one a row, true where a run is in it), and how many ways there are."""
+    runs, ways = before + after, comb(before + after, after)
+    if ways <= MAX_SPLITS:
+        splits = np.zeros((ways, runs), bool)
+        np.put_along_axis(splits, np.array([*combinations(range(runs), after)]), True, axis=1)
+        return splits, ways
+    actual = np.arange(runs) >= before
+    splits = np.random.default_rng(0).permuted(np.tile(actual, (MAX_SPLITS, 1)), axis=1)
+    splits[0] = actual
+    return splits, ways

@@ -1,103 +1,99 @@
-"""Runs held against their baseline: the verdict, what they were held against and why, what changed, what flipped."""
+"""Judgement of runs by their baseline: the verdict, what they are compared with and why, what changed, what flipped."""
 
-import hashlib
-import json
+import os
+import platform
+import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convspec import BadInput, machine
+from convspec import BadInput
 from convspec.accuracy import baselines, gate
-from convspec.accuracy import flips as flips_module
-from convspec.accuracy.flips import Flips
+from convspec.accuracy.baselines import Run
+from convspec.accuracy.flips import Flips, flips
 from convspec.accuracy.gate import MARGIN, AccuracyVerdict
-from convspec.ladder.recipe import Recipe
-from convspec.ladder.result import Result
+
+LIBRARIES = ("numpy", "scipy", "sklearn", "torch", "keras", "tensorflow", "jax")  # recorded where they are imported
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of the runs of one recipe on one dataset: `outcome` is that of the gate ("pass", "regressed", "underpowered"), or
-    "missing" where there is no comparable baseline; `verdict` and `flips` are None then.
+    """Runs of one model and what the gate says of them."""
 
-    `against` says which baseline it is and why this one, `changes` what differs in versions and machine, `left_out`
-    which runs could not be compared, and why. `baseline` and `runs` are the two sides themselves.
-    """
-
-    outcome: str
-    against: str
-    changes: list[str]
-    left_out: list[str]
-    baseline: list[Result]
-    runs: list[Result]
+    name: str  # of the model
+    outcome: Literal["pass", "regressed", "underpowered", "missing"]  # missing: there is no comparable baseline
+    against: str  # which baseline it is, and why this one
+    changes: list[str]  # in versions and machine
+    left_out: list[str]  # which runs are not comparable, and why
+    baseline: list[Run]
+    runs: list[Run]
     verdict: AccuracyVerdict | None = None
     flips: Flips | None = None
 
     @property
     def lines(self) -> list[str]:
-        """What there is to say, the verdict first."""
-        name = self.runs[0].recipe.name
+        """Report in words, the verdict first."""
         if not self.verdict:
-            return [f"{name}: {self.against}", *self.left_out]
-        said = [f"{name}: {self.verdict}", f"against {self.against}", *self.left_out]
+            return [f"{self.name}: {self.against}", *self.left_out]
+        lines = [f"{self.name}: {self.verdict}", f"against {self.against}", *self.left_out]
         if self.flips and self.flips.pictures:
-            said.append(str(self.flips))
+            lines.append(str(self.flips))
             if self.flips.outcome == "change":
-                worst = [f"{self.runs[0].test_names[place]} ({change:+.2g})" for place, change in self._flipped[:5]]
-                said.append(f"flipped most consistently: {', '.join(worst)}")
-            said.append(f"changed: {', '.join(self.changes) or 'neither versions nor machine'}")
-        return said
+                flipped = zip(self.flips.pictures[:5], self.flips.changes, strict=False)
+                worst = [f"{self.runs[0].pictures[place]} ({change:+.2g})" for place, change in flipped]
+                lines.append(f"flipped most consistently: {', '.join(worst)}")
+            lines.append(f"changed: {', '.join(self.changes) or 'neither versions nor machine'}")
+        return lines
 
     @property
     def differs_for_no_known_reason(self) -> bool:
-        """Whether a seed that both sides have gave other predictions with the same versions on the same machine."""
+        """Whether a seed of both sides gave other predictions with the same versions on the same machine."""
         before = {run.seed: run.predicted for run in self.baseline}
         return not self.changes and any(before.get(run.seed, run.predicted) != run.predicted for run in self.runs)
 
     @property
-    def _flipped(self) -> list[tuple[int, float]]:
-        return list(zip(self.flips.pictures, self.flips.changes, strict=True)) if self.flips else []
-
-    @property
     def properties(self) -> dict[str, Any]:
-        """The figures under names for a machine to read, as in JUnit's XML."""
-        told: dict[str, Any] = {"rung": self.runs[0].recipe.name, "outcome": self.outcome, "against": self.against}
-        if self.verdict:
-            told |= {field.name: getattr(self.verdict, field.name) for field in fields(self.verdict)}
-        if self.flips:
-            told |= {
-                "flips": self.flips.outcome,
-                "flip_rate": self.flips.between,
-                "flip_rate_by_chance": self.flips.within,
-            }
-        return told | {"changes": "; ".join(self.changes), "left_out": "; ".join(self.left_out)}
+        """Figures for a machine to read, as in JUnit's XML."""
+        figures: dict[str, Any] = {"name": self.name, "outcome": self.outcome, "against": self.against}
+        if self.verdict and self.flips:
+            figures |= asdict(self.verdict)
+            rates = {"flip_rate": self.flips.between, "flip_rate_by_chance": self.flips.within}
+            figures |= {"flips": self.flips.outcome, **rates}
+        return figures | {"changes": "; ".join(self.changes), "left_out": "; ".join(self.left_out)}
 
 
-def judge(folder: Path, runs: Sequence[Result], margin: float = MARGIN, looks: int = 1) -> Judgement:
-    """Hold `runs`, of one recipe on one dataset and machine, against the baseline that `folder` has for them.
+def judge(folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int = 1) -> Judgement:
+    """Return the judgement of `runs`, of one model on one machine, by their baseline in `folder`.
 
-    `margin` is the drop in accuracy that is none, `looks` how often it is asked while runs are added. Raises BadInput
-    for a folder with anything but sound baselines.
+    Args:
+        folder: That of the baselines; it may be missing.
+        runs: The new runs, at least one.
+        margin: The drop in accuracy that is tolerated.
+        looks: Number of verdicts asked for while runs are added.
+
+    Raises:
+        BadInput: For a folder with anything but sound baselines.
     """
-    found = baselines.choose(baselines.read(folder), runs)
-    if not found.runs:
-        return Judgement("missing", found.reason, [], found.left_out, [], list(runs))
-    sides = [np.equal([run.predicted for run in side], side[0].test_labels) for side in (found.runs, runs)]
+    name, runs, chosen = runs[0].name, list(runs), baselines.choose(baselines.read(folder), runs)
+    if not chosen.runs:
+        return Judgement(name, "missing", chosen.reason, [], chosen.left_out, [], runs)
+    sides = [np.equal([run.predicted for run in side], side[0].labels) for side in (chosen.runs, runs)]
     verdict = gate.gate(*sides, margin=margin, looks=looks)
-    changes = baselines.changes(found.runs, runs)
     return Judgement(
+        name,
         verdict.outcome,
-        found.reason,
-        changes,
-        found.left_out,
-        found.runs,
-        list(runs),
+        chosen.reason,
+        baselines.changes(chosen.runs, runs),
+        chosen.left_out,
+        chosen.runs,
+        runs,
         verdict,
-        flips_module.flips(*sides),
+        flips(*sides),
     )
 
 
@@ -107,46 +103,54 @@ def results_from_predictions(
     labels: ArrayLike,
     names: Sequence[str] | None = None,
     confidence: ArrayLike | None = None,
-) -> list[Result]:
-    """The runs of a model that is not convspec's, from what it predicts: the class of each test picture, or a row of
-    those for each seed from 0 on, beside the true `labels`; classes may be numbers or names.
+) -> list[Run]:
+    """Return the runs of somebody's own model, one for each row of predictions.
 
-    `names` are the pictures' own (else their numbers), `confidence` is shaped as `predicted`. Raises BadInput for
-    shapes that do not fit.
+    Args:
+        name: That of the model.
+        predicted: Class of each test picture (a number or a name), or a row of those for each seed from 0 on.
+        labels: True class of each test picture.
+        names: Those of the pictures; their numbers where there are none.
+        confidence: Probability given to each prediction, shaped as `predicted`; 1 where there is none.
+
+    Raises:
+        BadInput: For shapes that do not fit.
     """
     rows, truth = np.atleast_2d(predicted), np.asarray(labels)
-    given = np.ones(rows.shape) if confidence is None else np.atleast_2d(confidence)
-    named = [str(place) for place in range(truth.size)] if names is None else list(names)
-    if truth.ndim != 1 or rows.shape[1:] != truth.shape or given.shape != rows.shape or len(named) != truth.size:
+    sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(confidence)
+    pictures = [str(place) for place in range(truth.size)] if names is None else list(names)
+    if truth.ndim != 1 or rows.shape[1:] != truth.shape or sure.shape != rows.shape or len(pictures) != truth.size:
         raise BadInput(
             f"{name}: predicted, confidence, labels and names must be of the same pictures, got shapes {rows.shape},"
-            f" {given.shape}, {truth.shape} and {len(named)} names"
+            f" {sure.shape}, {truth.shape} and {len(pictures)} names"
         )
-    classes, numbers = np.unique(np.concatenate([truth[None], rows]), return_inverse=True)
-    numbers = numbers.reshape(-1, truth.size)
-    kept = {
-        "name": name,
-        "fingerprint": hashlib.sha256(json.dumps([named, truth.tolist()]).encode()).hexdigest(),
-        "classes": [str(label) for label in classes],
-        "pictures": {"test": truth.size},
-        "skipped": [],
-    }
-    # What convspec does not know of another's recipe stays empty.
-    recipe = Recipe(name, "own", "", name, "", size=0, learning_rate=0.0, epochs=0, batch_size=0)
+    classes = np.unique(truth).tolist()
+    # Classes that are only predicted come last, so that labels keep their numbers whatever a model predicts.
+    numbers = {label: number for number, label in enumerate(dict.fromkeys([*classes, *np.unique(rows).tolist()]))}
     return [
-        Result(
-            recipe=recipe,
+        Run(
+            name=name,
             seed=seed,
-            dataset=kept,
-            weights=None,
-            history={},
-            test_accuracy=float(np.mean(row == numbers[0])),
-            test_names=named,
-            test_labels=numbers[0].tolist(),
-            predicted=row.tolist(),
-            confidence=np.round(sure, 4).tolist(),
-            seconds={},
-            machine=machine.machine(),
+            predicted=[numbers[label] for label in row],
+            labels=[numbers[label] for label in truth.tolist()],
+            pictures=pictures,
+            confidence=np.round(confidences, 4).tolist(),
+            machine=machine_facts(),
+            conditions={"classes": [str(label) for label in classes]},
+            measurements={},
         )
-        for seed, (row, sure) in enumerate(zip(numbers[1:], given, strict=True))
+        for seed, (row, confidences) in enumerate(zip(rows.tolist(), sure, strict=True))
     ]
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return processor, system and versions, as far as Python and the libraries that are imported already know them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
+    return {
+        "processor": model[1] if model else platform.processor() or "unknown",
+        "threads": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()} | {name: text for name, text in versions.items() if text},
+    }

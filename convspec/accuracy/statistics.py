@@ -1,64 +1,80 @@
-"""The statistics of the gates."""
+"""Confidence intervals and tests of accuracies over seeds.
+
+All from scipy.special: importing scipy.stats takes a second.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
+
+CONFIDENCE = 0.95
 
 
-def checked_sides(baseline: ArrayLike, new: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def validate_sides(baseline: ArrayLike, new: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sides as boolean matrices of runs by pictures; ValueError for anything else."""
     sides = [np.asarray(side) for side in (baseline, new)]
     for name, side in zip(("baseline", "new"), sides, strict=True):
         if side.ndim != 2 or not len(side) or side.shape[1] < 2:
             raise ValueError(f"{name} must be a matrix of runs by at least two pictures, got shape {side.shape}")
-        if side.dtype != bool and not np.isin(side, (0, 1)).all():
-            raise ValueError(
-                f"{name} must hold right or wrong (1 or 0) for each picture, got {side[~np.isin(side, (0, 1))][0]}"
-            )
+        if side.dtype != bool and not (binary := np.isin(side, (0, 1))).all():
+            raise ValueError(f"{name} must hold right or wrong (1 or 0) for each picture, got {side[~binary][0]}")
     if sides[0].shape[1] != sides[1].shape[1]:
         raise ValueError(f"both sides must have the same pictures, got {sides[0].shape[1]} and {sides[1].shape[1]}")
     return sides[0].astype(bool), sides[1].astype(bool)
 
 
-CONFIDENCE = 0.95
-
-
 def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
-    """95 % interval of the mean accuracy: Student's t over seeds; for a single seed, or where all agree to the last
-    picture (a fit without chance), Wilson's over test pictures.
+    """Return the 95 % interval of the mean accuracy: Student's t over seeds.
+
+    For a single seed, or where all agree to the last picture (a fit without chance), Wilson's over the test pictures.
     """
-    if len(set(accuracies)) == 1:
-        right = round(accuracies[0] * pictures)
-        ci = stats.binomtest(right, pictures).proportion_ci(CONFIDENCE, method="wilson")
-        return float(ci.low), float(ci.high)
-    mean, error = float(np.mean(accuracies)), float(stats.sem(accuracies))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(accuracies) - 1)) * error
-    return mean - half, mean + half
+    if len(set(accuracies)) > 1:
+        return _student(accuracies, float(np.std(accuracies, ddof=1)) / np.sqrt(len(accuracies)))
+    rate, z2 = accuracies[0], float(special.ndtri((1 + CONFIDENCE) / 2)) ** 2 / pictures
+    centre, half = rate + z2 / 2, np.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
+    return max(float((centre - half) / (1 + z2)), 0.0), min(float((centre + half) / (1 + z2)), 1.0)
 
 
 def next_run(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
-    """Where another run's accuracy lies with 95 % confidence, from those of the runs there are: Student's t over seeds
-    for a single new one; of a single run, whose seeds' variance is unknown, `interval`.
+    """Return the 95 % interval of another run's accuracy: Student's t over seeds.
+
+    Of a single run, whose variance between seeds is unknown, it is `interval`.
     """
     if len(accuracies) == 1:
         return interval(accuracies, pictures)
-    spread = max(float(np.std(accuracies, ddof=1)), 1 / pictures) * np.sqrt(1 + 1 / len(accuracies))
-    low, high = stats.t.interval(CONFIDENCE, len(accuracies) - 1, float(np.mean(accuracies)), spread)
-    return float(low), float(high)
+    spread = max(float(np.std(accuracies, ddof=1)), 1 / pictures)
+    return _student(accuracies, spread * np.sqrt(1 + 1 / len(accuracies)))
 
 
-def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float], least_gain: float = 0.0) -> float:
-    """One-sided p-value of Welch's t-test that the mean of `higher` is at most `least_gain` above that of `lower`.
+def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float], min_gain: float = 0.0) -> float:
+    """Return the one-sided p-value of Welch's t-test that `higher` gains at most `min_gain` over `lower` in the mean.
 
-    A negative `least_gain` is the margin of a non-inferiority test. Runs are not paired by seed, which in two recipes
-    draws nothing that is the same.
-
-    Raises ValueError for fewer than two runs a side.
+    A negative `min_gain` makes it a test of non-inferiority. Runs are not paired by seed, which draws nothing that two
+    recipes share. Raises ValueError for fewer than two runs a side.
     """
     if min(len(lower), len(higher)) < 2:
         raise ValueError(f"needs at least two runs a side, got {len(lower)} and {len(higher)}")
     if np.ptp(lower) == np.ptp(higher) == 0:  # the t-test has no variance to work with
-        return 0.0 if higher[0] - lower[0] > least_gain else 1.0
-    least = np.add(lower, least_gain)
-    return float(stats.ttest_ind(higher, least, equal_var=False, alternative="greater").pvalue)
+        return 0.0 if higher[0] - lower[0] > min_gain else 1.0
+    degrees, error = welch(lower, higher)
+    return float(special.stdtr(degrees, (min_gain - float(np.mean(higher) - np.mean(lower))) / error))
+
+
+def welch(one: ArrayLike, other: ArrayLike, min_variance: float = 0.0) -> tuple[float, float]:
+    """Return degrees of freedom and standard error of a difference of means (Welch 1947, doi:10.1093/biomet/34.1-2.28).
+
+    No side counts with a variance below `min_variance`.
+    """
+    counts = [len(np.asarray(side)) for side in (one, other)]
+    parts = [
+        max(float(np.var(side, ddof=1)), min_variance) / count for side, count in zip((one, other), counts, strict=True)
+    ]
+    degrees = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    return degrees, float(np.sqrt(sum(parts)))
+
+
+def _student(accuracies: Sequence[float], error: float) -> tuple[float, float]:
+    mean, half = float(np.mean(accuracies)), float(special.stdtrit(len(accuracies) - 1, (1 + CONFIDENCE) / 2) * error)
+    return mean - half, mean + half

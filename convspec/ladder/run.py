@@ -13,6 +13,7 @@ from convspec import backend, features, models, training
 from convspec import machine as machine_module
 from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
 from convspec.data.datasets import Dataset
+from convspec.files import checksum
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -242,5 +243,4 @@ def _weights_name(recipe: Recipe, given: str | Path | None) -> str | None:
     weights = _weights(recipe, given)
     if weights == "imagenet" or not Path(weights).is_file():
         return str(weights)
-    with open(weights, "rb") as file:
-        return f"{Path(weights).name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"{Path(weights).name} sha256:{checksum(Path(weights))}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from convspec.plugin.session import SESSION, Session, skip_or_fail_on_bad_data
-from convspec.plugin.verdicts import apply_gate, judge
+from convspec.plugin.verdicts import apply_gate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -38,10 +38,10 @@ class AccuracyGate:
         """
         from convspec.accuracy.judgement import results_from_predictions
 
-        session = self._item.config.stash[SESSION]
-        with skip_or_fail_on_bad_data(self._item.config):
+        config = self._item.config
+        with skip_or_fail_on_bad_data(config):
             runs = results_from_predictions(name, predicted, labels, names, confidence)
-            apply_gate(session, judge(session.settings, runs), self._item)
+            apply_gate(config.stash[SESSION], runs, self._item)
 
 
 @pytest.fixture

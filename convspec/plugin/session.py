@@ -5,7 +5,7 @@ Imported by every pytest run in an environment that has convspec, so nothing hea
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TextIO, cast
 import pytest
 
 from convspec import BadInput, MissingData, require_extras
-from convspec.plugin import verdicts
 from convspec.plugin.options import Settings
 
 if TYPE_CHECKING:
+    from convspec.accuracy.baselines import Run
     from convspec.accuracy.judgement import Judgement
     from convspec.data.datasets import Dataset
     from convspec.ladder.determinism import Repeat
@@ -129,14 +129,16 @@ class Session:
         """Train with all seeds of --seeds; with auto, add seeds while the verdict is open."""
         runs = self.runs[recipe.name] = [self.run(recipe, seed) for seed in self.seeds]
         for count in self.settings.looks[1:]:
-            if self.judge(runs).outcome != "underpowered":
+            if self.judge([run.as_run() for run in runs]).outcome != "underpowered":
                 break
             runs += [self.run(recipe, seed) for seed in range(len(runs), count)]
         return runs
 
-    def judge(self, runs: "list[Result]") -> "Judgement":
-        """Compare runs of one recipe with its baseline."""
-        return verdicts.judge(self.settings, runs)
+    def judge(self, runs: "Sequence[Run]") -> "Judgement":
+        """Compare runs of one model with its baseline, by --margin and the number of looks of --seeds."""
+        from convspec.accuracy.judgement import judge
+
+        return judge(self.settings.baselines, runs, self.settings.margin, len(self.settings.looks))
 
 
 SESSION = pytest.StashKey[Session]()

@@ -113,8 +113,7 @@ def write_report(
         if recipe.augmentation:
             draw(f"views-{dataset.name}.png", images.views, dataset, recipe.augmentation)
     for judgement in session.judgements:
-        name = judgement.properties["rung"]
-        if name in session.runs and judgement.flips and judgement.flips.outcome == "change":
+        if (name := judgement.name) in session.runs and judgement.flips and judgement.flips.outcome == "change":
             draw(f"flipped-{name}.png", images.flipped, session.dataset(session.runs[name][0].recipe), judgement)
     draw("index.html", page)
     for result in (result for group in session.runs.values() for result in group if outcome != "interrupted"):

@@ -5,14 +5,12 @@ to process, and are collected by the `Channel` of the session.
 """
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import pytest
 
-from convspec.plugin.options import Settings
-
 if TYPE_CHECKING:
-    from convspec.accuracy.judgement import Judgement
+    from convspec.accuracy.baselines import Run
     from convspec.plugin.session import Session
 
 REGRESSED, NO_BASELINE = 10, 11  # exit codes beside pytest's own, where nothing else failed
@@ -59,30 +57,22 @@ CHANNEL = pytest.StashKey[Channel]()
 VERDICTS = pytest.StashKey[list[Verdict]]()
 
 
-def judge(settings: Settings, runs: Sequence[Any]) -> "Judgement":
-    """Compare runs of one model with its baseline, by --margin and the number of looks of --seeds."""
-    from convspec.accuracy import judgement
+def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> None:
+    """Pass, fail or skip a test by the gate's verdict on its runs, and write a first or updated baseline.
 
-    return judgement.judge(settings.baselines, runs, settings.margin, len(settings.looks))
-
-
-def apply_gate(session: "Session", judgement: "Judgement", item: pytest.Item) -> None:
-    """Pass, fail or skip a test by the verdict on its runs, and write them where a baseline begins or is updated.
-
-    The verdict goes to the summary and to the properties of JUnit's XML. A first baseline fails the test, as nobody
-    has approved it yet.
+    The verdict goes to the summary and to JUnit's properties. A first baseline fails the test: nobody has approved it.
     """
     from convspec.accuracy import baselines
 
-    session.judgements.append(judgement)
-    lines, repeat = list(judgement.lines), session.repeats.get(judgement.properties["rung"])
+    session.judgements.append(judgement := session.judge(runs))
+    lines, repeat = judgement.lines, session.repeats.get(judgement.name)
     if repeat and repeat.outcome == "bit-identical" and judgement.differs_for_no_known_reason:
         lines.append("it repeats itself bit by bit here, and neither versions nor machine changed: code or data did")
     text, folder = "\n".join(lines), session.settings.baselines
     missing, update = judgement.outcome == "missing", session.settings.update_baselines
     begins = missing and not judgement.left_out
     if update or begins:
-        for run in judgement.runs:
+        for run in runs:
             baselines.write(folder, run)
     failed = begins or (judgement.outcome in ("missing", "regressed") and not update)
     item.user_properties += [*judgement.properties.items(), ("verdict", text)]

@@ -100,7 +100,7 @@ def write(
         "wrong": lambda: _wrong(look()),
         "activations": lambda: _activations(look()),
         "filters": lambda: _filters(look()),
-        "flipped": lambda: _flipped([j for j in judgements if j.runs[0].recipe.name in runs], dataset),
+        "flipped": lambda: _flipped(judgements, runs, dataset),
     }
     with bar(len(PARTS), "report", "part", progress) as shown:
         for part in PARTS if runs else ():
@@ -128,7 +128,7 @@ def write(
         datasets=", ".join(dict.fromkeys(group[0].dataset["name"] for group in runs.values())),
         ladder={rung: _rung(group) for rung, group in runs.items()},
         skipped=tables.skipped(runs),
-        verdicts={judgement.runs[0].recipe.name: judgement for judgement in judgements},
+        verdicts={judgement.name: judgement for judgement in judgements},
         best=_best(runs) if runs else None,
         phases=_phases(runs),
         timings={rung: _timing(group) for rung, group in runs.items()},
@@ -308,14 +308,15 @@ def _filters(seen: _Seen) -> dict[str, Any]:
     return {"layers": shown}
 
 
-def _flipped(judgements: Sequence[Judgement], dataset: Callable[[Recipe], Dataset]) -> dict[str, list[Picture]]:
+def _flipped(
+    judgements: Sequence[Judgement], runs: Runs, dataset: Callable[[Recipe], Dataset]
+) -> dict[str, list[Picture]]:
     """Of each rung with more flips than chance has, the test pictures that flipped most consistently."""
     found = {}
     for judgement in judgements:
-        if judgement.flips and judgement.flips.outcome == "change":
-            recipe = judgement.runs[0].recipe
-            pictures, titles = flipped_pictures(dataset(recipe), judgement)
-            found[recipe.name] = [
+        if judgement.name in runs and judgement.flips and judgement.flips.outcome == "change":
+            pictures, titles = flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement)
+            found[judgement.name] = [
                 _photo(_enlarged(picture, SMALLEST), f"A test picture that flipped: {title}", title)
                 for picture, title in zip(pictures, titles, strict=True)
             ]

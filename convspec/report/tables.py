@@ -97,7 +97,7 @@ def skipped(runs: Runs) -> list[str]:
 
 def markdown(runs: Runs, judgements: Sequence[Judgement], path: Path) -> None:
     """The ladder and its verdicts in Markdown, as a pull request shows it."""
-    judged = {judgement.runs[0].recipe.name: judgement for judgement in judgements}
+    judged = {judgement.name: judgement for judgement in judgements}
     lines = ["| rung | published | test [95 %] | val | seeds | s/run | gate |", "|---|---|---|---|---|---|---|"]
     for rung, group in runs.items():
         figures = summary(group)

@@ -14,5 +14,5 @@ def test_the_rung_still_reaches_the_accuracy_of_its_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
     with skip_or_fail_on_bad_data(request.config):
-        judgement = convspec_session.judge(convspec_session.run_all_seeds(find_recipe(rung, "full")))
-        apply_gate(convspec_session, judgement, request.node)
+        results = convspec_session.run_all_seeds(find_recipe(rung, "full"))
+        apply_gate(convspec_session, [result.as_run() for result in results], request.node)

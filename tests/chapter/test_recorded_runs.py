@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from convspec.accuracy import baselines
+from convspec.ladder.result import Result
 from convspec.ladder.rungs import RECIPES, find_recipe
 from convspec.report import claims as claims_module
 from convspec.report import tables
 
 ROOT = Path(__file__).parents[2]
-RESULTS = baselines.read(ROOT / "fixtures" / "baselines")
+RESULTS = [Result.from_run(run) for run in baselines.read(ROOT / "fixtures" / "baselines")]
 AT = {
     scale: {name: [r for r in RESULTS if r.recipe == recipe] for name, recipe in RECIPES[scale].items()}
     for scale in RECIPES

@@ -32,7 +32,9 @@ def recorded() -> list[Result]:
     """The runs of feature extraction on the real pictures."""
     folder = Path(__file__).parents[2] / "fixtures" / "baselines"
     runs = [
-        run for run in baselines.read(folder) if (run.recipe.name, run.recipe.scale) == ("feature_extraction", "full")
+        Result.from_run(run)
+        for run in baselines.read(folder)
+        if (run.name, run.dataset) == ("feature_extraction", "dogs_vs_cats-full")
     ]
     assert runs
     return runs
