@@ -76,12 +76,9 @@ def test_the_same_runs_again_pass_and_say_what_they_are_compared_with(pytester: 
     assert baselines(pytester) == written, "without --update-baselines nothing is written"
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
-def test_a_regression_has_an_exit_code_and_names_what_flipped(
-    arguments: tuple[str, ...], pytester: pytest.Pytester
-) -> None:
+def test_a_regression_has_an_exit_code_and_names_what_flipped(pytester: pytest.Pytester) -> None:
     run(pytester)
-    code, text = run(pytester, *arguments, **WORSE)
+    code, text = run(pytester, **WORSE)
     assert code == REGRESSED == 10
     assert re.search(r"model: regressed: 0\.95\d against 0\.99\d, -\d\.\d points", text)
     flipped = re.search(r"flipped most consistently: (\d+) \(-[\d.]+\)", text)
@@ -236,41 +233,40 @@ def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
     assert [(run.name, run.seed, run.accuracy) for run in runs] == [("mine", 0, 1.0), ("mine", 1, 0.5)]
 
 
-@pytest.fixture
-def train(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], list[Result]]:
-    """Return a function that runs --seeds auto, its runs so much worse than the baseline, give or take a deviation."""
+def train(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, drop: float, deviation: float
+) -> tuple[Session, list[Result]]:
+    """Return what --seeds auto trains; runs get 0.9 right, give or take `deviation`, and `drop` less after a baseline."""
     session = pytester.parseconfigure("--seeds", "auto").stash[SESSION]
     recipe, rng = rungs.find_recipe("fine_tuned", "mini"), np.random.default_rng(0)
 
-    def trained(drop: float, deviation: float) -> list[Result]:
-        def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
-            right = round(1000 * (0.9 - (drop if written else 0) + rng.normal(0, deviation)))
-            return builders.result("fine_tuned", "mini", right / 1000, seed)
+    def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
+        right = round(1000 * (0.9 - (drop if written else 0) + rng.normal(0, deviation)))
+        return builders.result("fine_tuned", "mini", right / 1000, seed)
 
-        monkeypatch.setattr(run_module, "run", run)
-        monkeypatch.setattr(Session, "dataset", lambda *_: None)
-        monkeypatch.setattr(Session, "unfinished", lambda _, __, seed: session.folder / f"{len(written)}-{seed}.json")
-        written: list[Path] = []
-        written = [write(session.settings.baselines, session.run(recipe, seed).as_run()) for seed in range(5)]
-        return session.run_all_seeds(recipe)
-
-    trained.session = session  # type: ignore[attr-defined]
-    return trained
+    monkeypatch.setattr(run_module, "run", run)
+    monkeypatch.setattr(Session, "dataset", lambda *_: None)
+    monkeypatch.setattr(Session, "unfinished", lambda _, __, seed: session.folder / f"{len(written)}-{seed}.json")
+    written: list[Path] = []
+    written = [write(session.settings.baselines, session.run(recipe, seed).as_run()) for seed in range(5)]
+    return session, session.run_all_seeds(recipe)
 
 
 @pytest.mark.parametrize(("drop", "deviation", "expected"), [(0.0, 0.002, 3), (0.05, 0.002, 3), (0.01, 0.02, 12)])
 def test_seeds_auto_adds_seeds_until_the_verdict_is_certain(
-    drop: float, deviation: float, expected: int, train: Callable[[float, float], list[Result]]
+    drop: float, deviation: float, expected: int, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [run.seed for run in train(drop, deviation)] == list(range(expected))
+    _, results = train(pytester, monkeypatch, drop, deviation)
+    assert [result.seed for result in results] == list(range(expected))
 
 
-def test_each_look_of_seeds_auto_takes_its_share_of_the_error(train: Callable[[float, float], list[Result]]) -> None:
-    runs, session = as_runs(train(0.0, 0.002)), train.session  # type: ignore[attr-defined]
-    alone, shared = judgement.judge(session.settings.baselines, runs).verdict, session.judge(runs).verdict
-    assert alone
-    assert shared
-    assert shared.low < alone.low, "the interval of one of four looks is wider"
+def test_each_look_of_seeds_auto_takes_its_share_of_the_error(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, results = train(pytester, monkeypatch, 0.0, 0.002)
+    alone = judgement.judge(session.settings.baselines, as_runs(results)).verdict
+    shared = session.judge(as_runs(results)).verdict
+    assert alone and shared and shared.low < alone.low, "the interval of one of four looks is wider"  # noqa: PT018
 
 
 def as_runs(results: list[Result]) -> list[Run]:
