@@ -1,7 +1,7 @@
-"""What follows from sizes alone: output sizes, padding, parameters, receptive fields, multiply-adds. Pure Python.
+"""Output sizes, padding, parameters, receptive fields and multiply-adds of layers, in pure Python.
 
 Sizes, kernels, strides and positions are counted in pixels along one axis; height and width never mix.
-Every function raises ValueError, with the argument's name and value, for what cannot be.
+Every function raises ValueError, with the argument's name and value, for impossible input.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ Kernel = int | tuple[int, int]  # one number for a square kernel, or (height, wi
 
 
 class Window(NamedTuple):
-    """What slides along one axis in a convolution or pooling layer."""
+    """Sliding window of a convolution or pooling layer along one axis."""
 
     kernel: int
     stride: int = 1
@@ -24,7 +24,7 @@ class Window(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What the outputs of a layer see of the stack's input along one axis."""
+    """Receptive fields of a layer's outputs in the input of a stack of layers, along one axis."""
 
     outputs: int  # positions in the layer's output
     size: int  # input positions from the first to the last that one output sees: the receptive field
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
     @property
     def centre(self) -> float:
-        """Input position at the middle of output 0's field; between two pixels for an even field."""
+        """Return the input position at the middle of output 0's field; between two pixels for an even field."""
         return self.start + (self.size - 1) / 2
 
 
@@ -56,10 +56,18 @@ def _area(kernel: Kernel) -> int:
 
 
 def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "valid", dilation: int = 1) -> int:
-    """Output positions along one axis of a convolution (section 5.1.1, figures 5.5 to 5.7).
+    """Return the output positions along one axis of a convolution (section 5.1.1, figures 5.5 to 5.7).
 
-    Raises ValueError for an argument below 1, a dilated kernel larger than a valid input, and "same" with
-    stride and dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D does not.)
+    Args:
+        size: Input positions.
+        kernel: Width of the kernel.
+        stride: Input positions from one window to the next.
+        padding: "valid" or "same".
+        dilation: Input positions from one weight of the kernel to the next.
+
+    Raises:
+        ValueError: For an argument below 1, a dilated kernel larger than a valid input, and "same" with stride and
+            dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D does not.)
     """
     _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
     _one_of_paddings(padding)
@@ -78,7 +86,10 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "va
 
 
 def pool_output_size(size: int, pool: int, stride: int | None = None, padding: str = "valid") -> int:
-    """Output positions along one axis of a pooling layer; the stride is the pool size unless given (section 5.1.2)."""
+    """Return the output positions along one axis of a pooling layer (section 5.1.2).
+
+    Arguments are as in `conv_output_size`; the default stride is the pool size.
+    """
     _at_least(1, size=size, pool=pool)
     if padding == "valid" and pool > size:
         raise ValueError(f"pool must fit in a valid input of size {size}, got {pool}")
@@ -88,7 +99,7 @@ def pool_output_size(size: int, pool: int, stride: int | None = None, padding: s
 def transposed_conv_output_size(
     size: int, kernel: int, stride: int = 1, padding: str = "valid", dilation: int = 1
 ) -> int:
-    """Output positions along one axis of Keras' Conv2DTranspose: the input size that a convolution would undo.
+    """Return the output positions along one axis of Keras' Conv2DTranspose; arguments as in `conv_output_size`.
 
     "same" gives size times stride; "valid" the whole reach of the kernel, and never less than "same".
     Raises ValueError for an argument below 1, or stride and dilation both over 1.
@@ -103,20 +114,20 @@ def transposed_conv_output_size(
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
-    """Rows added (before, after) by padding "same"; an odd row goes after, below or to the right (figure 5.6)."""
+    """Return the rows that padding "same" adds (before, after); an odd row goes below or to the right (figure 5.6)."""
     outputs = conv_output_size(size, kernel, stride, "same", dilation)
     total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
 
 
 def conv2d_parameters(kernel: Kernel, in_channels: int, filters: int, bias: bool = True) -> int:
-    """Weights and biases of a Conv2D (or Conv2DTranspose) layer."""
+    """Return the number of weights and biases of a Conv2D (or Conv2DTranspose) layer."""
     _at_least(1, in_channels=in_channels, filters=filters)
     return _area(kernel) * in_channels * filters + bias * filters
 
 
 def depthwise_conv2d_parameters(kernel: Kernel, in_channels: int, multiplier: int = 1, bias: bool = True) -> int:
-    """Weights and biases of a DepthwiseConv2D layer: `multiplier` filters for each channel, which see only that one."""
+    """Return the number of weights and biases of a DepthwiseConv2D layer: `multiplier` filters for each channel."""
     _at_least(1, in_channels=in_channels, multiplier=multiplier)
     return (_area(kernel) + bias) * in_channels * multiplier
 
@@ -124,28 +135,32 @@ def depthwise_conv2d_parameters(kernel: Kernel, in_channels: int, multiplier: in
 def separable_conv2d_parameters(
     kernel: Kernel, in_channels: int, filters: int, multiplier: int = 1, bias: bool = True
 ) -> int:
-    """Weights and biases of a SeparableConv2D layer: depthwise without bias, then a 1x1 convolution."""
+    """Return the number of weights and biases of a SeparableConv2D layer: depthwise without bias, then 1x1."""
     depthwise = depthwise_conv2d_parameters(kernel, in_channels, multiplier, bias=False)
     return depthwise + conv2d_parameters(1, in_channels * multiplier, filters, bias)
 
 
 def dense_parameters(inputs: int, units: int, bias: bool = True) -> int:
-    """Weights and biases of a Dense layer."""
+    """Return the number of weights and biases of a Dense layer."""
     _at_least(1, inputs=inputs, units=units)
     return inputs * units + bias * units
 
 
 def batch_normalization_parameters(channels: int, center: bool = True, scale: bool = True) -> tuple[int, int]:
-    """(trainable, total) of a BatchNormalization layer: beta and gamma train, the moving mean and variance do not."""
+    """Return the parameters (trainable, total) of a BatchNormalization layer.
+
+    Beta and gamma train, the moving mean and variance do not.
+    """
     _at_least(1, channels=channels)
     trainable = (center + scale) * channels
     return trainable, trainable + 2 * channels
 
 
 def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
-    """Input positions along one axis that one output of a stack sees; layers are (kernel, stride), input first.
+    """Return the input positions along one axis that one output of a stack sees.
 
-    Three unpooled 3x3 convolutions see 7 (section 5.1.2). A dilated kernel counts as dilation * (kernel - 1) + 1.
+    Layers are (kernel, stride), input first. Three unpooled 3x3 convolutions see 7 (section 5.1.2). A dilated kernel
+    counts as dilation * (kernel - 1) + 1.
     """
     field = 1
     for kernel, stride in reversed(list(layers)):
@@ -155,7 +170,7 @@ def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
 
 
 def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
-    """What each layer of a stack, input first, sees of `size` input positions.
+    """Return the receptive fields of each layer of a stack, input first, in `size` input positions.
 
     Output i sees Field.size positions from start + i * jump on, those outside the image being padding; with
     dilation, or a stride over the kernel, it may skip some in between.
@@ -176,7 +191,7 @@ def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
 
 
 def multiply_adds(layer: Any) -> int:
-    """Multiply-adds (half the FLOPs) of a built Keras layer or model, channels last, on one image.
+    """Return the multiply-adds (half the FLOPs) of a built Keras layer or model, channels last, on one image.
 
     A convolution uses each weight of its kernel once at every output position, a transposed one at every input
     position, a Dense layer once for each vector; the zeros of padding count, as they are multiplied too. Biases,

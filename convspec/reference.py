@@ -1,4 +1,4 @@
-"""The chapter's layers in NumPy, patch by patch as section 5.1 tells them: slow, plain, and the oracle for Keras.
+"""Reference layers in NumPy, patch by patch as section 5.1 defines them: slow, plain, and the oracle for Keras.
 
 Images and feature maps are (height, width, channels), without a batch axis; sums are taken in float64.
 Impossible sizes are a ValueError, as in convspec.arithmetic.
@@ -20,7 +20,7 @@ def _pair(value: Pair) -> tuple[int, int]:
 
 
 def _reassemble(image: Array, spans: list[list[slice]], transform: Callable[[Array], Array]) -> Array:
-    """Figure 5.4: extract every patch, transform each in the same way, lay the vectors out where they came from."""
+    """Extract every patch, transform each in the same way and lay the vectors out in place (figure 5.4)."""
     rows, columns = spans
     return np.array([[transform(image[row, column]) for column in columns] for row in rows])
 
@@ -28,9 +28,20 @@ def _reassemble(image: Array, spans: list[list[slice]], transform: Callable[[Arr
 def conv2d(
     image: ArrayLike, kernel: ArrayLike, bias: ArrayLike = 0.0, stride: Pair = 1, padding: str = "valid"
 ) -> Array:
-    """Convolution with a kernel of shape (height, width, channels, filters): (rows, columns, filters) (figure 5.4).
+    """Convolve an image with a kernel (figure 5.4).
 
-    "same" puts zeros around the image (figure 5.6). Raises ValueError for a kernel of another number of channels.
+    Args:
+        image: Of shape (height, width, channels).
+        kernel: Of shape (height, width, channels, filters).
+        bias: One number, or one for each filter.
+        stride: Pixels from one window to the next.
+        padding: "valid", or "same" for zeros around the image (figure 5.6).
+
+    Returns:
+        Feature maps of shape (rows, columns, filters).
+
+    Raises:
+        ValueError: For a kernel of another number of channels than the image, and impossible sizes.
     """
     pixels, weights = np.asarray(image, float), np.asarray(kernel)
     if pixels.shape[-1] != weights.shape[2]:
@@ -60,27 +71,37 @@ def _pool2d(image: ArrayLike, pool: Pair, stride: Pair | None, padding: str, red
 
 
 def max_pool2d(image: ArrayLike, pool: Pair = 2, stride: Pair | None = None, padding: str = "valid") -> Array:
-    """The largest value of each channel in each window; the stride is the pool size unless given (section 5.1.2)."""
+    """Return the largest value of each channel in each window (section 5.1.2).
+
+    Args:
+        image: Of shape (height, width, channels).
+        pool: Size of the window.
+        stride: Pixels from one window to the next; by default the pool size.
+        padding: "valid" or "same".
+
+    Returns:
+        Feature maps of shape (rows, columns, channels).
+    """
     return _pool2d(image, pool, stride, padding, np.max)
 
 
 def average_pool2d(image: ArrayLike, pool: Pair = 2, stride: Pair | None = None, padding: str = "valid") -> Array:
-    """The mean of each channel in each window, over its real pixels alone: padding is not counted (section 5.1.2)."""
+    """Return the mean of each channel in each window over its real pixels; otherwise like `max_pool2d`."""
     return _pool2d(image, pool, stride, padding, np.mean)
 
 
 def dense(inputs: ArrayLike, weights: ArrayLike, bias: ArrayLike = 0.0) -> Array:
-    """The last axis of (..., inputs) times weights of shape (inputs, units), plus bias: (..., units) (listing 5.2)."""
+    """Multiply inputs (..., inputs) by weights (inputs, units) and add the bias: (..., units) (listing 5.2)."""
     return np.tensordot(np.asarray(inputs, float), np.asarray(weights), axes=1) + np.asarray(bias)
 
 
 def relu(values: ArrayLike) -> Array:
-    """What is negative becomes 0."""
+    """Replace negative values by 0."""
     return np.maximum(values, 0.0)
 
 
 def softmax(logits: ArrayLike) -> Array:
-    """Probabilities over the last axis: positive, in the order of the logits, and 1 in sum (listing 5.2)."""
+    """Return probabilities over the last axis: positive, in the order of the logits, and 1 in sum (listing 5.2)."""
     values = np.asarray(logits, float)
     # Less the largest, which changes nothing but keeps exp from overflowing.
     exponentials = np.exp(values - values.max(axis=-1, keepdims=True))

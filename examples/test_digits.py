@@ -1,7 +1,7 @@
-"""A model that is not convspec's own, held against its baseline: `pytest examples`.
+"""Accuracy gate of a scikit-learn model: `pytest examples`. Needs neither Keras nor a backend.
 
 The first run writes fixtures/baselines and fails, as nobody has looked at it yet; later ones pass, until the model gets
-worse by more than --margin.
+worse by more than the margin.
 """
 
 import numpy as np

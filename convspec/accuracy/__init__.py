@@ -1,4 +1,4 @@
-"""Is a model still as accurate? Statistics, the gate, flipped pictures, baselines and their judgement.
+"""Accuracy gates: statistics, the gate, flipped pictures, baselines and judgements of runs by them.
 
-Needs NumPy and SciPy only. Begin reading in `gate`.
+Needs NumPy, SciPy and msgspec only. Begin reading in `gate`; `judgement.judge` is the way in.
 """

@@ -170,11 +170,12 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
         alone = special.stdtr(max(runs[0] - 1, 1), sign * change / own) / OWN_SHARE
         return float(min(both, alone, 1))
 
+    drop_p, gain_p = p_value(1), p_value(-1)
     smallest, degrees = _detectable(alpha * (1 - OWN_SHARE), pooled, error), float(pooled)
     if min(runs) > 1:
-        degrees, error = welch(base, new, min_variance)
+        degrees, error = welch(base.tolist(), new.tolist(), min_variance)
         smallest = max(smallest, _detectable(level, degrees, error))
-    return _Evidence(error, degrees, variance, p_value(1), p_value(-1), smallest)
+    return _Evidence(error, degrees, variance, drop_p, gain_p, smallest)
 
 
 def _detectable(alpha: float, degrees: float, error: float) -> float:

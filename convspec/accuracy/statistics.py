@@ -62,16 +62,13 @@ def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float], min_
     return float(special.stdtr(degrees, (min_gain - float(np.mean(higher) - np.mean(lower))) / error))
 
 
-def welch(one: ArrayLike, other: ArrayLike, min_variance: float = 0.0) -> tuple[float, float]:
+def welch(one: Sequence[float], other: Sequence[float], min_variance: float = 0.0) -> tuple[float, float]:
     """Return degrees of freedom and standard error of a difference of means (Welch 1947, doi:10.1093/biomet/34.1-2.28).
 
     No side counts with a variance below `min_variance`.
     """
-    counts = [len(np.asarray(side)) for side in (one, other)]
-    parts = [
-        max(float(np.var(side, ddof=1)), min_variance) / count for side, count in zip((one, other), counts, strict=True)
-    ]
-    degrees = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    parts = [max(float(np.var(side, ddof=1)), min_variance) / len(side) for side in (one, other)]
+    degrees = sum(parts) ** 2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1))
     return degrees, float(np.sqrt(sum(parts)))
 
 

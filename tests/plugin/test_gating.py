@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convspec import BadInput
 from convspec.accuracy import judgement
 from convspec.accuracy.baselines import Run, write
 from convspec.data.datasets import Dataset
@@ -212,25 +211,6 @@ def test_a_changed_test_set_is_named_and_not_compared(pytester: pytest.Pytester)
 def test_the_documented_example_writes_its_baseline_then_passes(pytester: pytest.Pytester) -> None:
     shutil.copy(ROOT / "examples" / "test_digits.py", pytester.path)
     assert [pytest_run(pytester)[0] for _ in range(2)] == [NO_BASELINE, OK]
-
-
-def test_predictions_and_labels_of_different_pictures_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"mine: predicted, .* got shapes \(1, 3\), \(1, 3\), \(4,\) and 4 names"):
-        judgement.results_from_predictions("mine", np.zeros(3), np.zeros(4))
-
-
-def test_classes_may_have_names() -> None:
-    (own,) = judgement.results_from_predictions(
-        "mine", ["cat", "dog", "dog"], ["cat", "cat", "dog"], confidence=[0.9, 0.6, 0.8]
-    )
-    assert own.conditions["classes"] == ["cat", "dog"]
-    assert (own.predicted, own.labels, own.confidence) == ([0, 1, 1], [0, 0, 1], [0.9, 0.6, 0.8])
-    assert own.accuracy == pytest.approx(2 / 3)
-
-
-def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
-    runs = judgement.results_from_predictions("mine", [[0, 1], [1, 1]], [0, 1])
-    assert [(run.name, run.seed, run.accuracy) for run in runs] == [("mine", 0, 1.0), ("mine", 1, 0.5)]
 
 
 def train(
