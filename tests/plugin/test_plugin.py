@@ -104,7 +104,7 @@ def test_the_default_weights_of_a_base_lie_in_the_data_folder(pytester: pytest.P
 
 def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pytester, few_pictures: Path) -> None:
     session = pytester.parseconfigure("--dataset", str(few_pictures)).stash[SESSION]
-    large, small = (find_recipe(name, scale) for name, scale in (("from_scratch", "mini"), ("mnist_convnet", "full")))
+    large, small = find_recipe("from_scratch", "mini"), find_recipe("mnist_convnet", "full")
     assert session.dataset(large).train.images.shape[1:] == (48, 48, 3)
     assert session.dataset(small).train.images.shape[1:] == (28, 28, 3)
     assert session.dataset(large) is session.dataset(large)
