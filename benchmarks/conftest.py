@@ -42,6 +42,15 @@ class Side(NamedTuple):
     work: float
 
 
+def _seconds(side: Side) -> float:
+    """Call a side once; return the seconds for each unit of work."""
+    from convspec import backend
+
+    start = time.perf_counter()
+    backend.synchronise(side.run())
+    return (time.perf_counter() - start) / side.work
+
+
 @pytest.fixture(scope="session")
 def probes() -> dict[str, float]:
     """Return what this machine reaches at each probe, measured once a session."""
@@ -54,11 +63,6 @@ def probes() -> dict[str, float]:
 def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dict[str, float]) -> Callable[..., None]:
     """Return a function that times a side, in turn with a rival if there is one, and keeps the record."""
     from convspec import backend, machine
-
-    def seconds_for_work(side: Side) -> float:
-        start = time.perf_counter()
-        backend.synchronise(side.run())
-        return (time.perf_counter() - start) / side.work
 
     def recorded(
         group: str,
@@ -85,11 +89,11 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dic
 
         def time_rival() -> None:
             if rival:
-                rival_seconds.append(seconds_for_work(rival))
+                rival_seconds.append(_seconds(rival))
 
         def time_ours() -> None:
             with memory:
-                own_seconds.append(seconds_for_work(ours))
+                own_seconds.append(_seconds(ours))
             peaks.append((memory.mib, memory.device_mib))
 
         benchmark.group = f"{group}, {convspec_session.scale}"

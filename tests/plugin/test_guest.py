@@ -94,7 +94,7 @@ def test_a_gate_and_its_options_need_no_package_of_an_extra(pytester: pytest.Pyt
     assert "model: pass" in lines(result)
 
 
-@pytest.mark.parametrize("arguments", [("--rungs", "fine_tuned"), ("--scale", "full"), ("--dataset", "shapes")])
+@pytest.mark.parametrize("arguments", [("--rungs", "fine_tuned"), ("--scale", "full")])
 def test_an_option_of_the_ladder_names_the_extra_that_it_needs(
     arguments: tuple[str, ...], pytester: pytest.Pytester
 ) -> None:

@@ -142,26 +142,16 @@ def add_text_file(folder: Path) -> None:
     (folder / "fish" / "notes.jpg").write_text("not a picture")
 
 
-def empty_class(folder: Path) -> None:
-    for file in (folder / "key").iterdir():
-        file.unlink()
-
-
-def single_class(folder: Path) -> None:
-    (folder / "key").rename(folder.parent / "key")
-
-
-def no_weights(folder: Path) -> None:
-    (folder.parent / "wrong.weights.h5").write_text("not weights")
-
-
 @pytest.mark.parametrize(
     ("spoil", "arguments", "expected"),
     [
         (add_text_file, "--strict-images --rungs dense_baseline", "notes.jpg' is not a readable picture"),
-        (empty_class, "--rungs dense_baseline", "the class 'key' is empty"),
-        (single_class, "--rungs dense_baseline", "has only the class 'fish'; give at least two"),
-        (no_weights, "--rungs feature_extraction --weights {}/wrong.weights.h5",
+        (lambda folder: [file.unlink() for file in (folder / "key").iterdir()],
+         "--rungs dense_baseline", "the class 'key' is empty"),
+        (lambda folder: (folder / "key").rename(folder.parent / "key"),
+         "--rungs dense_baseline", "has only the class 'fish'; give at least two"),
+        (lambda folder: (folder.parent / "wrong.weights.h5").write_text("not weights"),
+         "--rungs feature_extraction --weights {}/wrong.weights.h5",
          "wrong.weights.h5' does not hold the weights of a mini base without its top"),
         (lambda folder: None, "--require-data --rungs dense_baseline --dataset mnist --data-root {}",
          "MNIST is not at"),
@@ -169,7 +159,7 @@ def no_weights(folder: Path) -> None:
     ids=["text file", "empty class", "single class", "weights of another architecture", "missing pictures"],
 )  # fmt: skip
 def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
-    spoil: Callable[[Path], None], arguments: str, expected: str, pytester: pytest.Pytester, few_pictures: Path
+    spoil: Callable[[Path], object], arguments: str, expected: str, pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
     spoil(few_pictures)
     words = arguments.format(few_pictures.parent).split()
