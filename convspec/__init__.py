@@ -1,4 +1,9 @@
-"""An executable specification of transfer learning with convnets."""
+"""An executable specification of transfer learning with convnets.
+
+`arithmetic` and `reference` define in plain Python and NumPy what layers compute, and `accuracy` gates any model.
+`data`, `models`, `features` and `training` are what the chapter works with, `ladder` its seven rungs, `visualization`
+what a model sees, `timings` and `report` what comes out. `plugin` is the way in from pytest, `cli` from a shell.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

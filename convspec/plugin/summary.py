@@ -18,10 +18,10 @@ def show_verdicts(terminal: "pytest.TerminalReporter", verdicts: Sequence[Verdic
     if verdicts:
         terminal.section("accuracy against the baseline")
     for verdict in verdicts:
-        first, *rest = verdict["text"].splitlines()
+        first, *others = verdict["text"].split("\n")
         colour = {"pass": "green", "underpowered": "yellow"}.get(verdict["outcome"], "red")
         terminal.write_line(first, **{colour: True})
-        for line in rest:
+        for line in others:
             terminal.write_line(f"    {line}")
 
 
@@ -33,13 +33,11 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
     from convspec.report import claims, tables
 
     terminal.section("the ladder")
-    lines = [*tables.table(session.runs), tables.FOOTNOTE] if session.runs else []
-    for line in lines:
-        terminal.write_line(line)
+    if session.runs:
+        terminal.write_line("\n".join([*tables.table(session.runs), tables.FOOTNOTE]))
     if session.scale == "full" and not session.settings.dataset:
         terminal.section("what the chapter claims")
-        for line in claims.claims(session.runs):
-            terminal.write_line(line)
+        terminal.write_line("\n".join(claims.claims(session.runs)))
     if session.repeats:
         repeats = ", ".join(f"{rung} {repeat.outcome}" for rung, repeat in session.repeats.items())
         terminal.write_line(f"trained twice with one seed: {repeats}")
@@ -58,14 +56,11 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
 
 def _failures(terminal: "pytest.TerminalReporter") -> list[tuple[str, str]]:
     """Return each failed test with its message, without the traceback."""
-    reports = [report for outcome in ("failed", "error") for report in terminal.stats.get(outcome, ())]
-    return [
-        (
-            report.nodeid,
-            crash.message if (crash := getattr(report.longrepr, "reprcrash", None)) else report.longreprtext,
-        )
-        for report in reports
-    ]
+    failures = []
+    for report in terminal.stats.get("failed", []) + terminal.stats.get("error", []):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        failures.append((report.nodeid, crash.message if crash else report.longreprtext))
+    return failures
 
 
 def write_report(
