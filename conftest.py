@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-if TYPE_CHECKING:  # nothing that needs Keras is imported before convspec.plugin has seen that its backend is there
+if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one line where its backend is missing
     import numpy as np
 
     from convspec.data.datasets import Dataset
@@ -19,13 +19,13 @@ settings.register_profile(
     "quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500, derandomize=False)
-# For tests of the tests: the search for the smallest example takes a minute where the first found takes a second.
+# For seeded defects: searching for the smallest example takes a minute, the first one a second.
 settings.register_profile("first-example", settings.get_profile("quick"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too: all seeded defects")
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,14 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _refuse_stale_skips(config, items)
-    wanted = {"full": config.option.scale == "full", "slow": config.option.slow}
-    left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in wanted.items())]
+    enabled = {"full": config.option.scale == "full", "slow": config.option.slow}
+    left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in enabled.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 def _refuse_stale_skips(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """An id under --deselect that matches nothing, and a skip that nothing can end (xfail is strict), are errors."""
+    """Raise UsageError for an id under --deselect that matches nothing, and for a skip without a condition."""
     collected = {item.nodeid.partition("::")[0] for item in items}
     for prefix in config.option.deselect or ():
         file = prefix.partition("::")[0]
@@ -57,7 +57,7 @@ def _refuse_stale_skips(config: pytest.Config, items: list[pytest.Item]) -> None
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """How many seeded defects tests/test_defects.py killed; under xdist they ran in other processes."""
+    """Count the seeded defects that tests/meta/test_defects.py killed; under xdist they ran in other processes."""
     reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
     recorded = [name for report in reports if report.when == "call" for name, _ in report.user_properties]
     if seeded := recorded.count("seeded"):
@@ -66,14 +66,14 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real data, or a skip that says how to name it."""
+    """Return the folder of real data; skip where no variable names it."""
     if not (folder := os.environ.get("CONVSPEC_DATA")):
         pytest.skip("needs the real data: set CONVSPEC_DATA to the folder that holds them")
     return Path(folder)
 
 
 def _cut(whole: "Dataset", *counts: int) -> "Dataset":
-    """Every so many pictures of each part, so that all classes stay."""
+    """Return about `counts` pictures of the parts, evenly spread, so that all classes stay."""
     from convspec.data.datasets import Dataset, Split
 
     parts = [part for part in (whole.train, whole.validation, whole.test) if part is not None]
@@ -84,7 +84,7 @@ def _cut(whole: "Dataset", *counts: int) -> "Dataset":
 
 @pytest.fixture(scope="session")
 def few_shapes() -> "Dataset":
-    """Some 40, 20 and 20 pictures of `shapes`."""
+    """Return some 40, 20 and 20 pictures of `shapes`."""
     from convspec.data import datasets
 
     return _cut(datasets.load_dataset("shapes", 48, Path()), 40, 20, 20)
@@ -92,12 +92,11 @@ def few_shapes() -> "Dataset":
 
 @pytest.fixture(scope="session")
 def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
-    """Some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
+    """Return some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
     from convspec.data import datasets
 
-    return _cut(
-        datasets.load_dataset("dogs_vs_cats", 150, data_folder), 40, 20, 20
-    ), data_folder / "vgg16_notop.weights.h5"
+    pictures = _cut(datasets.load_dataset("dogs_vs_cats", 150, data_folder), 40, 20, 20)
+    return pictures, data_folder / "vgg16_notop.weights.h5"
 
 
 @pytest.fixture

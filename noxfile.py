@@ -12,7 +12,7 @@ nox.options.reuse_existing_virtualenvs = True
 @nox.session
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def suite(session: nox.Session, backend: str) -> None:
-    """The whole suite where Keras finds this backend alone."""
+    """Run the whole suite where this backend alone is installed."""
     session.install("-e", f".[{backend}]", "-c", "constraints.txt")
     session.run(
         "pytest", *(session.posargs or ["tests", "-n", "auto", "--dist", "worksteal"]), env={"KERAS_BACKEND": backend}
@@ -21,6 +21,6 @@ def suite(session: nox.Session, backend: str) -> None:
 
 @nox.session
 def agreement(session: nox.Session) -> None:
-    """Whether all three agree, in an environment that has them all, down to the accuracies of some rungs at mini."""
+    """Compare all backends in one environment, down to the accuracies of some rungs at mini."""
     session.install("-e", f".[{','.join(BACKENDS)}]", "-c", "constraints.txt")
-    session.run("pytest", *(session.posargs or ["tests/test_backends.py", "--slow"]))
+    session.run("pytest", *(session.posargs or ["tests/unit/test_backends_agree.py", "--slow"]))

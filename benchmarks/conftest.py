@@ -1,4 +1,4 @@
-"""The ladder is climbed from the bottom, and alone where rungs or pictures are chosen; what times two sides in turn."""
+"""Order of the benchmarks, and the fixture `record`, which times one piece of work or two in turn."""
 
 import time
 from collections.abc import Callable
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
 HERE = Path(__file__).parent
-ROUNDS = {"mini": 5, "full": 5}
+ROUNDS = 5
 
 
 @pytest.hookimpl(trylast=True)  # after plugins that shuffle tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the ladder first, in its order; leave timings out where rungs or pictures are chosen."""
     ours = [item for item in items if item.path.parent == HERE]
-    ladder = sorted((item for item in ours if item.path.name == "test_ladder.py"), key=_as_written)
+    ladder = sorted((item for item in ours if item.path.name == "test_ladder.py"), key=_place_in_file)
     timings = [item for item in ours if item not in ladder]
     if config.option.rungs or config.option.dataset:
         config.hook.pytest_deselected(items=timings)
@@ -28,34 +29,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in ours] + ladder + timings
 
 
-def _as_written(item: pytest.Item) -> tuple[int, list[int]]:
+def _place_in_file(item: pytest.Item) -> tuple[int, list[int]]:
     assert isinstance(item, pytest.Function)
     return item.location[1] or 0, list(item.callspec.indices.values()) if hasattr(item, "callspec") else []
 
 
 class Side(NamedTuple):
-    """What is timed, and how much work one call of it is: pictures, or FLOP."""
+    """Something to time; one call of `run` does so much `work`: pictures, steps or FLOP."""
 
     name: str
     run: Callable[[], object]
     work: float
 
 
+def _seconds(side: Side) -> float:
+    """Call a side once; return the seconds for each unit of work."""
+    from convspec import backend
+
+    start = time.perf_counter()
+    backend.synchronise(side.run())
+    return (time.perf_counter() - start) / side.work
+
+
 @pytest.fixture(scope="session")
-def reached() -> dict[str, float]:
-    """What this machine reaches at each probe, once a session."""
+def probes() -> dict[str, float]:
+    """Return what this machine reaches at each probe, measured once a session."""
     from convspec import machine
 
     return machine.probe()
 
 
 @pytest.fixture
-def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: dict[str, float]) -> Callable[..., None]:
-    """Times a side, in turn with another if there is one, and leaves the record.
-
-    `pictures` is how many one call goes through, `flop` the arithmetic that each takes. The first side may take
-    `most` of the other's time, work for work; not on a GPU, where other things limit small steps.
-    """
+def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dict[str, float]) -> Callable[..., None]:
+    """Return a function that times a side, in turn with a rival if there is one, and keeps the record."""
     from convspec import backend, machine
 
     def recorded(
@@ -64,49 +70,53 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, reached: di
         rival: Side | None = None,
         pictures: int = 0,
         flop: float = 0,
-        most: float | None = None,
+        max_ratio: float | None = None,
     ) -> None:
-        seconds: dict[str, list[float]] = {side.name: [] for side in (ours, rival) if side}
-        memory = machine.PeakMemory()
+        """Time both sides.
+
+        Args:
+            group: Heading in the table of benchmarks.
+            ours: The side whose time, speed and memory are recorded.
+            rival: The side that it is compared with, work for work.
+            pictures: How many one call of `ours` goes through.
+            flop: The arithmetic that each of them takes.
+            max_ratio: Largest median of ours / rival; not on a GPU, where other things limit small steps.
+        """
+        own_seconds: list[float] = []
+        rival_seconds: list[float] = []
         peaks: list[tuple[float, float | str]] = []
+        memory = machine.PeakMemory()
 
-        def timed(side: Side) -> None:
-            start = time.perf_counter()
-            backend.synchronise(side.run())
-            seconds[side.name].append((time.perf_counter() - start) / side.work)
-
-        def other() -> None:
+        def time_rival() -> None:
             if rival:
-                timed(rival)
+                rival_seconds.append(_seconds(rival))
 
-        def metered() -> None:
+        def time_ours() -> None:
             with memory:
-                timed(ours)
+                own_seconds.append(_seconds(ours))
             peaks.append((memory.mib, memory.device_mib))
 
         benchmark.group = f"{group}, {convspec_session.scale}"
-        rounds = ROUNDS[convspec_session.scale]
-        benchmark.pedantic(metered, setup=other, rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(time_ours, setup=time_rival, rounds=ROUNDS, warmup_rounds=1)
         if benchmark.disabled:  # then each has run once, and nothing is known of their speed
             return
-        mine, *others = (np.array(times[1:]) for times in seconds.values())
-        a_second = pictures / (float(np.median(mine)) * ours.work)
-        ratio = float(np.median(mine / others[0])) if others else None
+        speed = pictures / (float(np.median(own_seconds[1:])) * ours.work)  # the first round warms up
         mib, device_mib = zip(*peaks[1:], strict=True)
         benchmark.extra_info.update(
-            images_per_second=round(a_second, 1) if pictures else "unknown",
-            flops_per_second=a_second * flop if flop else "unknown",
-            share_of_probe=round(a_second * flop / reached["matrix_product_float32"], 3) if flop else "unknown",
+            images_per_second=round(speed, 1) if pictures else "unknown",
+            flops_per_second=speed * flop if flop else "unknown",
+            share_of_probe=round(speed * flop / probes["matrix_product_float32"], 3) if flop else "unknown",
             peak_memory_mib=round(max(mib)),
             device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
             machine=machine.machine(),
-            probe=reached,
+            probe=probes,
         )
-        if rival and ratio:
+        if rival:
+            ratio = float(np.median(np.divide(own_seconds[1:], rival_seconds[1:])))
             benchmark.extra_info.update(ratio=round(ratio, 4), rival=rival.name)
-            told = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
-            outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {told}"
+            figures = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
+            outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {figures}"
             terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
-            assert not most or ratio <= most or backend.accelerators(), f"{outcome}, but should take {most} at most"
+            assert not max_ratio or ratio <= max_ratio or backend.accelerators(), f"{outcome}; at most {max_ratio}"
 
     return recorded

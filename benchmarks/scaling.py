@@ -1,4 +1,4 @@
-"""What the features of very many pictures cost: the time by stages, its constants, and the page that follows.
+"""Cost of recording features of very many pictures: time by stages, constants, and the page docs/scaling.md.
 
 `python -m benchmarks.scaling measure` takes the constants on this machine (needs $CONVSPEC_DATA and some minutes)
 and writes docs/scaling.json; `python -m benchmarks.scaling` writes the tables of docs/scaling.md from that.
@@ -28,10 +28,10 @@ Constants = dict[str, float]
 
 
 def stages(constants: Constants, device: str, devices: int) -> dict[str, float]:
-    """Seconds a picture takes in each stage of one run on so many devices: "cpu" cores or "gpu"s.
+    """Return the seconds of each stage for one picture, in a run on so many devices: "cpu" cores or "gpu"s.
 
-    A run is begun on one machine, whose cores decode; what identifies pictures and writes the store is one process.
-    On one device nothing travels.
+    The cores of one machine decode, and one process identifies pictures and writes the store. On one device nothing
+    is sent.
     """
     cores = min(devices, constants["cores_of_a_machine"]) if device == "cpu" else constants["cores_of_a_machine"]
     rate = constants["base_per_core"] if device == "cpu" else constants["gpu_flops"] / constants["flop_a_picture"]
@@ -49,8 +49,9 @@ def stages(constants: Constants, device: str, devices: int) -> dict[str, float]:
 
 
 def seconds(constants: Constants, device: str, devices: int, pictures: float) -> float:
-    """Of a run: decoding and identifying come first, one after the other; on one device so does all else, on several
-    the rest overlaps, but for storing and handing out, which are one process.
+    """Return the seconds of a run.
+
+    Decoding and identifying come first. On several devices the other stages overlap, but for storing and handing out.
     """
     cost = stages(constants, device, devices)
     rest = [cost["send"], cost["base"], cost["return"], cost["store"] + cost["hand out"]]
@@ -58,13 +59,13 @@ def seconds(constants: Constants, device: str, devices: int, pictures: float) ->
 
 
 def bottleneck(constants: Constants, device: str, devices: int) -> str:
-    """The stage that takes longest."""
+    """Return the stage that takes longest."""
     cost = stages(constants, device, devices)
     return max(cost, key=cost.__getitem__)
 
 
-def told(duration: float) -> str:
-    """Seconds, in two digits of the unit that suits."""
+def format_duration(duration: float) -> str:
+    """Return a duration in words, with two digits: "3.4 min"."""
     for unit, size in (("years", 365.25 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
         if duration >= 2 * size:
             return f"{float(f'{duration / size:.2g}'):g} {unit}"
@@ -72,7 +73,7 @@ def told(duration: float) -> str:
 
 
 def tables(record: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """The tables of the page by name: rows of cells, the first the header."""
+    """Return the tables of the page by name: rows of cells, the header first."""
     constants: Constants = {name: entry["value"] for name, entry in record["constants"].items()}
     check = [["pictures", "measured, core s", "predicted, core s", "predicted / measured"]]
     for size, taken in zip(SIZES, record["core_seconds"], strict=True):
@@ -94,8 +95,8 @@ def tables(record: dict[str, Any]) -> dict[str, list[list[str]]]:
         for device, kind in kinds.items():
             for devices in DEVICES:
                 runs = max(devices // MACHINE, 1)
-                one = told(seconds(constants, device, devices, pictures))
-                many = told(seconds(constants, device, devices // runs, pictures / runs))
+                one = format_duration(seconds(constants, device, devices, pictures))
+                many = format_duration(seconds(constants, device, devices // runs, pictures / runs))
                 called = f"{devices:,} {kind}{'s' if devices > 1 else ''}"
                 cost.append([words, called, one, bottleneck(constants, device, devices), many, store])
     moves = [
@@ -114,7 +115,7 @@ def tables(record: dict[str, Any]) -> dict[str, list[list[str]]]:
 
 
 def render(page: str, record: dict[str, Any]) -> str:
-    """The page with each table that follows a mark `<!-- table NAME -->` made anew."""
+    """Return the page with the table after each mark `<!-- table NAME -->` made anew."""
     for name, rows in tables(record).items():
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         lines.insert(1, "|" + "---|" * len(rows[0]))
@@ -125,14 +126,14 @@ def render(page: str, record: dict[str, Any]) -> str:
 
 
 def _core_seconds(work: Callable[[], object]) -> float:
-    """Processor time of all threads: what other work the machine does hardly counts."""
+    """Return the processor time of all threads, on which other work of the machine has little effect."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def measure(data: Path) -> dict[str, Any]:
-    """The constants of this machine, and extraction at three sizes, of pictures that no constant was taken from."""
+    """Measure the constants of this machine, and extraction of three numbers of other pictures."""
     from convspec import backend, models, progress
     from convspec import machine as machine_module
     from convspec.arithmetic import multiply_adds

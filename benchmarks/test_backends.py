@@ -1,10 +1,9 @@
-"""What convspec and Keras take of a step, timed: the base's features and a step of training beside the same model
-written in the backend itself, with neither.
+"""Timings of features and training steps beside the same model written in the backend itself, without Keras.
 
 Run it once on each backend (KERAS_BACKEND). Two sides run in turn in one process on the same weights and pictures, in
-memory and not augmented; what is told is the median over rounds of the ratio between them. The model is that of the
-rung `fine_tuned`, with weights of chance: the package's own base on pictures of 48 x 48, or at `--scale full` VGG16 on
-150 x 150. Written bare, it is compiled where the backend compiles, and has the optimizer that the backend brings.
+memory and not augmented; what counts is the median over rounds of the ratio between them. The model is that of the
+rung `fine_tuned`, with random weights: the package's own base on pictures of 48 x 48, or at `--scale full` VGG16 on
+150 x 150. The bare model is compiled where the backend compiles, and has the backend's own optimizer.
 """
 
 import tempfile
@@ -27,7 +26,7 @@ from convspec.plugin.session import Session
 from .conftest import Side
 
 PICTURES = {"mini": 400, "full": 40}
-STEPS = {"mini": 200, "full": 4}  # of one fit: a run has thousands, and what begins and ends it is done once
+STEPS = {"mini": 200, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
 DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 
@@ -38,7 +37,7 @@ def recipe(convspec_session: Session) -> Recipe:
 
 @pytest.fixture
 def model(recipe: Recipe) -> keras.Model:
-    """The rung's model, thawed as it says and compiled."""
+    """Return the rung's model, thawed and compiled."""
     keras.utils.set_random_seed(0)
     base = models.conv_base(str(recipe.base), None, (recipe.size, recipe.size, 3))
     model = models.end_to_end(base)
@@ -55,7 +54,7 @@ def batches(recipe: Recipe) -> Batches:
 
 
 class Bare:
-    """A model of convolutions, poolings and two dense layers, in the backend's own terms."""
+    """Weights and layout of a model of convolutions, poolings and two dense layers."""
 
     def __init__(self, model: keras.Model, learning_rate: float) -> None:
         base, *head = model.layers[-4:]
@@ -80,12 +79,12 @@ def bare_tensorflow(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[
     slots = [tf.Variable(tf.zeros_like(weight)) for weight in trained]
 
     def maps(x: Any) -> Any:
-        found = iter(bare.pairs(weights))
+        pairs = iter(bare.pairs(weights))
         for pool in bare.pools:
             if pool:
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
             else:
-                kernel, bias = next(found)
+                kernel, bias = next(pairs)
                 x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
         return x
 
@@ -112,17 +111,17 @@ def bare_jax(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndar
     import jax
     from jax import lax, numpy
 
-    state = [[numpy.asarray(weight) for weight in bare.weights]]
-    frozen, trained = state[0][: bare.first], state[0][bare.first :]
-    held = {"trained": trained, "slots": [numpy.zeros_like(weight) for weight in trained]}
+    weights = [numpy.asarray(weight) for weight in bare.weights]
+    frozen, trained = weights[: bare.first], weights[bare.first :]
+    state = {"trained": trained, "slots": [numpy.zeros_like(weight) for weight in trained]}
 
     def maps(weights: Any, x: Any) -> Any:
-        found = iter(bare.pairs(weights))
+        pairs = iter(bare.pairs(weights))
         for pool in bare.pools:
             if pool:
                 x = lax.reduce_window(x, -numpy.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
             else:
-                kernel, bias = next(found)
+                kernel, bias = next(pairs)
                 convolved = lax.conv_general_dilated(
                     x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
                 )
@@ -148,14 +147,14 @@ def bare_jax(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndar
     extract, compiled = jax.jit(maps), jax.jit(update, donate_argnums=(0, 1))
 
     def step(x: np.ndarray, labels: np.ndarray) -> Any:
-        value, held["trained"], held["slots"] = compiled(held["trained"], held["slots"], x, labels)
+        value, state["trained"], state["slots"] = compiled(state["trained"], state["slots"], x, labels)
         return value
 
-    return lambda x: extract([*frozen, *held["trained"]], x), step
+    return lambda x: extract([*frozen, *state["trained"]], x), step
 
 
 def bare_torch(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
-    """Channels last in memory, as they come from Keras, and first in the order of axes, as PyTorch has them."""
+    """Build both in PyTorch, with channels last in memory, as in Keras, and first in the order of axes."""
     import torch
     from torch.nn import functional
 
@@ -168,12 +167,12 @@ def bare_torch(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.nd
     optimizer = torch.optim.RMSprop(trained, lr=bare.rate, alpha=DECAY, eps=EPSILON)
 
     def maps(x: np.ndarray) -> Any:
-        found, tensor = iter(bare.pairs(weights)), torch.from_numpy(x).to(device).permute(0, 3, 1, 2)
+        pairs, tensor = iter(bare.pairs(weights)), torch.from_numpy(x).to(device).permute(0, 3, 1, 2)
         for pool in bare.pools:
             if pool:
                 tensor = functional.max_pool2d(tensor, 2)
             else:
-                tensor = functional.relu(functional.conv2d(tensor, *next(found), padding="same"))
+                tensor = functional.relu(functional.conv2d(tensor, *next(pairs), padding="same"))
         return tensor.permute(0, 2, 3, 1)
 
     def step(x: np.ndarray, labels: np.ndarray) -> Any:
@@ -196,7 +195,7 @@ BARE = {"tensorflow": bare_tensorflow, "jax": bare_jax, "torch": bare_torch}
 def bare(
     model: keras.Model, recipe: Recipe
 ) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
-    """The base's features of a batch, and a step that gives the loss, without Keras and convspec."""
+    """Return two functions without Keras: a batch's features, and a training step that returns the loss."""
     return BARE[keras.backend.backend()](Bare(model, recipe.learning_rate))
 
 
@@ -208,7 +207,7 @@ def test_recording_features_beside_the_bare_base(
     extract, _ = bare
 
     def ours() -> np.ndarray:
-        folder = Path(tempfile.mkdtemp(dir=tmp_path))  # what is recorded already is not computed again
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))  # recorded features are not computed again
         return features.extract(base, batches, folder, clock=progress.Clock())
 
     def theirs() -> list[np.ndarray]:
@@ -228,7 +227,7 @@ def test_recording_features_beside_the_bare_base(
 def test_a_step_of_training_beside_the_bare_step(
     rival: str, record: Callable[..., None], recipe: Recipe, model: keras.Model, batches: Batches, bare: Any
 ) -> None:
-    """And beside Keras's own `fit` on the same batches, without convspec's clock, history and threads."""
+    """The other rival is Keras's own `fit` on the same batches, without convspec's clock, history and threads."""
     steps = STEPS[recipe.scale]
     prepared = [
         (inputs, labels.astype(np.float32)) for inputs, labels in (batches[number] for number in range(len(batches)))

@@ -1,4 +1,4 @@
-"""The ladder: every rung on one set of pictures, timed, and the order of the rungs.
+"""The ladder: every rung on one set of pictures, with its time, its gate and the order of the rungs.
 
 `pytest benchmarks` from the repository, `pytest --pyargs convspec` where the package is installed.
 """
@@ -12,10 +12,11 @@ from convspec.accuracy import statistics
 from convspec.ladder import determinism
 from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
+from convspec.plugin.verdicts import apply_gate
 from convspec.report import tables
 
 # Sections 5.2 and 5.3: (lower, higher, what the gain must exceed). Fine-tuning must be no worse than feature
-# extraction, by a margin of one point, which is what "<=" can mean between two samples.
+# extraction by a margin of one point.
 STEPS = [
     ("from_scratch", "augmented", 0.0),
     ("augmented", "feature_extraction", 0.0),
@@ -28,12 +29,12 @@ CURVES = "accuracy", "val_accuracy", "val_loss"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function in (test_rung, test_rung_repeats_itself, test_the_accuracy_is_that_of_the_baseline):
         option = metafunc.config.option
-        climbed = select_recipes(option.scale, option.mode, option.rungs or RUNGS)
-        metafunc.parametrize("rung", [recipe.name for recipe in climbed])
+        recipes = select_recipes(option.scale, option.mode, option.rungs or RUNGS)
+        metafunc.parametrize("rung", [recipe.name for recipe in recipes])
 
 
 def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureRequest) -> None:
-    """Train the rung once a seed; a run finished in a session that was cut off is not trained again."""
+    """Train the rung with every seed, but for runs that an interrupted session finished."""
     session, config = convspec_session, request.config
     recipe = find_recipe(rung, session.scale)
     if hasattr(config, "workerinput"):
@@ -56,34 +57,35 @@ def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureReque
 def test_rung_repeats_itself(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """With the same seed on this backend and device, to the roundings of float32."""
+    """The same seed gives the same losses on this backend and device, to the rounding of float32."""
     session = convspec_session
     if rung not in session.runs:
         pytest.skip(f"needs the rung {rung} in this session")
     recipe = find_recipe(rung, session.scale)
-    found = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
-    session.repeats[rung] = found
-    request.node.user_properties.append(("determinism", found.outcome))
-    assert not found.outcome.startswith("diverging"), (
-        f"{rung} trained twice with seed 0 should be the same, but is {found.outcome}: its losses differ by up to"
-        f" {found.largest:.2g}, so that seeds do not stand for runs here"
+    repeat = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
+    session.repeats[rung] = repeat
+    request.node.user_properties.append(("determinism", repeat.outcome))
+    assert not repeat.outcome.startswith("diverging"), (
+        f"{rung} trained twice with seed 0 should be the same, but is {repeat.outcome}: its losses differ by up to"
+        f" {repeat.largest:.2g}, so that seeds do not stand for runs here"
     )
 
 
 def test_the_accuracy_is_that_of_the_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
-    """By the gate: not lower than that of the runs in fixtures/baselines, but for --margin."""
-    session, option = convspec_session, request.config.option
+    """The gate compares the runs of this session with those in fixtures/baselines."""
+    session = convspec_session
     if rung not in session.runs:
         pytest.skip(f"needs the rung {rung} in this session")
-    if not session.baselines.is_dir() and not option.update_baselines:
-        pytest.skip(f"no baselines in {str(session.baselines)!r}: --update-baselines begins them")
+    settings = session.settings
+    if not settings.baselines.is_dir() and not settings.update_baselines:
+        pytest.skip(f"no baselines in {str(settings.baselines)!r}: --update-baselines begins them")
     with skip_or_fail_on_bad_data(request.config):
         runs = [result.as_run() for result in session.runs[rung]]
-        if not option.update_baselines and session.judge(runs).outcome == "missing":
+        if not settings.update_baselines and session.judge(runs).outcome == "missing":
             pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
-        session.hold(runs, request.node)
+        apply_gate(session, runs, request.node)
 
 
 @pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)
@@ -108,8 +110,9 @@ def test_the_ladder_has_the_chapters_order(
 def test_from_scratch_overfits_and_with_augmentation_training_and_validation_stay_together(
     convspec_session: Session,
 ) -> None:
-    """Figures 5.9 to 5.13, over the last quarter of the epochs: from scratch, training climbs ten points above
-    validation, whose loss has turned up; with augmentation validation keeps up.
+    """Figures 5.9 to 5.13, over the last quarter of the epochs.
+
+    From scratch, training climbs ten points above validation, whose loss rises; with augmentation validation keeps up.
     """
     runs = convspec_session.runs
     rungs = "from_scratch", "augmented"

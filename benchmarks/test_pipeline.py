@@ -1,9 +1,8 @@
-"""Pictures in, batches out: how fast, beside what else does the same to the same pictures.
+"""Timings of reading and augmenting pictures, beside other libraries that do the same to the same pictures.
 
-Both sides of a comparison run in turn, in one process and, but for the last test, on one core, whatever threads they
-start; what is claimed is the median over rounds of the ratio between them. One round before the first warms both up
-and is not counted. The pictures are those of Dogs vs. Cats where the data folder has them, else drawn ones of the same
-size in pixels and, about, in bytes: 400 of them, or 2,000 at `--scale full`.
+Both sides run in turn, in one process and, but for the last test, on one core; what counts is the median over rounds
+of the ratio between them. One round before the first warms both up and is not counted. The pictures are those of
+Dogs vs. Cats where the data folder has them, else drawn ones of about the same size: 400, or 2,000 at `--scale full`.
 """
 
 import os
@@ -38,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*scipy.ndimage.interpolation.*:
 
 @pytest.fixture
 def one_core() -> Iterator[None]:
-    """Every thread of this process on one core, where the system can; OpenCV's own threads off."""
+    """Keep every thread of this process on one core, where the system can; OpenCV's own threads are off."""
     threads, cores = cv2.getNumThreads(), os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
     cv2.setNumThreads(1)
     _pin({min(cores)} if cores else cores)
@@ -55,7 +54,7 @@ def _pin(cores: set[int]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/{cats,dogs} with 400 or 2,000 pictures in all, and the least that validation and test can have."""
+    """Return a folder with 400 or 2,000 training pictures in all, and one of each class for validation and test."""
     source, copies = convspec_session.data_root / "dogs_vs_cats_small", tmp_path_factory.mktemp("pictures")
     each = {"mini": 200, "full": 1000}[convspec_session.scale]
     for label, form in zip(("cats", "dogs"), shapes.TARGETS.values(), strict=True):
@@ -68,7 +67,7 @@ def folder(convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _drawn(form: shapes.Form, folder: Path, count: int) -> list[Path]:
-    """500 x 375, five drawn, which takes a quarter of a second each, and the others no different but for a comment."""
+    """Return files of 500 x 375 pixels: five drawings, copied with other comments, as drawing takes a while."""
     folder.mkdir(parents=True)
     rng, files = np.random.RandomState(0), [folder / f"{number}.jpg" for number in range(count)]
     drawn = [Image.fromarray(shapes.draw(form, rng, 500)[:375]) for _ in range(5)]
@@ -84,15 +83,15 @@ def paths(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def forty(paths: list[Path]) -> list[Path]:
-    """What is timed picture by picture."""
+    """Return the pictures that are timed one by one."""
     return paths[:: len(paths) // 40]
 
 
 @pytest.fixture
 def compare(benchmark: BenchmarkFixture, convspec_session: Session) -> Callable[..., None]:
-    """Times both sides and fails where the first is not `at_least` so many times as fast.
+    """Return a function that times two sides, and fails where the first is not `at_least` times as fast.
 
-    It runs that many times in each round, so that what else the machine does meets both sides alike.
+    It runs that many times in each round, so that other work on this machine meets both sides alike.
     """
 
     def compared(
@@ -104,21 +103,26 @@ def compare(benchmark: BenchmarkFixture, convspec_session: Session) -> Callable[
         rounds: int = 15,
     ) -> None:
         repeats = max(int(at_least), 1)
-        a_picture: dict[str, list[float]] = {ours[0]: [], rival[0]: []}
+        milliseconds: dict[str, list[float]] = {ours[0]: [], rival[0]: []}  # for each picture
 
-        def timed(name: str, run: Callable[[], object], times: int) -> None:
+        def time_side(name: str, run: Callable[[], object], times: int) -> None:
             start = time.perf_counter()
             for _ in range(times):
                 run()
-            a_picture[name].append((time.perf_counter() - start) * 1000 / times / pictures)
+            milliseconds[name].append((time.perf_counter() - start) * 1000 / times / pictures)
+
+        def time_rival() -> None:
+            time_side(*rival, 1)
 
         benchmark.group = group
-        benchmark.pedantic(timed, (*ours, repeats), setup=lambda: timed(*rival, 1), rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(time_side, (*ours, repeats), setup=time_rival, rounds=rounds, warmup_rounds=1)
         if benchmark.disabled:  # then both have run once, and nothing is known of their speed
             return
-        mine, other = (np.array(times[1:]) for times in a_picture.values())
-        ratio = float(np.median(other / mine))
-        medians = {f"{name}, ms a picture": round(float(np.median(times[1:])), 4) for name, times in a_picture.items()}
+        own_times, rival_times = (np.array(times[1:]) for times in milliseconds.values())
+        ratio = float(np.median(rival_times / own_times))
+        medians = {
+            f"{name}, ms a picture": round(float(np.median(times[1:])), 4) for name, times in milliseconds.items()
+        }
         benchmark.extra_info.update(medians, ratio=round(ratio, 2), at_least=at_least, pictures=pictures * repeats)
         outcome = f"{ours[0]} should be at least {at_least} times as fast as {rival[0]}, got {ratio:.2f}; {medians}"
         terminal_stream(convspec_session.config).write(f"\n{group}: {outcome}\n")
@@ -149,7 +153,7 @@ def albumentations() -> Callable[[np.ndarray], object]:
 
 
 def keras_layers(as_a_graph: bool) -> Callable[[np.ndarray], object]:
-    """The table of convspec.augmentation, called as it stands or compiled, as in `tf.data` and `fit`."""
+    """Return the chapter's augmentation as Keras layers, called directly or compiled, as in `tf.data` and `fit`."""
     layers = [
         keras.layers.RandomRotation(40 / 360, fill_mode="nearest"),
         keras.layers.RandomTranslation(0.2, 0.2, fill_mode="nearest"),

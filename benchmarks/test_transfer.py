@@ -1,12 +1,9 @@
-"""Transfer, timed: the base run once against the base alone, against the machine, and against the base in every step.
+"""Timings of transfer: recorded features against the base alone, the machine's limit, and the base in every step.
 
-Two sides of a comparison run in turn in one process, and what is claimed is the median over rounds of the ratio
-between them; the first round warms both up and is not counted, so that graphs are built outside the clock. Every
-record says what else the run took and what this machine reaches at such work; `share_of_probe` is against one probe a
-session, so that where other work comes and goes only the ratios are sharp. Pictures and base are those of the rung
-`fine_tuned`: drawn ones of 48 x 48 and the package's own base, or at `--scale full` Dogs vs. Cats and VGG16.
-
-An epoch is one of STEPS steps, at full a tenth of the chapter's 100.
+Two sides run in turn in one process; what counts is the median over rounds of the ratio between them. The first round
+warms both up and is not counted. `share_of_probe` is against one probe a session, so it is less sharp than the ratios
+on a busy machine. Pictures and base are those of the rung `fine_tuned`: drawn ones of 48 x 48 and the package's own
+base, or at `--scale full` Dogs vs. Cats and VGG16. An epoch has STEPS steps, at full a tenth of the chapter's 100.
 """
 
 import tempfile
@@ -34,8 +31,8 @@ from .conftest import ROUNDS, Side
 PICTURES = {"mini": 400, "full": 40}
 STEPS = {"mini": 20, "full": 10}
 COUNTS = {"mini": (500, 2000, 8000), "full": (20, 40, 80)}
-MOST_GROWTH = 20  # MiB from the least count to the most; at mini the features alone are 25 MiB more
-SIX = [name for name in models.BASES if name != "mini"]  # of section 5.3.1
+MAX_GROWTH = 20  # MiB from the smallest count to the largest; at mini the features alone are 25 MiB more
+BASES = [name for name in models.BASES if name != "mini"]  # the six of section 5.3.1
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def recipe(convspec_session: Session) -> Recipe:
 
 @pytest.fixture(scope="module")
 def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Files to decode, as many as an epoch needs."""
+    """Return files to decode, as many as an epoch needs."""
     count = STEPS[recipe.scale] * recipe.batch_size
     if recipe.scale == "full":
         folder = convspec_session.data_root / "dogs_vs_cats_small" / "train"
@@ -62,37 +59,37 @@ def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def base(recipe: Recipe, convspec_session: Session) -> keras.Model:
-    """The rung's base with its weights, thawed as it says."""
+    """Return the rung's base with its weights."""
     with skip_or_fail_on_bad_data(convspec_session.config):
         weights = convspec_session.weights(recipe)
         return models.conv_base(str(recipe.base), weights, (recipe.size, recipe.size, 3))
 
 
 def read(paths: list[Path], recipe: Recipe) -> Batches:
-    """Decoded anew, as `datasets.load` does, in batches of the rung's size."""
+    """Return the decoded files in batches of the rung's size."""
     decoded, failures = decode.load_images(paths, recipe.size, recipe.interpolation)
     assert not failures
     return Batches(decoded, np.arange(len(decoded)) % 2, recipe.batch_size, rescale)
 
 
 def extract(base: keras.Model, batches: Batches, folder: Path) -> np.ndarray:
-    """Into a new folder each time, as what is recorded already is not computed again."""
+    """Return features, recorded in a new folder each time, as recorded ones are not computed again."""
     return features.extract(base, batches, Path(tempfile.mkdtemp(dir=folder)), clock=progress.Clock())
 
 
 @pytest.mark.parametrize(
-    ("source", "most"), [("memory", {"mini": 1.5, "full": 1.2}), ("files", {})], ids=["memory", "files"]
+    ("source", "max_ratio"), [("memory", {"mini": 1.5, "full": 1.2}), ("files", {})], ids=["memory", "files"]
 )
 def test_recording_costs_little_beside_the_base_alone(
     source: str,
-    most: dict[str, float],
+    max_ratio: dict[str, float],
     record: Callable[..., None],
     recipe: Recipe,
     base: keras.Model,
     paths: list[Path],
     tmp_path: Path,
 ) -> None:
-    """Of pictures in files, decoding them counts as well, which at mini takes as long as so small a base does."""
+    """Decoding counts where pictures are in files; at mini it takes as long as the base."""
     files = paths[: PICTURES[recipe.scale]]
     decoded = read(files, recipe)
     prepared = [decoded[number][0] for number in range(len(decoded))]
@@ -103,15 +100,15 @@ def test_recording_costs_little_beside_the_base_alone(
         Side("the base alone", lambda: [base.predict_on_batch(batch) for batch in prepared], len(files)),
         pictures=len(files),
         flop=2 * multiply_adds(base),
-        most=most.get(recipe.scale),
+        max_ratio=max_ratio.get(recipe.scale),
     )
 
 
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("name", BASES)
 def test_a_base_does_nearly_the_arithmetic_that_the_machine_can(
     name: str, record: Callable[..., None], recipe: Recipe, tmp_path: Path
 ) -> None:
-    """Recording included. Claimed of VGG16 alone: depthwise convolutions wait for memory more than they multiply."""
+    """Recording included. Claimed of VGG16 alone: depthwise convolutions wait for memory."""
     size, count, products = {"mini": (96, 10, 1), "full": (150, 40, 5)}[recipe.scale]
     base = models.conv_base(name, None, (size, size, 3))
     drawn = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
@@ -124,25 +121,25 @@ def test_a_base_does_nearly_the_arithmetic_that_the_machine_can(
         Side("matrix products", lambda: [product() for _ in range(products)], products * flop_of_product),
         pictures=count,
         flop=flop,
-        most=1 / 0.7 if (recipe.scale, name) == ("full", "vgg16") else None,
+        max_ratio=1 / 0.7 if (recipe.scale, name) == ("full", "vgg16") else None,
     )
 
 
 @pytest.mark.parametrize(
-    ("rung", "most"),
+    ("rung", "max_ratio"),
     [("frozen_end_to_end", {"mini": 0.7, "full": 0.05}), ("fine_tuned", {"full": 0.35})],
     ids=["frozen_end_to_end", "fine_tuned"],
 )
 def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
     rung: str,
-    most: dict[str, float],
+    max_ratio: dict[str, float],
     record: Callable[..., None],
     recipe: Recipe,
     base: keras.Model,
     paths: list[Path],
     tmp_path: Path,
 ) -> None:
-    """Not so for the mini base when it is fine-tuned: nine tenths of that step's arithmetic are after the cut."""
+    """Not claimed of fine-tuning at mini: nine tenths of the arithmetic of that step are after the cut."""
     model = models.end_to_end(base)
     models.freeze(base)
     trunk, trained = base, model.layers[model.layers.index(base) + 1 :]
@@ -166,14 +163,14 @@ def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
         Side("literal", epoch(model, stream(decoded, 0, CHAPTER_AUGMENTATION)), steps),
         pictures=steps * recipe.batch_size,
         flop=3 * 2 * multiply_adds(trainee),  # forward, and for two gradients
-        most=most.get(recipe.scale),
+        max_ratio=max_ratio.get(recipe.scale),
     )
 
 
 def test_each_picture_costs_the_same_however_many_there_are(
     benchmark: BenchmarkFixture, convspec_session: Session, recipe: Recipe, base: keras.Model, tmp_path: Path
 ) -> None:
-    """The three counts in turn. Time grows with the power 1 of the count, to a tenth, and memory does not grow."""
+    """Time grows with the count to the power 0.9 to 1.1, and memory does not grow."""
     counts = COUNTS[recipe.scale]
     drawn = np.random.default_rng(0).integers(0, 256, (counts[-1], recipe.size, recipe.size, 3), np.uint8)
     seconds: dict[int, list[float]] = {count: [] for count in counts}
@@ -184,33 +181,33 @@ def test_each_picture_costs_the_same_however_many_there_are(
             batches = Batches(drawn[:count], np.arange(count) % 2, recipe.batch_size, rescale)
             start = time.perf_counter()
             with machine.PeakMemory() as memory:
-                kept = extract(base, batches, tmp_path)
-            del kept  # while it was there, memory was looked at
+                recorded = extract(base, batches, tmp_path)
+            del recorded  # not before memory was sampled
             seconds[count].append(time.perf_counter() - start)
             peaks[count].append(memory.mib)
 
     benchmark.group = f"features of more and more pictures, {recipe.scale}"
-    benchmark.pedantic(in_turn, rounds=ROUNDS[recipe.scale], warmup_rounds=1)
+    benchmark.pedantic(in_turn, rounds=ROUNDS, warmup_rounds=1)
     if benchmark.disabled:
         return
     medians = [float(np.median(times[1:])) for times in seconds.values()]
     slope = float(np.polyfit(np.log(counts), np.log(medians), 1)[0])
     growth = max(peaks[counts[-1]][1:]) - min(peaks[counts[0]][1:])
-    a_second = {count: round(count / median, 1) for count, median in zip(counts, medians, strict=True)}
+    speeds = {count: round(count / median, 1) for count, median in zip(counts, medians, strict=True)}
     benchmark.extra_info.update(
-        images_per_second=a_second[counts[-1]],
-        at_each_count={str(count): figure for count, figure in a_second.items()},
+        images_per_second=speeds[counts[-1]],
+        at_each_count={str(count): figure for count, figure in speeds.items()},
         slope=round(slope, 3),
         peak_memory_mib=round(max(peaks[counts[-1]])),
         memory_growth_mib=round(growth),
         machine=machine.machine(),
     )
-    outcome = f"pictures/s by count {a_second}, time as count to the power {slope:.3f}, memory +{growth:.0f} MiB"
+    outcome = f"pictures/s by count {speeds}, time as count to the power {slope:.3f}, memory +{growth:.0f} MiB"
     terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
     assert backend.accelerators() or 0.9 <= slope <= 1.1, outcome
-    assert growth < MOST_GROWTH, outcome
+    assert growth < MAX_GROWTH, outcome
 
 
 def test_the_harness_itself_costs_next_to_nothing(record: Callable[..., None]) -> None:
-    """What the record of no work at all holds is in every other, too."""
+    """The time of no work is part of every other record."""
     record("the harness", Side("no work", lambda: None, 1))

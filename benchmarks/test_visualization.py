@@ -1,8 +1,8 @@
-"""Section 5.4, timed: filter patterns against the machine's matrix product and one by one, class activation maps
-against a forward pass, and both beside tf-keras-vis where it is installed and runs (the extra `compare`).
+"""Timings of section 5.4: filter patterns and class activation maps.
 
-Sides run in turn, as in test_transfer.py. At mini the base is the package's own, whose arithmetic is so little that
-compiling decides; what is claimed is claimed of VGG16, at `--scale full`.
+Patterns are compared with the machine's matrix product and with one by one, maps with a forward pass, and both with
+tf-keras-vis where it is installed (the extra `compare`). Sides run in turn, as in test_transfer.py. Claims are made of
+VGG16, at `--scale full`: at mini the base does so little arithmetic that compiling decides.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ LAYER = "block3_conv1"
 PATTERN = 64  # pixels
 PICTURES = 32
 FILTERS = {"mini": 32, "full": 64}
-STEPS = {"mini": 10, "full": 10}  # of the listing's 40, each like the others
-GREY = {"mini": (0.0, 1.0), "full": (-128.0, 127.0)}  # black and white in the inputs of the weights
+STEPS = 10  # of the listing's 40, each like the others
+RANGE = {"mini": (0.0, 1.0), "full": (-128.0, 127.0)}  # black and white in the inputs of the weights
 
 
 @pytest.fixture
 def base(convspec_session: Session) -> Callable[[int], keras.Model]:
-    """The scale's base with its weights, for pictures of some size."""
+    """Return a function that builds the scale's base with its weights for pictures of a size."""
     recipe = find_recipe("fine_tuned", convspec_session.scale)
 
     def built(size: int) -> keras.Model:
@@ -45,30 +45,28 @@ def base(convspec_session: Session) -> Callable[[int], keras.Model]:
 
 @pytest.fixture
 def pictures(convspec_session: Session) -> np.ndarray:
-    """As the fine-tuned rung takes them; what is on them costs nothing."""
+    """Return noise in the shape of the fine-tuned rung's inputs."""
     size = find_recipe("fine_tuned", convspec_session.scale).size
     return np.random.default_rng(0).random((PICTURES, size, size, 3), np.float32)
 
 
 def patterns(base: keras.Model, scale: str, filters: int, batch: int) -> Callable[[], np.ndarray]:
-    return lambda: filter_patterns(
-        base, LAYER, range(filters), PATTERN, STEPS[scale], value_range=GREY[scale], batch=batch
-    )
+    return lambda: filter_patterns(base, LAYER, range(filters), PATTERN, STEPS, value_range=RANGE[scale], batch=batch)
 
 
-def flop(base: keras.Model, scale: str) -> float:
-    """Of one pattern: in each step the layers up to LAYER forward, and as much again for the input's gradient."""
+def flop(base: keras.Model) -> float:
+    """Return the FLOP of one pattern: in each step the layers up to LAYER, and as much for the input's gradient."""
     cut = keras.Model(base.input, base.get_layer(LAYER).output)
-    return 2 * 2 * multiply_adds(cut) * STEPS[scale]
+    return 2 * 2 * multiply_adds(cut) * STEPS
 
 
 def test_patterns_do_nearly_the_arithmetic_that_the_machine_can(
     record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model]
 ) -> None:
-    """Compiling included. 0.6 of a matrix product is claimed of VGG16 on a CPU."""
+    """Compiling included; 0.6 of a matrix product is claimed of VGG16 on a CPU."""
     scale = convspec_session.scale
     model = base(PATTERN)
-    count, each = FILTERS[scale], flop(model, scale)
+    count, each = FILTERS[scale], flop(model)
     product, flop_of_product = machine.probes("float32")["matrix_product"]
     products = max(round(count * each / flop_of_product), 1)
     record(
@@ -77,14 +75,14 @@ def test_patterns_do_nearly_the_arithmetic_that_the_machine_can(
         Side("matrix products", lambda: [product() for _ in range(products)], products * flop_of_product),
         pictures=count,
         flop=each,
-        most={"full": 1 / 0.6}.get(scale),
+        max_ratio={"full": 1 / 0.6}.get(scale),
     )
 
 
 def test_patterns_sixteen_at_a_time_take_less_than_one_by_one(
     record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model], benchmark: Any
 ) -> None:
-    """Five times less is claimed of a GPU, which one pattern does not keep busy; a few cores it does."""
+    """Five times less is claimed of a GPU, which one pattern does not keep busy."""
     scale = convspec_session.scale
     model = base(PATTERN)
     record(
@@ -92,8 +90,8 @@ def test_patterns_sixteen_at_a_time_take_less_than_one_by_one(
         Side("sixteen at a time", patterns(model, scale, 16, 16), 16),
         Side("one by one", patterns(model, scale, 16, 1), 16),
         pictures=16,
-        flop=flop(model, scale),
-        most={"full": 1.1}.get(scale),
+        flop=flop(model),
+        max_ratio={"full": 1.1}.get(scale),
     )
     if scale == "full" and backend.accelerators() and not benchmark.disabled:
         assert benchmark.extra_info["ratio"] <= 1 / 5
@@ -105,7 +103,7 @@ def test_class_activation_maps_cost_hardly_more_than_a_forward_pass(
     base: Callable[[int], keras.Model],
     pictures: np.ndarray,
 ) -> None:
-    """Following the first picture and compiling included: only what is above the last convolution needs a gradient."""
+    """Compiling included: only layers above the last convolution need a gradient."""
     model = models.end_to_end(base(pictures.shape[1]))
     record(
         f"class activation maps of {PICTURES} pictures",
@@ -113,12 +111,12 @@ def test_class_activation_maps_cost_hardly_more_than_a_forward_pass(
         Side("a forward pass", lambda: model.predict_on_batch(pictures), PICTURES),
         pictures=PICTURES,
         flop=2 * multiply_adds(model),
-        most={"full": 1.15}.get(convspec_session.scale),
+        max_ratio={"full": 1.15}.get(convspec_session.scale),
     )
 
 
 def tf_keras_vis(name: str) -> Any:
-    """A module of the package, which knows TensorFlow only."""
+    """Return a module of the package, which runs on TensorFlow only."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("tf-keras-vis needs Keras on TensorFlow: KERAS_BACKEND=tensorflow")
     return pytest.importorskip(f"tf_keras_vis.{name}", reason="needs tf-keras-vis: pip install -e '.[compare]'")
@@ -130,7 +128,7 @@ def test_class_activation_maps_beside_tf_keras_vis(
     base: Callable[[int], keras.Model],
     pictures: np.ndarray,
 ) -> None:
-    """On a flat model: one that is nested in another it cannot see into."""
+    """A flat model: tf-keras-vis cannot look into one that is nested in another."""
     gradcam = tf_keras_vis("gradcam")
     trunk = base(pictures.shape[1])
     outputs = layers.Dense(1, activation="sigmoid")(
@@ -150,7 +148,7 @@ def test_class_activation_maps_beside_tf_keras_vis(
 def test_patterns_beside_tf_keras_vis(
     record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model]
 ) -> None:
-    """The same steps on as many patterns at once, without its regularizers, which cost it more."""
+    """The same steps on as many patterns at once, without the regularizers of tf-keras-vis, which cost time."""
     theirs = tf_keras_vis("activation_maximization")
     scale = convspec_session.scale
     model = base(PATTERN)
@@ -162,10 +160,10 @@ def test_patterns_beside_tf_keras_vis(
         return theirs.ActivationMaximization(cut)(
             lambda maps: maps * own,
             noise,
-            input_range=GREY[scale],
+            input_range=RANGE[scale],
             input_modifiers=[],
             regularizers=[],
-            steps=STEPS[scale],
+            steps=STEPS,
             optimizer=keras.optimizers.RMSprop(1.0),
         )
 
@@ -174,5 +172,5 @@ def test_patterns_beside_tf_keras_vis(
         Side("convspec", patterns(model, scale, 16, 16), 16),
         Side("tf-keras-vis", maximized, 16),
         pictures=16,
-        flop=flop(model, scale),
+        flop=flop(model),
     )

@@ -1,6 +1,16 @@
-"""An executable specification of transfer learning with convnets."""
+"""An executable specification of transfer learning with convnets.
+
+`arithmetic` and `reference` define in plain Python and NumPy what layers compute, and `accuracy` gates any model.
+`data`, `models`, `features` and `training` are what the chapter works with, `ladder` its seven rungs, `visualization`
+what a model sees, `timings` and `report` what comes out. `plugin` is the way in from pytest, `cli` from a shell.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __version__ = "0.2.0"
+
+EXTRAS = {"cv2", "jinja2", "keras", "matplotlib", "PIL", "platformdirs", "pooch", "psutil", "sklearn", "tqdm"}
 
 
 class MissingData(FileNotFoundError):
@@ -9,3 +19,16 @@ class MissingData(FileNotFoundError):
 
 class BadInput(ValueError):
     """Something a person gave that cannot work; the message names it and says what would be right."""
+
+
+@contextmanager
+def require_extras() -> Iterator[None]:
+    """Raise BadInput, naming the extra to install, where a package that only extras of convspec bring is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in EXTRAS:
+            raise
+        raise BadInput(
+            f'{error.name} is not installed: pip install "convspec[tensorflow]", or with jax or torch in its place'
+        ) from error

@@ -1,4 +1,4 @@
-"""`python -m convspec` is the command `convspec`."""
+"""Run the command `convspec` as `python -m convspec`."""
 
 import sys
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from convspec.plugin.hooks import AccuracyGate
+from convspec.plugin.fixtures import AccuracyGate
 
 
 def test_digits(accuracy_gate: AccuracyGate) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
@@ -86,3 +87,12 @@ def noting_layer(calls: list[str], name: str) -> "keras.Layer":
         return inputs * 1
 
     return keras.layers.Lambda(note, name=name)
+
+
+# pytest in pytest.
+LADDER = str(Path(__file__).parents[1] / "benchmarks" / "test_ladder.py")
+
+
+def lines(result: pytest.RunResult) -> str:
+    """Return what the terminal shows of a run of pytest."""
+    return "\n".join(result.outlines + result.errlines)

@@ -4,28 +4,34 @@ import argparse
 import os
 import sys
 
-from convspec import BadInput
-from convspec.cli import activations, compare, explain, fetch, filters, split
-
-COMMANDS = (fetch, split, compare, explain, activations, filters)
+from convspec import BadInput, require_extras
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0, 1 after an error (a line on stderr) or slower, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="convspec", description="Data for convspec's full scale, timings side by side, and what a model sees."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    options = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
+    resumable = False
     try:
-        return options.run(options)
+        with require_extras():
+            options = _parser().parse_args(arguments)
+            resumable = options.resumable
+            return options.run(options)
     except (BadInput, OSError) as error:
         print(f"convspec: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        then = "goes on where it stopped" if options.resumable else "starts again"
+        then = "goes on where it stopped" if resumable else "starts again"
         print(f"convspec: interrupted; the same command {then}", file=sys.stderr)
         return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from convspec.cli import activations, compare, explain, fetch, filters, split
+
+    parser = argparse.ArgumentParser(
+        prog="convspec", description="Data for convspec's full scale, timings side by side, and what a model sees."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (fetch, split, compare, explain, activations, filters):
+        command.add_parser(commands)
+    return parser

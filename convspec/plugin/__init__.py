@@ -1,1 +1,1 @@
-"""The pytest plugin: `hooks` is what pytest loads, `session` what its options resolve to."""
+"""The pytest plugin. Begin reading in `hooks`, which is what pytest loads."""

@@ -7,6 +7,7 @@ import pytest
 
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION, RECIPES, RUNGS, find_recipe
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
+from convspec.plugin.verdicts import apply_gate
 
 
 @pytest.mark.parametrize(
@@ -46,4 +47,4 @@ def test_the_rung_still_reaches_the_accuracy_of_its_baseline(
 ) -> None:
     with skip_or_fail_on_bad_data(request.config):
         results = convspec_session.run_all_seeds(find_recipe(rung, "full"))
-        convspec_session.hold([result.as_run() for result in results], request.node)
+        apply_gate(convspec_session, [result.as_run() for result in results], request.node)

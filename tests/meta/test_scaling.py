@@ -83,4 +83,4 @@ def test_devices_never_cost_time_and_twice_the_pictures_take_twice_as_long(
     [(3.14159, "3.1 s"), (119, "120 s"), (120, "2 min"), (7200, "2 h"), (200000, "2.3 days"), (1e9, "32 years")],
 )
 def test_a_time_is_told_in_the_unit_that_suits(duration: float, words: str) -> None:
-    assert scaling.told(duration) == words
+    assert scaling.format_duration(duration) == words

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convspec import BadInput
 from convspec.accuracy import baselines, judgement
 
 HEAVY = ("keras", "tensorflow", "jax", "torch", "cv2", "PIL", "matplotlib", "sklearn", "scipy.stats", "pytest")
@@ -57,3 +58,15 @@ def test_other_predictions_on_an_unchanged_machine_have_no_known_reason(
         run.machine["versions"]["keras"] = keras
     assert judgement.judge(tmp_path, sides[1]).differs_for_no_known_reason == known
     assert not judgement.judge(tmp_path, sides[0]).differs_for_no_known_reason
+
+
+def test_predictions_and_labels_of_different_pictures_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"mine: predicted, .* got shapes \(1, 3\), \(1, 3\), \(4,\) and 4 names"):
+        judgement.results_from_predictions("mine", np.zeros(3), np.zeros(4))
+
+
+def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
+    confidence = [[0.9, 0.6], [0.8, 0.7]]
+    runs = judgement.results_from_predictions("mine", [[0, 1], [1, 1]], [0, 1], confidence=confidence)
+    assert [(run.name, run.seed, run.accuracy) for run in runs] == [("mine", 0, 1.0), ("mine", 1, 0.5)]
+    assert [run.confidence for run in runs] == confidence

@@ -1,0 +1,116 @@
+"""The end of a session: verdicts and tables in the terminal, the record, pictures and page in the report folder."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from convspec.plugin.session import Session, terminal_stream
+from convspec.plugin.verdicts import Verdict
+
+Outcome = Literal["complete", "failed", "interrupted"]
+
+
+def show_verdicts(terminal: "pytest.TerminalReporter", verdicts: Sequence[Verdict]) -> None:
+    """Print each gate's verdict, in green, yellow or red."""
+    if verdicts:
+        terminal.section("accuracy against the baseline")
+    for verdict in verdicts:
+        first, *others = verdict["text"].split("\n")
+        colour = {"pass": "green", "underpowered": "yellow"}.get(verdict["outcome"], "red")
+        terminal.write_line(first, **{colour: True})
+        for line in others:
+            terminal.write_line(f"    {line}")
+
+
+def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupted: bool) -> None:
+    """Print the table of the ladder and write the report, where a run finished, failed or was interrupted."""
+    failures = _failures(terminal)
+    if not session.runs and not (session.begun and (failures or interrupted)):
+        return
+    from convspec.report import claims, tables
+
+    terminal.section("the ladder")
+    if session.runs:
+        terminal.write_line(tables.ladder(session.runs).text())
+    if session.scale == "full" and not session.settings.dataset:
+        terminal.section("what the chapter claims")
+        terminal.write_line(claims.claims(session.runs).text())
+    if session.repeats:
+        repeats = ", ".join(f"{rung} {repeat.outcome}" for rung, repeat in session.repeats.items())
+        terminal.write_line(f"trained twice with one seed: {repeats}")
+    for line in tables.skipped(session.runs):
+        terminal.write_line(line, yellow=True)
+    if interrupted:
+        terminal.write_line(
+            "interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True
+        )
+    outcome: Outcome = "interrupted" if interrupted else "failed" if failures else "complete"
+    for line in write_report(session, outcome, failures):
+        terminal.write_line(line, red=True)
+    terminal.write_line("record, picture and a summary in Markdown: ladder.json, ladder.png, ladder.md beside")
+    terminal.write_line(f"report: {session.folder / 'index.html'}")
+
+
+def _failures(terminal: "pytest.TerminalReporter") -> list[tuple[str, str]]:
+    """Return each failed test with its message, without the traceback."""
+    failures = []
+    for report in terminal.stats.get("failed", []) + terminal.stats.get("error", []):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        failures.append((report.nodeid, crash.message if crash else report.longreprtext))
+    return failures
+
+
+def write_report(
+    session: Session, outcome: Outcome = "complete", failures: Sequence[tuple[str, str]] = ()
+) -> list[str]:
+    """Write the record of all runs, then pictures and the page; return a line for each that could not be drawn.
+
+    `failures` are tests and their messages. Unless the session was interrupted, its unfinished runs are removed.
+    """
+    from convspec.report import charts, html, images, tables
+
+    facts: dict[str, Any] = {
+        "scale": session.scale,
+        "command": ["pytest", *session.config.invocation_params.args],
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "outcome": outcome,
+        "failures": [{"test": test, "why": why} for test, why in failures],
+        "unfinished": {
+            recipe.name: session.begun.get(recipe.name, [])
+            for recipe in session.recipes
+            if recipe.name not in session.runs
+        },
+        "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},
+        "verdicts": [judgement.properties | {"lines": judgement.lines} for judgement in session.judgements],
+    }
+    tables.record(session.runs, session.folder / "ladder.json", **facts)
+    errors: list[str] = []
+
+    def draw(name: str, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments, session.folder / name)
+        except Exception as error:  # of whatever kind: the other parts are still worth having
+            errors.append(f"{name} could not be written: {type(error).__name__}: {error}")
+
+    def page(path: Path) -> None:
+        inputs = session.runs, session.judgements, facts, session.dataset, session.model
+        errors.extend(f"{path.name}: {part}" for part in html.write(path, *inputs, terminal_stream(session.config)))
+
+    draw("ladder.md", tables.markdown, session.runs, session.judgements)
+    if session.runs:
+        draw("ladder.png", charts.picture, session.runs)
+    for group in session.runs.values():
+        recipe, dataset = group[0].recipe, session.dataset(group[0].recipe)
+        draw(f"samples-{dataset.name}.png", images.samples, dataset)
+        if recipe.augmentation:
+            draw(f"views-{dataset.name}.png", images.views, dataset, recipe.augmentation)
+    for judgement in session.judgements:
+        if (name := judgement.name) in session.runs and judgement.flips and judgement.flips.outcome == "change":
+            draw(f"flipped-{name}.png", images.flipped, session.dataset(session.runs[name][0].recipe), judgement)
+    draw("index.html", page)
+    for result in (result for group in session.runs.values() for result in group if outcome != "interrupted"):
+        session.unfinished(result.recipe, result.seed).unlink(missing_ok=True)
+    return errors

@@ -1,0 +1,134 @@
+"""pytest with convspec installed, in projects that don't use it, or use the gate alone."""
+
+import subprocess
+import sys
+
+import pytest
+from builders import lines
+
+from convspec import EXTRAS
+
+GATE = """
+import numpy as np
+
+def test_model(accuracy_gate):
+    labels = np.arange(200) % 2
+    accuracy_gate("model", np.tile(labels, (3, 1)), labels)
+"""
+WITHOUT_EXTRAS = f"import sys\nsys.modules.update(dict.fromkeys({[*EXTRAS, 'tensorflow', 'jax', 'torch']}))\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_broken_files_and_odd_properties_keep_pytests_summary(
+    arguments: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        test_broken="import no_such_module",
+        test_odd="""
+        def test_good(): pass
+
+        def test_list(record_property):
+            record_property("outcome", ["a"])
+            assert False
+
+        def test_no_pair(request):
+            request.node.user_properties.append("alone")
+            assert False
+        """,
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--continue-on-collection-errors", *arguments)
+    result.assert_outcomes(passed=1, failed=2, errors=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "INTERNALERROR" not in lines(result)
+    assert "AttributeError" not in lines(result)
+
+
+def test_a_session_without_convspec_imports_and_writes_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins import some of these packages
+    pytester.makepyfile(
+        test_it=f"""
+        import sys
+
+        def test_imports():
+            assert "convspec.plugin.hooks" in sys.modules
+            heavy = {set(EXTRAS) | {"tensorflow", "torch", "jax", "numpy", "scipy", "msgspec"}}
+            assert not heavy & set(sys.modules)
+            own = {{name for name in sys.modules if name.startswith("convspec.")}}
+            assert all(name.startswith("convspec.plugin") for name in own), own
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "convspec.plugin.hooks", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+    assert "convspec:" not in lines(result)
+    assert not {path.name for path in pytester.path.iterdir()} & {".convspec", "fixtures"}
+
+
+def test_a_projects_own_fixtures_and_markers_are_left_alone(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers = full: theirs")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def recipe():
+            return "pancakes"
+
+        @pytest.mark.full
+        @pytest.mark.parametrize("rung", ["upper", "lower"])
+        def test_theirs(recipe, rung):
+            assert recipe == "pancakes"
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=2)
+
+
+def test_a_gate_and_its_options_need_no_package_of_an_extra(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(WITHOUT_EXTRAS)
+    pytester.makepyfile(GATE)
+    options = "-p", "no:benchmark", "--update-baselines", "--margin", "0.02", "--seeds", "3", "--report", "out"
+    assert "no baseline yet of model" in lines(pytester.runpytest_subprocess(*options))
+    result = pytester.runpytest_subprocess(*options)
+    result.assert_outcomes(passed=1)
+    assert "model: pass" in lines(result)
+
+
+@pytest.mark.parametrize("arguments", [("--rungs", "fine_tuned"), ("--scale", "full")])
+def test_an_option_of_the_ladder_names_the_extra_that_it_needs(
+    arguments: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makeconftest(WITHOUT_EXTRAS)
+    result = pytester.runpytest_subprocess("-p", "no:benchmark", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(['ERROR: keras is not installed: pip install "convspec*tensorflow*"*'])
+    assert "Traceback" not in lines(result)
+
+
+def test_a_command_names_the_extra_that_it_needs() -> None:
+    code = f"{WITHOUT_EXTRAS}from convspec.cli.main import main\nsys.exit(main(['fetch', 'mnist']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("convspec: error: ")
+    assert ended.stderr.endswith(
+        'is not installed: pip install "convspec[tensorflow]", or with jax or torch in its place\n'
+    )
+    assert ended.stderr.count("\n") == 1
+
+
+def test_progress_reaches_the_terminal_with_and_without_capture(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from convspec.plugin.session import terminal_stream
+
+        def test_progress(pytestconfig):
+            stream = terminal_stream(pytestconfig)
+            stream.write("half" + "way")
+            stream.flush()
+            stream.isatty()
+        """
+    )
+    for arguments in ((), ("-p", "no:capture")):
+        result = pytester.runpytest_subprocess(*arguments)
+        result.assert_outcomes(passed=1)
+        assert "halfway" in result.stderr.str(), arguments
