@@ -15,7 +15,7 @@ def two_tests(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def test_an_id_under_deselect_that_matches_no_test_is_an_error_that_names_it(two_tests: pytest.Pytester) -> None:
+def test_an_id_under_deselect_that_matches_no_test_is_an_error(two_tests: pytest.Pytester) -> None:
     result = two_tests.runpytest("--deselect", "test_it.py::test_three")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--deselect test_it.py::test_three: stale, no such test"])
@@ -46,5 +46,5 @@ def test_an_expected_failure_that_passes_is_a_failure(pytestconfig: pytest.Confi
 
 
 @pytest.mark.parametrize(("profile", "examples"), [("quick", 30), ("thorough", 500)])
-def test_a_profile_for_every_day_and_one_for_the_night_are_there_to_be_chosen(profile: str, examples: int) -> None:
+def test_there_are_a_quick_and_a_thorough_profile(profile: str, examples: int) -> None:
     assert settings.get_profile(profile).max_examples == examples

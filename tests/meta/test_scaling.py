@@ -54,7 +54,7 @@ def test_the_cost_on_one_core_is_the_sum_of_what_is_stated() -> None:
     assert table("cost")["a billion", "1 core"]["predicted time, one run"] == f"{1e9 * each / 86400 / 365.25:.2g} years"
 
 
-def test_the_cost_on_a_thousand_gpus_is_that_of_the_one_machine_that_decodes_and_hands_out() -> None:
+def test_a_thousand_gpus_wait_for_the_machine_that_decodes() -> None:
     told = {name: float(row["value"]) for (name, _), row in table("constants").items()}
     pixels, features, wire = told["decoded_bytes"], told["feature_bytes"], told["network_bytes_a_second"]
     first = 1 / told["decode_per_core"] / told["cores_of_a_machine"] + pixels / told["hash_bytes_a_second"]
