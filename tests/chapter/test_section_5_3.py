@@ -1,5 +1,5 @@
-"""Section 5.3, using a pretrained convnet, claim by claim. Accuracies measured: test_baselines.py; freezing as
-behaviour, and when a change of `trainable` is heeded: test_freezing.py.
+"""Section 5.3, using a pretrained convnet, claim by claim; accuracies are in test_recorded_runs.py, and
+freezing as behaviour in test_freezing.py.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from convspec import features, models, progress, training
 from convspec.arithmetic import multiply_adds
 from convspec.data.batches import Batches, rescale
-from convspec.ladder.rungs import find_recipe
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION, find_recipe
 
 
 @pytest.fixture(scope="module")
@@ -78,25 +78,18 @@ def test_vgg16_pads_and_pools_after_two_or_three_convolutions(
     assert blocks == [2, 2, 3, 3, 3]
 
 
-def test_the_base_is_by_far_the_most_expensive_part_of_the_pipeline(vgg16: keras.Model) -> None:
-    """Section 5.3.1: of the multiply-adds for one picture, the head has less than one in 3,000."""
-    assert multiply_adds(vgg16) > 3000 * multiply_adds(models.feature_classifier((4, 4, 512)))
-
-
-def test_an_epoch_on_features_costs_as_much_as_the_base_on_two_pictures(vgg16: keras.Model) -> None:
-    """Section 5.3.1: "less than one second even on CPU". Seconds depend on the machine; the work does not.
-    A training step multiplies about three times as often as a prediction: forward, and for two gradients.
+def test_the_base_costs_3000_heads_and_an_epoch_on_features_two_pictures(vgg16: keras.Model) -> None:
+    """Section 5.3.1: "by far the most expensive part", and "less than one second even on CPU": seconds depend on the
+    machine, the work does not. A step multiplies three times as often as a prediction: forward, and for two gradients.
     """
-    epoch = 3 * 2000 * multiply_adds(models.feature_classifier((4, 4, 512)))
-    assert 1.5 < epoch / multiply_adds(vgg16) < 2.5
+    base, head = multiply_adds(vgg16), multiply_adds(models.feature_classifier((4, 4, 512)))
+    assert base > 3000 * head
+    assert 1.5 < 3 * 2000 * head / base < 2.5
 
 
 def test_end_to_end_the_base_runs_30_times_as_often(vgg16: keras.Model) -> None:
     """Section 5.3.1: "far more expensive than the first": every picture passes the base every time it is seen."""
-    recipe = find_recipe("frozen_end_to_end", "full")
-    assert recipe.steps is not None
-    seen = recipe.epochs * recipe.steps * recipe.batch_size
-    assert seen / 2000 == 30
+    seen = 30 * 2000
     head = multiply_adds(models.feature_classifier((4, 4, 512))) * 3
     end_to_end = seen * (multiply_adds(vgg16) + head)
     recorded = 2000 * multiply_adds(vgg16) + seen * head
@@ -104,9 +97,10 @@ def test_end_to_end_the_base_runs_30_times_as_often(vgg16: keras.Model) -> None:
 
 
 def test_recorded_features_are_not_augmented_end_to_end_is() -> None:
-    """Section 5.3.1, the two ways to proceed, as the ladder has them."""
+    """Section 5.3.1, the two ways to proceed, as the ladder has them; fine-tuning augments, too."""
     assert find_recipe("feature_extraction", "full").augmentation is None
-    assert find_recipe("frozen_end_to_end", "full").augmentation is not None
+    for rung in ("frozen_end_to_end", "fine_tuned"):
+        assert find_recipe(rung, "full").augmentation == CHAPTER_AUGMENTATION
 
 
 def test_features_are_recorded_once_for_each_picture_beside_its_label(
@@ -121,9 +115,7 @@ def test_features_are_recorded_once_for_each_picture_beside_its_label(
     np.testing.assert_allclose(recorded[21], alone[0], rtol=1e-4, atol=1e-5)
 
 
-def test_features_flatten_to_8192_in_the_order_of_a_flatten_layer(
-    vgg16: keras.Model, rng: np.random.Generator
-) -> None:
+def test_features_flatten_to_8192_in_the_order_of_a_flatten_layer(vgg16: keras.Model, rng: np.random.Generator) -> None:
     """After listing 5.17: `np.reshape(train_features, (2000, 4 * 4 * 512))`."""
     maps = rng.random((2, *vgg16.output_shape[1:])).astype(np.float32)
     flat = np.reshape(maps, (2, 4 * 4 * 512))
@@ -193,17 +185,15 @@ def test_layers_up_to_block4_pool_are_frozen_and_three_convolutions_thawed(vgg16
 
 def test_fine_tuning_uses_half_the_learning_rate_of_the_step_before() -> None:
     """Listing 5.23: "a very low learning rate": 1e-5, for 100 epochs."""
-    recipe = find_recipe("fine_tuned", "full")
-    assert recipe.starts_from is not None
+    before, recipe = find_recipe("frozen_end_to_end", "full"), find_recipe("fine_tuned", "full")
     assert (recipe.learning_rate, recipe.epochs) == (1e-5, 100)
-    assert recipe.learning_rate / recipe.starts_from.learning_rate == pytest.approx(0.5)
+    assert recipe.learning_rate / before.learning_rate == pytest.approx(0.5)
 
 
 def test_the_moving_average_makes_noise_a_third_as_high(rng: np.random.Generator) -> None:
     """Listing 5.24: "more readable"; with factor 0.8 the variance of noise falls to (1 - 0.8) / (1 + 0.8) = 1/9."""
     noise = rng.normal(size=20_000)
     smoothed = training.smooth_curve(noise.tolist())
-    assert len(smoothed) == len(noise)
     assert smoothed[:2] == pytest.approx([noise[0], 0.8 * noise[0] + 0.2 * noise[1]])
     assert np.std(smoothed) / np.std(noise) == pytest.approx(1 / 3, abs=0.02)
 
@@ -227,7 +217,6 @@ def test_accuracy_can_improve_while_the_average_loss_gets_worse() -> None:
 def test_97_percent_took_a_tenth_of_20000_samples_or_8_percent_of_all() -> None:
     """Section 5.3.2: "only a small fraction of the training data available (about 10%)"; the competition had 25,000."""
     recipe = find_recipe("fine_tuned", "full")
-    assert recipe.steps is not None
-    trained_on = recipe.steps * recipe.batch_size
-    assert (trained_on / 20_000, trained_on / 25_000) == (0.1, 0.08)
+    assert (recipe.steps, recipe.batch_size) == (100, 20)
+    assert (100 * 20 / 20_000, 100 * 20 / 25_000) == (0.1, 0.08)
     assert recipe.published["test"] == (0.968, 0.97), "97 % in the text, 0.968 in its notebook's output"

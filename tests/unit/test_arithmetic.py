@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -93,37 +92,12 @@ def test_output_size_is_what_keras_computes_at_any_size(
     _check_size(family, size, window, stride, padding, dilation)
 
 
-@each_family
-@each_padding
-@given(
-    height=st.integers(1, 12),
-    width=st.integers(1, 12),
-    window=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    stride=st.integers(1, 4),
-)
-def test_output_size_is_that_of_the_output_of_a_layer_run_on_data(
-    family: str, padding: str, height: int, width: int, window: tuple[int, int], stride: int
-) -> None:
-    make, predict = FAMILIES[family]
-    sizes = zip((height, width), window, strict=True)
-    predicted = [_or_refused(partial(predict, s, w, stride, padding)) for s, w in sizes]
-    if "refused" not in predicted:
-        assert list(_ones(make(window, stride, padding, 1), height, width, 1).shape) == [*predicted, 1]
-
-
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (9, 4), (28, 28)])
 def test_stride_and_dilation_together_are_those_of_a_depthwise_layer(height: int, width: int) -> None:
     for kernel, stride, dilation in product((1, 2), (2, 3), (2, 3)):
         layer = layers.DepthwiseConv2D(kernel, strides=stride, dilation_rate=dilation)
         predicted = [conv_output_size(size, kernel, stride, "valid", dilation) for size in (height, width)]
         assert list(_ones(layer, height, width, 1).shape) == [*predicted, 1], f"{kernel}, {stride}, {dilation}"
-
-
-@each_padding
-def test_keras_convolutions_refuse_stride_and_dilation_together(padding: str) -> None:
-    for layer in (layers.Conv2D, layers.Conv2DTranspose):
-        with pytest.raises(ValueError, match="not supported in conjunction"):
-            layer(1, 3, strides=2, dilation_rate=2, padding=padding)
 
 
 def test_convolutions_have_stride_1_and_no_padding_unless_told() -> None:
@@ -176,21 +150,8 @@ def test_same_padding_is_what_keras_adds_at_every_small_size() -> None:
     assert measured > 200, "nearly every case must have been measured"
 
 
-@given(size=st.integers(1, 300), kernel=st.integers(1, 40), stride=st.integers(1, 20))
-def test_same_padding_is_what_keras_adds_at_any_size(size: int, kernel: int, stride: int) -> None:
-    assert same_padding(size, kernel, stride) == _measured_padding(size, kernel, stride, 1)
-
-
-@pytest.mark.parametrize(("kernel", "rows"), [(3, (1, 1)), (5, (2, 2)), (2, (0, 1)), (4, (1, 2)), (1, (0, 0))])
-def test_an_odd_row_of_padding_goes_after(kernel: int, rows: tuple[int, int]) -> None:
-    assert same_padding(5, kernel) == same_padding(6, kernel) == rows
-
-
-@given(size=st.integers(1, 5000), kernel=st.integers(1, 200), stride=st.integers(1, 50))
-def test_padding_the_image_first_gives_the_size_of_a_same_convolution(size: int, kernel: int, stride: int) -> None:
-    padded = size + sum(same_padding(size, kernel, stride))
-    if kernel <= padded:
-        assert conv_output_size(padded, kernel, stride) == conv_output_size(size, kernel, stride, "same")
+def test_an_odd_row_of_padding_goes_after() -> None:
+    assert [same_padding(6, kernel) for kernel in (1, 2, 3, 4)] == [(0, 0), (0, 1), (1, 1), (1, 2)]
 
 
 # Each kind of layer from (kernel, channels, filters, multiplier, bias), and its parameters by arithmetic.
@@ -246,10 +207,7 @@ def test_batch_normalization_trains_beta_and_gamma_alone(channels: int, center: 
     layer.build((None, 4, 4, channels))
     trainable = sum(weight.shape[0] for weight in layer.trainable_weights)
     assert batch_normalization_parameters(channels, center, scale) == (trainable, layer.count_params())
-
-
-def test_batch_normalization_trains_half_of_its_weights_by_default() -> None:
-    assert batch_normalization_parameters(64) == (128, 256)
+    assert batch_normalization_parameters(channels) == (2 * channels, 4 * channels), "center and scale by default"
 
 
 def _moved(model: keras.Model, size: int) -> np.ndarray:
@@ -322,10 +280,7 @@ def test_receptive_field_is_the_size_of_the_last_layers_field(windows: list[Wind
     windows = [window._replace(dilation=1) for window in windows]
     pairs = [(window.kernel, window.stride) for window in windows]
     assert receptive_field(pairs) == receptive_fields(10_000, windows)[-1].size
-
-
-def test_an_empty_stack_sees_one_pixel_with_each_output() -> None:
-    assert receptive_field([]) == 1 < receptive_field([(2, 1)])
+    assert receptive_field([]) == 1, "without layers an output is a pixel"
 
 
 def test_receptive_fields_follow_a_stack_layer_by_layer() -> None:
