@@ -75,7 +75,9 @@ def test_a_seeded_defect_fails_the_tests_with_a_message_that_names_it(
 
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["quick", "slow"])
 def test_without_a_defect_the_same_tests_pass(quick: bool, run_tests: Run) -> None:
-    tests = {defect.test for defect in DEFECTS if defect.quick == quick and (not defect.needs or find_spec(defect.needs))}
+    tests = {
+        defect.test for defect in DEFECTS if defect.quick == quick and (not defect.needs or find_spec(defect.needs))
+    }
     answer = run_tests(None, "", sorted(tests))
     assert answer["code"] == pytest.ExitCode.OK, answer
 

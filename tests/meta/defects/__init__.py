@@ -65,7 +65,9 @@ class Defect:
         line = f"\ndef {name}("
         if (ROOT / "tests" / file).is_file() and line in (ROOT / "tests" / file).read_text():
             return
-        others = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if line in path.read_text()]
+        others = [
+            str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if line in path.read_text()
+        ]
         raise LookupError(f"no test {self.test}" + (f"; it is in {', '.join(others)}" if others else ""))
 
 
