@@ -87,5 +87,5 @@ def test_devices_never_cost_time_and_pictures_take_time_in_proportion(
     ("duration", "words"),
     [(3.14159, "3.1 s"), (119, "120 s"), (120, "2 min"), (7200, "2 h"), (200000, "2.3 days"), (1e9, "32 years")],
 )
-def test_a_time_has_the_unit_that_suits(duration: float, words: str) -> None:
+def test_a_time_is_told_in_the_unit_that_suits(duration: float, words: str) -> None:
     assert scaling.told(duration) == words

@@ -17,6 +17,8 @@ In brackets: `quick` for the fast tier, `needs NAME` for a package without which
 import ast
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -54,21 +56,28 @@ class Defect:
         spans = [match.span() for match in _pattern(self.old).finditer(source, first, last)]
         if len(spans) != 1:
             raise LookupError(f"{self.old!r} occurs {len(spans)} times in {self.module}:{self.function}")
-        (start, end), new = spans[0], self.new
-        seeded = source[:start] + new + source[end:]
+        start, end = spans[0]
+        seeded = source[:start] + self.new + source[end:]
         ast.parse(seeded)
         return seeded
 
     def find_test(self) -> None:
-        """Raise LookupError where the test is gone, with the files that now have one of its name."""
+        """Raise LookupError where the test is gone, with the tests of the most similar names."""
         file, name = self.test.partition("[")[0].split("::")
-        line = f"\ndef {name}("
-        if (ROOT / "tests" / file).is_file() and line in (ROOT / "tests" / file).read_text():
-            return
-        others = [
-            str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if line in path.read_text()
-        ]
-        raise LookupError(f"no test {self.test}" + (f"; it is in {', '.join(others)}" if others else ""))
+        if name not in _tests().get(file, ()):
+            names = {name: path for path, names in _tests().items() for name in names}
+            near = [f"{names[other]}::{other}" for other in get_close_matches(name, names, n=2, cutoff=0.5)]
+            raise LookupError(f"no test {self.test}; there are {', '.join(near) or 'none like it'}")
+
+
+@cache
+def _tests() -> dict[str, list[str]]:
+    """Return the names of the tests in each file below tests/."""
+    paths = (ROOT / "tests").rglob("test_*.py")
+    return {
+        path.relative_to(ROOT / "tests").as_posix(): re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+        for path in paths
+    }
 
 
 def _span(source: str, function: str) -> tuple[int, int]:
