@@ -36,11 +36,6 @@ class Judgement:
     flips: Flips | None = None
 
     @property
-    def name(self) -> str:
-        """The name of the recipe."""
-        return self.runs[0].recipe.name
-
-    @property
     def lines(self) -> list[str]:
         """Report in words, the verdict first."""
         if not self.verdict:

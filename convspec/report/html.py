@@ -31,7 +31,7 @@ from convspec.report.claims import claims
 from convspec.report.images import flipped_pictures, sample_rows, view_rows
 from convspec.report.tables import Runs
 from convspec.visualization.maps import activations, channel_tiles, class_activation_maps, dead_share, superimpose, tile
-from convspec.visualization.patterns import filter_patterns
+from convspec.visualization.patterns import filter_patterns, inputs_are_bgr
 from convspec.visualization.trace import CONVOLUTIONS, Trace
 
 MISTAKES = 8  # pictures shown that the best model gets wrong

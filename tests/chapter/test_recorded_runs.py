@@ -1,5 +1,6 @@
 """The raw runs under fixtures/baselines, at full scale on the real pictures, against what the chapter claims."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,47 +22,51 @@ RUNS = {name: runs for name, runs in AT["full"].items() if runs}
 
 
 @pytest.mark.parametrize("rung", ["dense_baseline", "mnist_convnet", "from_scratch", "feature_extraction"])
-def test_there_is_at_least_one_run_with_the_chapters_schedule(rung: str) -> None:
-    assert RUNS[rung]
-    for run in RUNS[rung]:
-        assert run.recipe == find_recipe(rung, "full"), "the recipe changed since: run it again, --update-baselines"
-        assert len(run.history["loss"]) == run.recipe.epochs
+def test_a_run_with_the_chapters_schedule_is_recorded(rung: str) -> None:
+    assert {len(run.history["loss"]) for run in RUNS[rung]} == {find_recipe(rung, "full").epochs}
 
 
-@pytest.mark.parametrize("rung", RUNS)
-def test_every_run_was_tested_on_all_test_pictures(rung: str) -> None:
-    for run in RUNS[rung]:
+def test_every_recorded_run_was_tested_on_all_test_pictures() -> None:
+    for run in chain(*RUNS.values()):
         assert len(run.test_names) == {"mnist": 10_000}.get(run.dataset["name"], 1000)
 
 
-def test_the_dense_baseline_reaches_about_978_on_the_test_digits() -> None:
+def test_recorded_dense_baselines_reach_about_978_on_the_test_digits() -> None:
     for run in RUNS["dense_baseline"]:
         assert 0.970 <= run.test_accuracy <= 0.985
 
 
-def test_the_convnet_reaches_at_least_988_and_beats_the_dense_baseline() -> None:
+def test_recorded_convnets_reach_988_and_beat_the_dense_baseline() -> None:
     worst = min(run.test_accuracy for run in RUNS["mnist_convnet"])
     assert worst >= 0.988
     assert worst > max(run.test_accuracy for run in RUNS["dense_baseline"])
 
 
-def test_the_relative_reduction_of_error_is_less_than_the_68_percent_in_the_text() -> None:
+def test_recorded_errors_fell_by_less_than_the_texts_68_percent() -> None:
     """Section 5.1: "decreased the error rate by 68%" takes 0.993, which its own printed output (0.9908) is not."""
     dense, convnet = (
         np.mean([1 - run.test_accuracy for run in RUNS[rung]]) for rung in ("dense_baseline", "mnist_convnet")
     )
     assert 0.4 < 1 - convnet / dense < 0.68
-    assert pytest.approx(0.58, abs=0.005) == 1 - (1 - 0.9908) / (1 - 0.978), "the printed output gives 58 %"
 
 
-def test_from_scratch_the_validation_accuracy_stalls_at_about_71_while_training_climbs_far_above_it() -> None:
+def test_recorded_training_from_scratch_nears_100_percent() -> None:
+    """Section 5.2.4, figures 5.9 and 5.10: "nearly 100%" and "nearly 0"; recorded: 0.965 and 0.105 after 30 epochs."""
+    for run in RUNS["from_scratch"]:
+        accuracy, loss = run.history["accuracy"], run.history["loss"]
+        assert 0.94 < accuracy[-1] < 0.99
+        assert 0.04 < loss[-1] < 0.15
+        assert accuracy[9] - accuracy[0] > 2 * (accuracy[29] - accuracy[20]), 'ever slower, so not "linearly over time"'
+
+
+def test_recorded_validation_accuracy_from_scratch_stalls_at_about_71() -> None:
     for run in RUNS["from_scratch"]:
         assert run.validation_accuracy is not None
         assert 0.68 <= run.validation_accuracy <= 0.77
         assert run.history["accuracy"][-1] > run.validation_accuracy + 0.15
 
 
-def test_from_scratch_the_validation_loss_turns_up_long_before_the_last_epoch() -> None:
+def test_recorded_validation_loss_from_scratch_turns_up_by_epoch_20() -> None:
     """Section 5.2.4 has the minimum "after only five epochs", the design near epoch 5 to 10."""
     for run in RUNS["from_scratch"]:
         losses = run.history["val_loss"]
@@ -70,31 +75,46 @@ def test_from_scratch_the_validation_loss_turns_up_long_before_the_last_epoch() 
         assert losses[-1] > min(losses) * 1.1
 
 
-def test_feature_extraction_reaches_about_90_with_inputs_rescaled_by_1_255() -> None:
+def test_recorded_feature_extraction_reaches_about_90() -> None:
     for run in RUNS["feature_extraction"]:
         assert run.validation_accuracy is not None
         assert 0.88 <= run.validation_accuracy <= 0.92
 
 
-def test_feature_extraction_overfits_almost_from_the_start() -> None:
-    """Section 5.3.1: training accuracy is above validation accuracy from the middle of the run on."""
+def test_recorded_feature_extraction_overfits_first_by_accuracy() -> None:
+    """Section 5.3.1, figures 5.15 and 5.16: "overfitting almost from the start". By accuracy yes, from epoch 6 to 8 on;
+    but the validation loss is at its lowest in epoch 21 to 28 of 30, so that until then training still helps.
+    """
     for run in RUNS["feature_extraction"]:
-        training, validation = (np.array(run.history[name]) for name in ("accuracy", "val_accuracy"))
-        assert (training[15:] > validation[15:]).all()
+        gap = np.array(run.history["accuracy"]) > np.array(run.history["val_accuracy"])
+        assert 4 <= int(np.argmax(gap)) + 1 <= 10
+        assert gap[15:].all()
+        assert int(np.argmin(run.history["val_loss"])) + 1 > 15
+
+
+def test_recorded_features_took_as_long_as_over_100_epochs_on_them() -> None:
+    """Section 5.3.1: "training is very fast". Recorded: 252 s for the features, 1.1 to 1.3 s an epoch."""
+    for run in RUNS["feature_extraction"]:
+        epoch = (run.seconds["train"] + run.seconds["validate"]) / run.recipe.epochs
+        assert 100 < run.seconds["features"] / epoch < 500
+
+
+PAGES = {"mini": ROOT / "README.md", "full": ROOT / "docs" / "results.md"}
 
 
 @pytest.mark.parametrize("scale", RECIPES)
-def test_the_readme_shows_these_runs_and_no_others(scale: str) -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_pages_show_the_recorded_runs_and_no_others(scale: str) -> None:
     table = tables.ladder({name: runs for name, runs in AT[scale].items() if runs}).text().split("\n\n")[0]
-    assert f"\n{table}\n" in readme, f"the README's table should be the one that these runs give:\n{table}"
+    assert f"\n{table}\n" in PAGES[scale].read_text(), f"{PAGES[scale].name} should have this table:\n{table}"
 
 
-def test_the_readmes_verdicts_on_the_chapters_claims_follow_from_these_runs() -> None:
+def test_the_published_verdicts_follow_from_the_recorded_runs() -> None:
     claims = claims_module.claims(RUNS).text()
-    assert f"\n{claims}\n" in (ROOT / "README.md").read_text(), f"the README should have these lines:\n{claims}"
+    assert f"\n{claims}\n" in PAGES["full"].read_text(), f"results.md should have these lines:\n{claims}"
 
 
-def test_every_baseline_belongs_to_a_recipe_as_it_is() -> None:
+def test_every_recorded_run_is_of_a_recipe_as_it_is() -> None:
     for run in RESULTS:
-        assert run.recipe == find_recipe(run.recipe.name, run.recipe.scale), "changed since: run it again"
+        assert run.recipe == find_recipe(run.recipe.name, run.recipe.scale), (
+            "changed since: run it with --update-baselines"
+        )

@@ -1,5 +1,5 @@
-"""Section 5.3, using a pretrained convnet, claim by claim. Accuracies measured: test_baselines.py; freezing as
-behaviour, and when a change of `trainable` is heeded: test_freezing.py.
+"""Section 5.3, using a pretrained convnet, claim by claim; accuracies are in test_recorded_runs.py, and
+freezing as behaviour in test_freezing.py.
 """
 
 from pathlib import Path
@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from convspec import features, models, progress, training
-from convspec.accuracy import baselines
 from convspec.arithmetic import multiply_adds
 from convspec.data.batches import Batches, rescale
-from convspec.ladder.result import Result
-from convspec.ladder.rungs import find_recipe
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION, find_recipe
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +25,6 @@ def mini() -> keras.Model:
     return models.conv_base("mini", models.MINI_WEIGHTS, (96, 96, 3))
 
 
-@pytest.fixture(scope="module")
-def recorded() -> list[Result]:
-    """The runs of feature extraction on the real pictures."""
-    folder = Path(__file__).parents[2] / "fixtures" / "baselines"
-    runs = [
-        Result.from_run(run)
-        for run in baselines.read(folder)
-        if (run.name, run.dataset) == ("feature_extraction", "dogs_vs_cats-full")
-    ]
-    assert runs
-    return runs
-
-
 def blot(row: int, column: int) -> np.ndarray:
     """A black picture with one bright blot."""
     picture = np.zeros((1, 96, 96, 3), np.float32)
@@ -47,12 +32,12 @@ def blot(row: int, column: int) -> np.ndarray:
     return picture
 
 
-def test_the_convolutional_base_is_convolutions_and_poolings_and_no_dense_layer(vgg16: keras.Model) -> None:
+def test_the_base_is_convolutions_and_poolings_and_no_dense_layer(vgg16: keras.Model) -> None:
     """Section 5.3.1, figure 5.14: the classifier is left out (`include_top=False`)."""
     assert {type(layer).__name__ for layer in vgg16.layers} == {"InputLayer", "Conv2D", "MaxPooling2D"}
 
 
-def test_feature_maps_still_describe_where_an_object_is_and_dense_layers_do_not(mini: keras.Model) -> None:
+def test_feature_maps_tell_where_an_object_is_and_dense_layers_do_not(mini: keras.Model) -> None:
     """Section 5.3.1: densely connected layers "get rid of the notion of space"."""
     empty = np.zeros((1, 96, 96, 3), np.float32)
     for place in ((24, 24), (24, 72), (72, 24), (72, 72)):
@@ -69,7 +54,7 @@ def test_the_six_models_of_the_list_come_prepackaged() -> None:
     assert all(hasattr(keras.applications, maker.__name__) for name, maker in models.BASES.items() if name != "mini")
 
 
-def test_without_an_input_shape_the_network_can_process_inputs_of_any_size_from_32_up() -> None:
+def test_without_an_input_shape_inputs_may_have_any_size_from_32_up() -> None:
     """Listing 5.16: "inputs of any size": five poolings leave nothing of a picture below 32 pixels."""
     base = models.conv_base("vgg16", None, (None, None, 3))
     assert base.compute_output_shape((1, 150, 231, 3)) == (1, 4, 7, 512)
@@ -83,7 +68,7 @@ def test_vgg16_ends_in_4_4_512_with_14714688_parameters(vgg16: keras.Model) -> N
     assert vgg16.count_params() == 14_714_688
 
 
-def test_vgg16_is_similar_to_the_small_convnets_but_pads_and_pools_after_two_or_three_convolutions(
+def test_vgg16_pads_and_pools_after_two_or_three_convolutions(
     vgg16: keras.Model,
 ) -> None:
     """Section 5.3.1: "similar to the simple convnets you're already familiar with"."""
@@ -93,35 +78,29 @@ def test_vgg16_is_similar_to_the_small_convnets_but_pads_and_pools_after_two_or_
     assert blocks == [2, 2, 3, 3, 3]
 
 
-def test_the_base_is_by_far_the_most_expensive_part_of_the_pipeline(vgg16: keras.Model) -> None:
-    """Section 5.3.1: of the multiply-adds for one picture, the head has less than one in 3,000."""
-    assert multiply_adds(vgg16) > 3000 * multiply_adds(models.feature_classifier((4, 4, 512)))
-
-
-def test_an_epoch_on_recorded_features_costs_as_much_as_running_the_base_on_two_pictures(vgg16: keras.Model) -> None:
-    """Section 5.3.1: "less than one second even on CPU". Seconds depend on the machine; the work does not.
-    A training step multiplies about three times as often as a prediction: forward, and for two gradients.
+def test_the_base_costs_3000_heads_and_an_epoch_on_features_two_pictures(vgg16: keras.Model) -> None:
+    """Section 5.3.1: "by far the most expensive part", and "less than one second even on CPU": seconds depend on the
+    machine, the work does not. A step multiplies three times as often as a prediction: forward, and for two gradients.
     """
-    epoch = 3 * 2000 * multiply_adds(models.feature_classifier((4, 4, 512)))
-    assert 1.5 < epoch / multiply_adds(vgg16) < 2.5
+    base, head = multiply_adds(vgg16), multiply_adds(models.feature_classifier((4, 4, 512)))
+    assert base > 3000 * head
+    assert 1.5 < 3 * 2000 * head / base < 2.5
 
 
-def test_end_to_end_the_base_runs_30_times_as_often_and_30_epochs_cost_that_much_more(vgg16: keras.Model) -> None:
+def test_end_to_end_the_base_runs_30_times_as_often(vgg16: keras.Model) -> None:
     """Section 5.3.1: "far more expensive than the first": every picture passes the base every time it is seen."""
-    recipe = find_recipe("frozen_end_to_end", "full")
-    assert recipe.steps is not None
-    seen = recipe.epochs * recipe.steps * recipe.batch_size
-    assert seen / 2000 == 30
+    seen = 30 * 2000
     head = multiply_adds(models.feature_classifier((4, 4, 512))) * 3
     end_to_end = seen * (multiply_adds(vgg16) + head)
     recorded = 2000 * multiply_adds(vgg16) + seen * head
     assert end_to_end / recorded > 28
 
 
-def test_recording_features_does_not_allow_augmentation_and_running_end_to_end_does() -> None:
-    """Section 5.3.1, the two ways to proceed, as the ladder has them."""
+def test_recorded_features_are_not_augmented_end_to_end_is() -> None:
+    """Section 5.3.1, the two ways to proceed, as the ladder has them; fine-tuning augments, too."""
     assert find_recipe("feature_extraction", "full").augmentation is None
-    assert find_recipe("frozen_end_to_end", "full").augmentation is not None
+    for rung in ("frozen_end_to_end", "fine_tuned"):
+        assert find_recipe(rung, "full").augmentation == CHAPTER_AUGMENTATION
 
 
 def test_features_are_recorded_once_for_each_picture_beside_its_label(
@@ -136,9 +115,7 @@ def test_features_are_recorded_once_for_each_picture_beside_its_label(
     np.testing.assert_allclose(recorded[21], alone[0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_extracted_features_flatten_to_8192_in_the_order_of_a_flatten_layer(
-    vgg16: keras.Model, rng: np.random.Generator
-) -> None:
+def test_features_flatten_to_8192_in_the_order_of_a_flatten_layer(vgg16: keras.Model, rng: np.random.Generator) -> None:
     """After listing 5.17: `np.reshape(train_features, (2000, 4 * 4 * 512))`."""
     maps = rng.random((2, *vgg16.output_shape[1:])).astype(np.float32)
     flat = np.reshape(maps, (2, 4 * 4 * 512))
@@ -147,32 +124,13 @@ def test_the_extracted_features_flatten_to_8192_in_the_order_of_a_flatten_layer(
     np.testing.assert_allclose(whole.predict(maps, verbose=0), head.predict(flat, verbose=0), rtol=1e-5)
 
 
-def test_the_classifier_on_features_trains_with_dropout_at_2e_5_for_30_epochs_of_20() -> None:
+def test_the_classifier_trains_with_dropout_at_2e_5_for_30_epochs() -> None:
     """Listing 5.18."""
     recipe = find_recipe("feature_extraction", "full")
     assert (recipe.dropout, recipe.learning_rate, recipe.epochs, recipe.batch_size) == (0.5, 2e-5, 30, 20)
 
 
-def test_recording_the_features_took_as_long_as_over_100_epochs_on_them(recorded: list[Result]) -> None:
-    """Section 5.3.1: "training is very fast". Measured on two cores: 252 s to record, then 1.1 to 1.3 s an epoch."""
-    for run in recorded:
-        epoch = (run.seconds["train"] + run.seconds["validate"]) / run.recipe.epochs
-        assert 100 < run.seconds["features"] / epoch < 500
-
-
-def test_validation_loss_goes_on_falling_long_after_training_accuracy_has_passed_validation_accuracy(
-    recorded: list[Result],
-) -> None:
-    """Figures 5.15 and 5.16: "overfitting almost from the start". By accuracy yes, from epoch 6 to 8 on; but the
-    validation loss is at its lowest only in epoch 21 to 28 of 30, so that until then training still helps.
-    """
-    for run in recorded:
-        gap = np.array(run.history["accuracy"]) > np.array(run.history["val_accuracy"])
-        assert 4 <= int(np.argmax(gap)) + 1 <= 10
-        assert int(np.argmin(run.history["val_loss"])) + 1 > 15
-
-
-def test_a_base_can_be_added_to_a_model_like_a_layer_and_the_classifier_adds_2_million(vgg16: keras.Model) -> None:
+def test_a_base_is_added_like_a_layer_and_the_classifier_adds_2_million(vgg16: keras.Model) -> None:
     """Listing 5.20 and the summary after it: 16,812,353."""
     model = models.end_to_end(vgg16)
     assert model.layers[0] is vgg16
@@ -180,13 +138,13 @@ def test_a_base_can_be_added_to_a_model_like_a_layer_and_the_classifier_adds_2_m
     assert model.count_params() - vgg16.count_params() == 2_097_665
 
 
-def test_each_dense_layer_adds_two_trainable_tensors_the_weight_matrix_and_the_bias(mini: keras.Model) -> None:
+def test_each_dense_layer_has_two_trainable_tensors(mini: keras.Model) -> None:
     """Section 5.3.1: "a total of four weight tensors: two per layer"."""
     model = models.end_to_end(mini)
     assert [[len(weight.shape) for weight in layer.trainable_weights] for layer in model.layers[-2:]] == [[2, 1]] * 2
 
 
-def test_a_frozen_base_with_a_head_computes_what_the_head_does_on_recorded_features(
+def test_a_frozen_base_with_a_head_computes_what_the_head_does_on_features(
     mini: keras.Model, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Section 5.3.1 reports 90 % one way and "about 96%" the other. Frozen, both compute the same function of a
@@ -200,7 +158,7 @@ def test_a_frozen_base_with_a_head_computes_what_the_head_does_on_recorded_featu
     np.testing.assert_allclose(model.predict(batches, verbose=0), head.predict(recorded, verbose=0), rtol=1e-4)
 
 
-def test_the_frozen_network_trains_end_to_end_for_30_epochs_of_100_steps_at_2e_5_without_dropout() -> None:
+def test_the_frozen_network_trains_for_30_epochs_at_2e_5_without_dropout() -> None:
     """Listings 5.20 and 5.21."""
     recipe = find_recipe("frozen_end_to_end", "full")
     assert (recipe.epochs, recipe.steps, recipe.batch_size, recipe.learning_rate) == (30, 100, 20, 2e-5)
@@ -212,7 +170,7 @@ def test_fine_tuning_starts_from_the_network_whose_head_is_trained_already() -> 
     assert find_recipe("fine_tuned", "full").starts_from == find_recipe("frozen_end_to_end", "full")
 
 
-def test_all_layers_up_to_block4_pool_are_frozen_and_three_convolutions_thawed(vgg16: keras.Model) -> None:
+def test_layers_up_to_block4_pool_are_frozen_and_three_convolutions_thawed(vgg16: keras.Model) -> None:
     """Listing 5.22. The three hold 7,079,424 parameters: 48 % of the base that is "risky to attempt to train"."""
     thaw = find_recipe("fine_tuned", "full").thaw
     assert thaw == "block5_conv1"
@@ -227,17 +185,15 @@ def test_all_layers_up_to_block4_pool_are_frozen_and_three_convolutions_thawed(v
 
 def test_fine_tuning_uses_half_the_learning_rate_of_the_step_before() -> None:
     """Listing 5.23: "a very low learning rate": 1e-5, for 100 epochs."""
-    recipe = find_recipe("fine_tuned", "full")
-    assert recipe.starts_from is not None
+    before, recipe = find_recipe("frozen_end_to_end", "full"), find_recipe("fine_tuned", "full")
     assert (recipe.learning_rate, recipe.epochs) == (1e-5, 100)
-    assert recipe.learning_rate / recipe.starts_from.learning_rate == pytest.approx(0.5)
+    assert recipe.learning_rate / before.learning_rate == pytest.approx(0.5)
 
 
-def test_the_moving_average_replaces_every_value_and_makes_noise_a_third_as_high(rng: np.random.Generator) -> None:
+def test_the_moving_average_makes_noise_a_third_as_high(rng: np.random.Generator) -> None:
     """Listing 5.24: "more readable"; with factor 0.8 the variance of noise falls to (1 - 0.8) / (1 + 0.8) = 1/9."""
     noise = rng.normal(size=20_000)
     smoothed = training.smooth_curve(noise.tolist())
-    assert len(smoothed) == len(noise)
     assert smoothed[:2] == pytest.approx([noise[0], 0.8 * noise[0] + 0.2 * noise[1]])
     assert np.std(smoothed) / np.std(noise) == pytest.approx(1 / 3, abs=0.02)
 
@@ -258,10 +214,9 @@ def test_accuracy_can_improve_while_the_average_loss_gets_worse() -> None:
     assert loss[1] > loss[0]
 
 
-def test_97_percent_was_reached_with_a_tenth_of_20000_samples_or_8_percent_of_all() -> None:
+def test_97_percent_took_a_tenth_of_20000_samples_or_8_percent_of_all() -> None:
     """Section 5.3.2: "only a small fraction of the training data available (about 10%)"; the competition had 25,000."""
     recipe = find_recipe("fine_tuned", "full")
-    assert recipe.steps is not None
-    trained_on = recipe.steps * recipe.batch_size
-    assert (trained_on / 20_000, trained_on / 25_000) == (0.1, 0.08)
+    assert (recipe.steps, recipe.batch_size) == (100, 20)
+    assert (100 * 20 / 20_000, 100 * 20 / 25_000) == (0.1, 0.08)
     assert recipe.published["test"] == (0.968, 0.97), "97 % in the text, 0.968 in its notebook's output"

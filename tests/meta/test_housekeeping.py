@@ -1,28 +1,51 @@
-"""The settings that this repository's own tests run under: profiles, options, and skips that cannot go stale."""
+"""Rules that this repository's own tests follow: skips cannot go stale, names are short, modules stand alone."""
 
+import ast
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-CONFTEST = (Path(__file__).parents[2] / "conftest.py").read_text()
+ROOT = Path(__file__).parents[2]
+MODULES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+MAX_NAME = 70
+
+
+def test_no_test_has_a_name_that_is_too_long() -> None:
+    names = {
+        f"{path.relative_to(ROOT)}::{node.name}": len(node.name)
+        for path, module in MODULES.items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+    long = [f"{name} ({length})" for name, length in names.items() if length > MAX_NAME]
+    assert not long, f"{len(long)} names of more than {MAX_NAME} characters:\n" + "\n".join(long)
+
+
+def test_no_test_module_imports_from_another() -> None:
+    modules = {path.stem for path in MODULES}
+    importing = [
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
+        for path, module in MODULES.items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and modules & set(".".join([getattr(node, "module", "") or "", *(a.name for a in node.names)]).split("."))
+    ]
+    assert not importing, "what two modules build belongs in tests/builders.py:\n" + "\n".join(importing)
 
 
 @pytest.fixture
 def two_tests(pytester: pytest.Pytester) -> pytest.Pytester:
-    pytester.makeconftest(CONFTEST)
+    pytester.makeconftest((ROOT / "conftest.py").read_text())
     pytester.makepyfile(test_it="def test_one(): pass\ndef test_two(): pass")
     return pytester
 
 
-def test_an_id_under_deselect_that_matches_no_test_is_an_error_that_names_it(two_tests: pytest.Pytester) -> None:
-    result = two_tests.runpytest("--deselect", "test_it.py::test_three")
+@pytest.mark.parametrize("name", ["test_it.py::test_three", "test_gone.py::test_one"])
+def test_an_id_under_deselect_that_matches_no_test_is_an_error(name: str, two_tests: pytest.Pytester) -> None:
+    result = two_tests.runpytest("--deselect", name)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--deselect test_it.py::test_three: stale, no such test"])
-
-
-def test_an_id_under_deselect_of_a_file_that_is_gone_is_an_error(two_tests: pytest.Pytester) -> None:
-    assert two_tests.runpytest("--deselect", "test_gone.py::test_one").ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--deselect {name}: stale, no such test"])
 
 
 def test_an_id_under_deselect_that_matches_deselects(two_tests: pytest.Pytester) -> None:
@@ -46,5 +69,5 @@ def test_an_expected_failure_that_passes_is_a_failure(pytestconfig: pytest.Confi
 
 
 @pytest.mark.parametrize(("profile", "examples"), [("quick", 30), ("thorough", 500)])
-def test_a_profile_for_every_day_and_one_for_the_night_are_there_to_be_chosen(profile: str, examples: int) -> None:
+def test_there_are_a_quick_and_a_thorough_profile(profile: str, examples: int) -> None:
     assert settings.get_profile(profile).max_examples == examples

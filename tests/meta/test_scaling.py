@@ -1,4 +1,4 @@
-"""docs/scaling.md: its tables follow from its constants, and its model from what was measured."""
+"""Tables of docs/scaling.md follow from its constants, and its model from measurements."""
 
 import json
 import re
@@ -15,11 +15,16 @@ CONSTANTS = {name: entry["value"] for name, entry in RECORD["constants"].items()
 
 
 def table(name: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """The rows of a table of the page by their first two cells, and each cell by the head of its column."""
+    """Return the rows of a table by their first two cells, and each cell by the head of its column."""
     lines = re.search(rf"<!-- table {name} -->\n((?:\|[^\n]*\n)+)", PAGE)
     assert lines
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1].splitlines()]
     return {tuple(row[:2]): dict(zip(head, row, strict=True)) for row in rows}
+
+
+def page_constants() -> dict[str, float]:
+    """Return the constants as the page states them."""
+    return {name: float(row["value"]) for (name, _), row in table("constants").items()}
 
 
 def test_every_table_follows_from_the_constants() -> None:
@@ -41,26 +46,26 @@ def test_every_constant_says_whether_it_was_measured() -> None:
     assert RECORD["constants"]["gpu_flops"]["whence"].startswith("published")
 
 
-def test_the_cost_on_one_core_is_the_sum_of_what_is_stated() -> None:
+def test_the_cost_on_one_core_is_the_sum_of_its_stages() -> None:
     """Recomputed from the page alone: decode, hash the pixels, run the base, write, and hash the features."""
-    told = {name: float(row["value"]) for (name, _), row in table("constants").items()}
+    page = page_constants()
     each = (
-        1 / told["decode_per_core"]
-        + told["decoded_bytes"] / told["hash_bytes_a_second"]
-        + 1 / told["base_per_core"]
-        + told["feature_bytes"] * (1 / told["store_bytes_a_second"] + 1 / told["hash_bytes_a_second"])
+        1 / page["decode_per_core"]
+        + page["decoded_bytes"] / page["hash_bytes_a_second"]
+        + 1 / page["base_per_core"]
+        + page["feature_bytes"] * (1 / page["store_bytes_a_second"] + 1 / page["hash_bytes_a_second"])
     )
     assert table("cost")["a million", "1 core"]["predicted time, one run"] == f"{1e6 * each / 3600:.2g} h"
     assert table("cost")["a billion", "1 core"]["predicted time, one run"] == f"{1e9 * each / 86400 / 365.25:.2g} years"
 
 
-def test_the_cost_on_a_thousand_gpus_is_that_of_the_one_machine_that_decodes_and_hands_out() -> None:
-    told = {name: float(row["value"]) for (name, _), row in table("constants").items()}
-    pixels, features, wire = told["decoded_bytes"], told["feature_bytes"], told["network_bytes_a_second"]
-    first = 1 / told["decode_per_core"] / told["cores_of_a_machine"] + pixels / told["hash_bytes_a_second"]
-    store = features * (1 / told["store_bytes_a_second"] + 1 / told["hash_bytes_a_second"])
-    base = told["flop_a_picture"] / told["gpu_flops"] / 1000
-    each = first + max(pixels / wire, features / wire, store + 1 / told["handed_out_per_core"], base)
+def test_a_thousand_gpus_wait_for_the_machine_that_decodes() -> None:
+    page = page_constants()
+    pixels, features, wire = page["decoded_bytes"], page["feature_bytes"], page["network_bytes_a_second"]
+    first = 1 / page["decode_per_core"] / page["cores_of_a_machine"] + pixels / page["hash_bytes_a_second"]
+    store = features * (1 / page["store_bytes_a_second"] + 1 / page["hash_bytes_a_second"])
+    base = page["flop_a_picture"] / page["gpu_flops"] / 1000
+    each = first + max(pixels / wire, features / wire, store + 1 / page["handed_out_per_core"], base)
     row = table("cost")["a billion", "1,000 GPUs"]
     assert row["predicted time, one run"] == f"{1e9 * each / 86400:.2g} days"
     assert row["longest stage"] == "hand out"
@@ -70,7 +75,7 @@ def test_the_cost_on_a_thousand_gpus_is_that_of_the_one_machine_that_decodes_and
 @given(
     st.sampled_from(["cpu", "gpu"]), st.integers(2, 10**4), st.integers(1, 10), st.integers(1, 10**9), st.integers(1, 9)
 )
-def test_devices_never_cost_time_and_twice_the_pictures_take_twice_as_long(
+def test_devices_never_cost_time_and_pictures_take_time_in_proportion(
     kind: str, devices: int, more: int, pictures: int, times: int
 ) -> None:
     taken = scaling.seconds(CONSTANTS, kind, devices, pictures)

@@ -1,9 +1,9 @@
-"""Runs parts of the specification against rewritten copies of the package: `python -m defects.server`.
+"""Run tests against copies of the package with one module rewritten: `python -m defects.server`.
 
-Requests are lines of JSON: the module (None for none), its rewritten source, and pytest's arguments. Each is run in a
-fork that has the heavy libraries imported but nothing of the package and no TensorFlow runtime, which starts its
-threads at the first operation: a process with one thread forks safely. The answer is a line of JSON: the exit code
-and the failures, each with its test, its phase and the lines that pytest marks with "E".
+A request is a line of JSON: the module's file (or null), its source, and the tests. Each runs in a fork that has the
+heavy libraries imported but nothing of the package, and no TensorFlow runtime, which starts its threads at the first
+operation: a process with one thread forks safely. The answer is a line of JSON: pytest's exit code and the failures,
+each with its test, its phase and the lines that pytest marks with "E".
 """
 
 import gc
@@ -19,42 +19,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-LIMIT = 240  # seconds; a fault that hangs the specification is no failure that points at it
+LIMIT = 240  # seconds; a fault that hangs the tests is no failure that points at it
+LIBRARIES = ("cv2", "keras", "matplotlib.figure", "scipy.signal", "scipy.stats")
+PLUGINS = ("_hypothesis_pytestplugin", "_pytest.pytester", "pytest_benchmark.plugin", "xdist.plugin")
+OPTIONS = ("-vv", "--no-header", "--maxfail=1", "--hypothesis-profile=first-example", "--slow")
 
 
 class _Failures:
     """A pytest plugin that keeps what failed and why."""
 
     def __init__(self) -> None:
-        self.found: list[dict[str, str]] = []
+        self.kept: list[dict[str, str]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             text = report.longreprtext
             marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-            self.found.append({"test": report.nodeid, "when": report.when or "", "message": "\n".join(marked) or text})
+            self.kept.append({"test": report.nodeid, "when": report.when or "", "message": "\n".join(marked) or text})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.found.append({"test": report.nodeid, "when": "collect", "message": report.longreprtext})
+            self.kept.append({"test": report.nodeid, "when": "collect", "message": report.longreprtext})
 
 
-def _copy(folder: Path, module: str | None, source: str) -> None:
-    """The package in `folder`, by links, but for the module that is rewritten."""
-    package = folder / "convspec"
-    shutil.copytree(ROOT / "convspec", package, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__"))
-    if module:
-        (package / f"{module}.py").unlink()
-        (package / f"{module}.py").write_text(source)
-
-
-def _run(folder: Path, module: str | None, source: str, arguments: list[str]) -> None:
-    """In the fork: make the copy the package, here and in whatever the tests start, and run pytest."""
+def _run(folder: Path, file: str | None, source: str, tests: list[str]) -> None:
+    """Make a copy the package, here and in whatever the tests start, and run pytest; in the fork."""
     os.setpgid(0, 0)  # so that a run that hangs can be ended with all that it started
     signal.alarm(LIMIT)
-    _copy(folder, module, source)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "convspec", folder / "convspec", copy_function=os.symlink, ignore=ignore)
+    if file:
+        (folder / file).unlink()
+        (folder / file).write_text(source)
     sys.path.insert(0, str(folder))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT / "tests")])
+    os.environ["PYTHONPATH"] = str(folder)
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
@@ -62,19 +60,10 @@ def _run(folder: Path, module: str | None, source: str, arguments: list[str]) ->
 
     assert Path(convspec.__file__).is_relative_to(folder), "the copy must be what is tested"
     failures = _Failures()
-    basetemp = folder / "basetemp"
-    standard = [
-        "--rootdir",
-        str(ROOT),
-        "-c",
-        str(ROOT / "pyproject.toml"),
-        f"--basetemp={basetemp}",
-        "--no-header",
-        "-vv",
-    ]
-    standard += ["-p", "no:cacheprovider", "-p", "no:randomly", "--maxfail=1", "--hypothesis-profile=first-example"]
-    code = pytest.main([*standard, *arguments], plugins=[failures])
-    (folder / "answer.json").write_text(json.dumps({"code": int(code), "failures": failures.found}))
+    places = [f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"), f"--basetemp={folder / 'basetemp'}"]
+    left_out = ["-p", "no:cacheprovider", "-p", "no:randomly"]
+    code = pytest.main([*places, *left_out, *OPTIONS, *tests], plugins=[failures])
+    (folder / "answer.json").write_text(json.dumps({"code": int(code), "failures": failures.kept}))
 
 
 def _answer(request: dict) -> dict:
@@ -82,7 +71,7 @@ def _answer(request: dict) -> dict:
         child = os.fork()
         if not child:
             try:
-                _run(Path(name), request["module"], request["source"], request["arguments"])
+                _run(Path(name), request["file"], request["source"], request["tests"])
                 os._exit(0)
             except BaseException as error:
                 (Path(name) / "error.txt").write_text(repr(error))
@@ -95,11 +84,9 @@ def _answer(request: dict) -> dict:
 
 
 if __name__ == "__main__":
-    # One thread only, see above: OpenBLAS starts its own at import. The libraries are imported for the forks.
-    for library in ("cv2", "keras", "matplotlib.figure", "scipy.signal", "scipy.stats"):
-        import_module(library)
-    for plugin in ("_hypothesis_pytestplugin", "_pytest.pytester", "pytest_benchmark.plugin", "xdist.plugin"):
-        import_module(plugin)
+    # One thread only, see above: OpenBLAS starts its own at import.
+    for module in (*LIBRARIES, *PLUGINS):
+        import_module(module)
     gc.freeze()  # pytest collects garbage at its end, which would look through all of these in each fork
     threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").is_dir() else 1
     print(json.dumps({"threads": threads}), flush=True)

@@ -17,8 +17,7 @@ from convspec.accuracy import baselines
 from convspec.data import datasets
 from convspec.data.datasets import Dataset
 from convspec.ladder.result import Result
-from convspec.ladder.run import run_recipe
-from convspec.ladder.run import run_key
+from convspec.ladder.run import run_key, run_recipe
 from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
 
 FAST = [recipe.name for recipe in select_recipes("mini", "fast") if recipe.name.endswith("_fast")]

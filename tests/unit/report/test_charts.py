@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from convspec import BadInput
+from convspec.ladder.recipe import Scale
 from convspec.ladder.result import Result
 from convspec.report import charts
 
@@ -24,7 +25,7 @@ COLOUR_BLIND = {
 }
 
 
-def runs(scale: str = "full", **histories: list[list[float]]) -> list[Result]:
+def runs(scale: Scale = "full", **histories: list[list[float]]) -> list[Result]:
     """One run a seed, with these histories."""
     seeds = range(len(next(iter(histories.values()))))
     return [

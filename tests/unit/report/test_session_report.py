@@ -143,6 +143,6 @@ def test_each_model_is_found_where_its_training_left_it(
     session = pytester.parseconfigure("--report", str(pytester.path)).stash[SESSION]
     monkeypatch.setattr(Session, "dataset", lambda *_: few_shapes)
     recipe = replace(find_recipe("dense_baseline", "mini"), epochs=1, steps=1)
-    runs = [run_module.run(recipe, few_shapes, seed, session.folder) for seed in (0, 1)]
+    runs = [run_module.run_recipe(recipe, few_shapes, seed, session.folder) for seed in (0, 1)]
     left = {seed: file for seed in (0, 1) for file in (session.folder / "models").glob(f"*seed{seed}*")}
     assert {run.seed: session.model(run) for run in runs} == left
