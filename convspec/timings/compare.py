@@ -23,7 +23,7 @@ from convspec.report.tables import MAX_NAME_WIDTH, Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MIN_ROUNDS = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
+MIN_INTERVAL_ROUNDS = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
 FOOTNOTES = (
     "ratio: median time by that of the first record, above 1 is slower; [95 % interval: bootstrap over the rounds of"
     " these sessions, which do not show how sessions differ]",
@@ -205,7 +205,7 @@ def _ratio(first: Timing, timing: Timing) -> str:
         return "changed"
     ratio = format_figure(timing.median / first.median)
     data = first.seconds, timing.seconds
-    if min(map(len, data)) < MIN_ROUNDS:
+    if min(map(len, data)) < MIN_INTERVAL_ROUNDS:
         return ratio
 
     def of_medians(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
