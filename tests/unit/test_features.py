@@ -75,6 +75,7 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
     np.testing.assert_array_equal(again, first)
     assert isinstance(again, np.memmap)
     np.testing.assert_array_equal(np.load(store_in(tmp_path) / "labels.npy"), batches.labels)
+    assert json.loads((store_in(tmp_path) / "store.json").read_text())["schema"] == features.SCHEMA
     assert clocks[1].seconds == clocks[0].seconds, "the seconds count whenever the features are used"
     assert clocks[0].seconds["features"] > 0
 
@@ -139,11 +140,6 @@ def test_a_damaged_store_is_computed_again_with_a_warning(
         again = extract(base, batches, tmp_path / "one")
     np.testing.assert_array_equal(again, first)
     assert contents(store_in(tmp_path / "one")) == before
-
-
-def test_a_store_carries_its_schema(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
-    extract(base, batches, tmp_path)
-    assert json.loads((store_in(tmp_path) / "store.json").read_text())["schema"] == features.SCHEMA
 
 
 def test_a_store_that_another_process_computes_is_waited_for_and_read(
@@ -287,7 +283,7 @@ def test_loss_and_gradients_on_features_are_those_of_the_whole_model(
 
 
 @pytest.mark.parametrize("thaw", [None, "block4_conv1", "block3_conv1"])
-def test_after_20_steps_on_features_the_weights_are_those_of_the_whole_model(
+def test_20_steps_on_features_give_the_weights_of_the_whole_model(
     thaw: str | None, pictures: Batches, tmp_path: Path
 ) -> None:
     weights = []

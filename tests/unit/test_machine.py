@@ -185,7 +185,7 @@ def test_bfloat16_is_for_machines_that_convolve_faster_in_it(whole: float, half:
 
 
 @pytest.mark.parametrize(("precision", "element"), [("float32", 4), ("bfloat16", 2)])
-def test_probes_count_two_flop_a_multiply_add_and_each_byte_read_and_written(precision: str, element: int) -> None:
+def test_probes_count_two_flop_a_multiply_add_and_bytes_both_ways(precision: str, element: int) -> None:
     probes = machine_module.probes(precision)
     done = {name: work() for name, (work, _) in probes.items()}
     assert {keras.backend.standardize_dtype(result.dtype) for result in done.values()} == {precision}
