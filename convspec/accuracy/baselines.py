@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -53,17 +53,12 @@ class Run:
         return sum(map(int.__eq__, self.predicted, self.labels)) / len(self.labels)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """Earlier runs of one environment, by seed, that new ones are compared with; no `runs` where none are comparable.
+class Baseline(NamedTuple):
+    """Earlier runs of one environment, by seed, that new ones are compared with."""
 
-    `reason` says which they are and why these. `left_out` has a line for each group of runs of the same model and
-    dataset that are not comparable, and why; with no `runs` and nothing left out, the new runs are the first.
-    """
-
-    runs: list[Run]
-    reason: str
-    left_out: list[str]
+    runs: list[Run]  # none where no runs are comparable; with nothing left out either, the new ones are the first
+    reason: str  # which they are, and why these
+    left_out: list[str]  # for each group of runs of the same model and dataset that are not comparable, why
 
 
 def environment(machine: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,22 +79,13 @@ def judge(folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int 
     Raises:
         BadInput: For a folder with anything but sound baselines.
     """
-    name, runs, chosen = runs[0].name, list(runs), baselines.choose(baselines.read(folder), runs)
+    chosen = baselines.choose(baselines.read(folder), runs)
+    missing = Judgement(runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs))
     if not chosen.runs:
-        return Judgement(name, "missing", chosen.reason, [], chosen.left_out, [], runs)
+        return missing
     sides = [np.equal([run.predicted for run in side], side[0].labels) for side in (chosen.runs, runs)]
-    verdict = gate.gate(*sides, margin=margin, looks=looks)
-    return Judgement(
-        name,
-        verdict.outcome,
-        chosen.reason,
-        baselines.changes(chosen.runs, runs),
-        chosen.left_out,
-        chosen.runs,
-        runs,
-        verdict,
-        flips(*sides),
-    )
+    verdict, changes = gate.gate(*sides, margin=margin, looks=looks), baselines.changes(chosen.runs, runs)
+    return replace(missing, outcome=verdict.outcome, changes=changes, verdict=verdict, flips=flips(*sides))
 
 
 def results_from_predictions(

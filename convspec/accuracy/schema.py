@@ -6,7 +6,6 @@ is never edited afterwards. Readers accept all earlier numbers and refuse later 
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from reprlib import repr as brief
@@ -32,7 +31,7 @@ def encode(content: dict[str, Any]) -> str:
 
 def decode(text: str) -> dict[str, Any]:
     """Return a file's content in the current schema, without number and checksum; ValueError for a damaged file."""
-    if re.search(r"^(<<<<<<<|>>>>>>>)", text, re.MULTILINE):
+    if any(marker in f"\n{text}" for marker in ("\n<<<<<<<", "\n>>>>>>>")):
         raise ValueError("a merge conflict: take one side whole, `git checkout --ours` or `--theirs`")
     try:
         content = json.loads(text)
