@@ -2,8 +2,8 @@
 
 A request is a line of JSON: the module's file (or null), its source, the tests, and a limit in seconds. Each runs in a
 fork that has the heavy libraries imported but nothing of the package, and no TensorFlow runtime, which starts its
-threads at the first operation: a process with one thread forks safely. The answer is a line of JSON: pytest's exit code and the failures,
-each with its test, its phase and the lines that pytest marks with "E".
+threads at the first operation: a process with one thread forks safely. The answer is a line of JSON: pytest's exit
+code and the failures, each with its test, its phase and the lines that pytest marks with "E".
 """
 
 import gc
