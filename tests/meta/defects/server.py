@@ -1,9 +1,9 @@
 """Run tests against copies of the package with one module rewritten: `python -m defects.server`.
 
-A request is a line of JSON: the module's file (or null), its source, and the tests. Each runs in a fork that has the
-heavy libraries imported but nothing of the package, and no TensorFlow runtime, which starts its threads at the first
-operation: a process with one thread forks safely. The answer is a line of JSON: pytest's exit code and the failures,
-each with its test, its phase and the lines that pytest marks with "E".
+A request is a line of JSON: the module's file (or null), its source, the tests, and a limit in seconds. Each runs in a
+fork that has the heavy libraries imported but nothing of the package, and no TensorFlow runtime, which starts its
+threads at the first operation: a process with one thread forks safely. The answer is a line of JSON: pytest's exit
+code and the failures, each with its test, its phase and the lines that pytest marks with "E".
 """
 
 import gc
@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-LIMIT = 240  # seconds; a fault that hangs the tests is no failure that points at it
 LIBRARIES = ("cv2", "keras", "matplotlib.figure", "scipy.signal", "scipy.stats")
 PLUGINS = ("_hypothesis_pytestplugin", "_pytest.pytester", "pytest_benchmark.plugin", "xdist.plugin")
 OPTIONS = ("-vv", "--no-header", "--maxfail=1", "--hypothesis-profile=first-example", "--slow")
@@ -42,10 +41,10 @@ class _Failures:
             self.kept.append({"test": report.nodeid, "when": "collect", "message": report.longreprtext})
 
 
-def _run(folder: Path, file: str | None, source: str, tests: list[str]) -> None:
+def _run(folder: Path, file: str | None, source: str, tests: list[str], limit: int) -> None:
     """Make a copy the package, here and in whatever the tests start, and run pytest; in the fork."""
     os.setpgid(0, 0)  # so that a run that hangs can be ended with all that it started
-    signal.alarm(LIMIT)
+    signal.alarm(limit)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "convspec", folder / "convspec", copy_function=os.symlink, ignore=ignore)
     if file:
@@ -71,7 +70,7 @@ def _answer(request: dict) -> dict:
         child = os.fork()
         if not child:
             try:
-                _run(Path(name), request["file"], request["source"], request["tests"])
+                _run(Path(name), **request)
                 os._exit(0)
             except BaseException as error:
                 (Path(name) / "error.txt").write_text(repr(error))
