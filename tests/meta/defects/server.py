@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class _Failures:
 
 def _run(folder: Path, file: str | None, source: str, tests: list[str], limit: int) -> None:
     """Make a copy the package, here and in whatever the tests start, and run pytest; in the fork."""
-    os.setpgid(0, 0)  # so that a run that hangs can be ended with all that it started
+    os.setpgid(0, 0)  # so that what it started can be ended with it
     signal.alarm(limit)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "convspec", folder / "convspec", copy_function=os.symlink, ignore=ignore)
@@ -66,7 +67,7 @@ def _run(folder: Path, file: str | None, source: str, tests: list[str], limit: i
 
 
 def _answer(request: dict) -> dict:
-    with tempfile.TemporaryDirectory(prefix="convspec-defect-") as name:
+    with tempfile.TemporaryDirectory(prefix="convspec-defect-", ignore_cleanup_errors=True) as name:
         child = os.fork()
         if not child:
             try:
@@ -76,6 +77,8 @@ def _answer(request: dict) -> dict:
                 (Path(name) / "error.txt").write_text(repr(error))
                 os._exit(1)
         _, status = os.waitpid(child, 0)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what the tests left running
         answer, broken = Path(name) / "answer.json", Path(name) / "error.txt"
         if answer.is_file():
             return json.loads(answer.read_text())
