@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 __version__ = "0.2.0"
 
-EXTRAS = {"cv2", "filelock", "jinja2", "keras", "matplotlib", "PIL", "platformdirs", "pooch", "psutil", "sklearn", "tqdm"}
+EXTRAS = set("cv2 filelock jinja2 keras matplotlib PIL platformdirs pooch psutil sklearn tqdm".split())
 
 
 class MissingData(FileNotFoundError):
