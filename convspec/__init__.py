@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 __version__ = "0.2.0"
 
-EXTRAS = set("cv2 filelock jinja2 keras matplotlib PIL platformdirs pooch psutil sklearn tqdm".split())
+EXTRAS = {"cv2", "jinja2", "keras", "matplotlib", "PIL", "platformdirs", "pooch", "psutil", "sklearn", "tqdm"}
 
 
 class MissingData(FileNotFoundError):
