@@ -4,12 +4,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
-def bar(total: int, title: str, unit: str, file: TextIO | None, initial: int = 0) -> tqdm:
+def bar(total: int, title: str, unit: str, file: TextIO | None, initial: int = 0) -> "tqdm":
     """Return a progress bar on `file` that vanishes when it is done.
 
     It appears after two seconds on a terminal, and after ten, with a line every 30 seconds, elsewhere.
@@ -21,6 +22,8 @@ def bar(total: int, title: str, unit: str, file: TextIO | None, initial: int = 0
         file: Stream to write to; None shows nothing.
         initial: Number of units that are done already.
     """
+    from tqdm import tqdm
+
     terminal = file is not None and file.isatty()
     return tqdm(
         total=total,

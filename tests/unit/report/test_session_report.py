@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import keras
 import pytest
@@ -77,7 +78,8 @@ def run_ladder(
 
 
 def page_and_record(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return the page with single spaces, and the record."""
+    """Return the page, which is well-formed, with single spaces, and the record."""
+    ElementTree.parse(folder / "index.html")
     page = (folder / "index.html").read_text(encoding="utf-8")
     return " ".join(page.split()), json.loads((folder / "ladder.json").read_text())
 
