@@ -65,7 +65,7 @@ def run_ladder(
                 test_labels=labels.tolist(), test_names=list(dataset.test.names), confidence=[0.75] * len(labels),
             )  # fmt: skip
 
-        monkeypatch.setattr(run_module, "run", run)
+        monkeypatch.setattr(run_module, "run_recipe", run)
         monkeypatch.setattr(Session, "dataset", dataset)
         ended = pytester.runpytest_inprocess(
             LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", "-p", "no:randomly",
