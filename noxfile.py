@@ -23,4 +23,4 @@ def suite(session: nox.Session, backend: str) -> None:
 def agreement(session: nox.Session) -> None:
     """Compare all backends in one environment, down to the accuracies of some rungs at mini."""
     session.install("-e", f".[{','.join(BACKENDS)}]", "-c", "constraints.txt")
-    session.run("pytest", *(session.posargs or ["tests/unit/test_backends_agree.py", "--slow"]))
+    session.run("pytest", *(session.posargs or ["tests/unit/test_backend_agreement.py", "--slow"]))

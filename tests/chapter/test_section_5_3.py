@@ -1,5 +1,5 @@
 """Section 5.3, using a pretrained convnet, claim by claim; accuracies are in test_recorded_runs.py, and
-freezing as behaviour in test_freezing.py.
+freezing as behaviour in test_models_freezing.py.
 """
 
 from pathlib import Path
