@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from convspec.plugin.session import SESSION
+
 if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one line where its backend is missing
     import numpy as np
 
@@ -29,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: needs the real pictures and weights; runs with --scale full only")
+    config.addinivalue_line(
+        "markers", "full: needs the real pictures and weights; runs with --convspec-scale full only"
+    )
     config.addinivalue_line("markers", "ladder: trains all rungs: minutes on a GPU, a day on a few cores")
     config.addinivalue_line("markers", "slow: runs with --slow only")
 
@@ -37,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _refuse_stale_skips(config, items)
-    enabled = {"full": config.option.scale == "full", "slow": config.option.slow}
+    enabled = {"full": config.stash[SESSION].scale == "full", "slow": config.option.slow}
     left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in enabled.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

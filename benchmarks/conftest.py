@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 
-from convspec.plugin.session import Session, terminal_stream
+from convspec.plugin.session import SESSION, Session, terminal_stream
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if item.path.parent == HERE]
     ladder = sorted((item for item in ours if item.path.name == "test_ladder.py"), key=_place_in_file)
     timings = [item for item in ours if item not in ladder]
-    if config.option.rungs or config.option.dataset:
+    if (chosen := config.stash[SESSION].settings).rungs or chosen.dataset:
         config.hook.pytest_deselected(items=timings)
         timings = []
     items[:] = [item for item in items if item not in ours] + ladder + timings

@@ -10,8 +10,8 @@ import pytest
 
 from convspec.accuracy import statistics
 from convspec.ladder import determinism
-from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
-from convspec.plugin.session import Session, skip_or_fail_on_bad_data
+from convspec.ladder.rungs import find_recipe
+from convspec.plugin.session import SESSION, Session, skip_or_fail_on_bad_data
 from convspec.plugin.verdicts import apply_gate
 from convspec.report import tables
 
@@ -28,8 +28,7 @@ CURVES = "accuracy", "val_accuracy", "val_loss"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function in (test_rung, test_rung_repeats_itself, test_the_accuracy_is_that_of_the_baseline):
-        option = metafunc.config.option
-        recipes = select_recipes(option.scale, option.mode, option.rungs or RUNGS)
+        recipes = metafunc.config.stash[SESSION].recipes
         metafunc.parametrize("rung", [recipe.name for recipe in recipes])
 
 
@@ -74,17 +73,17 @@ def test_rung_repeats_itself(
 def test_the_accuracy_is_that_of_the_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
-    """The gate compares the runs of this session with those in fixtures/baselines."""
+    """The gate compares the runs of this session with their baselines."""
     session = convspec_session
     if rung not in session.runs:
         pytest.skip(f"needs the rung {rung} in this session")
     settings = session.settings
     if not settings.baselines.is_dir() and not settings.update_baselines:
-        pytest.skip(f"no baselines in {str(settings.baselines)!r}: --update-baselines begins them")
+        pytest.skip(f"no baselines in {str(settings.baselines)!r}: --convspec-update-baselines begins them")
     with skip_or_fail_on_bad_data(request.config):
         runs = [result.as_run() for result in session.runs[rung]]
         if not settings.update_baselines and session.judge(runs).outcome == "missing":
-            pytest.skip(f"no comparable baseline for {rung}: --update-baselines begins one")
+            pytest.skip(f"no comparable baseline for {rung}: --convspec-update-baselines begins one")
         apply_gate(session, runs, request.node)
 
 
@@ -99,7 +98,7 @@ def test_the_ladder_has_the_chapters_order(
         pytest.skip(f"the chapter claims this order for its own pictures, not for {name}")
     below, above = ([run.test_accuracy for run in runs[rung]] for rung in (lower, higher))
     if len(below) < 2:
-        pytest.skip("one seed cannot show a step of the order: give --seeds 5")
+        pytest.skip("one seed cannot show a step of the order: give --convspec-seeds 5")
     p = statistics.probability_of_no_gain(below, above, least_gain)
     assert p < 0.05, (
         f"{higher} should gain more than {least_gain} over {lower} with p < 0.05; p is {p:.3f},"
@@ -144,6 +143,6 @@ def test_shapes_leaves_each_rung_something_to_win(
 ) -> None:
     runs = convspec_session.runs.get(rung)
     if not runs or runs[0].dataset["name"] != "shapes" or convspec_session.scale != "mini":
-        pytest.skip(f"needs the rung {rung} on shapes at --scale mini in this session")
+        pytest.skip(f"needs the rung {rung} on shapes at --convspec-scale mini in this session")
     mean = sum(run.test_accuracy for run in runs) / len(runs)
     assert low <= mean <= high, f"{rung} on shapes should reach {low} to {high}, got {mean:.3f}"

@@ -2,7 +2,7 @@
 
 Both sides run in turn, in one process and, but for the last test, on one core; what counts is the median over rounds
 of the ratio between them. One round before the first warms both up and is not counted. The pictures are those of
-Dogs vs. Cats where the data folder has them, else drawn ones of about the same size: 400, or 2,000 at `--scale full`.
+Dogs vs. Cats where the data folder has them, else drawn ones of about the same size: 400, or 2,000 at full scale.
 """
 
 import os

@@ -3,7 +3,7 @@
 Two sides run in turn in one process; what counts is the median over rounds of the ratio between them. The first round
 warms both up and is not counted. `share_of_probe` is against one probe a session, so it is less sharp than the ratios
 on a busy machine. Pictures and base are those of the rung `fine_tuned`: drawn ones of 48 x 48 and the package's own
-base, or at `--scale full` Dogs vs. Cats and VGG16. An epoch has STEPS steps, at full a tenth of the chapter's 100.
+base, or at full scale Dogs vs. Cats and VGG16. An epoch has STEPS steps, at full a tenth of the chapter's 100.
 """
 
 import tempfile

@@ -2,7 +2,7 @@
 
 Patterns are compared with the machine's matrix product and with one by one, maps with a forward pass, and both with
 tf-keras-vis where it is installed (the extra `compare`). Sides run in turn, as in test_transfer.py. Claims are made of
-VGG16, at `--scale full`: at mini the base does so little arithmetic that compiling decides.
+VGG16, at `--convspec-scale full`: at mini the base does so little arithmetic that compiling decides.
 """
 
 from collections.abc import Callable

@@ -107,7 +107,7 @@ def extract(
                 raise
             raise BadInput(
                 f"no room for the features of {len(batches.inputs)} pictures in {str(folder)!r}: free some, or name"
-                " another folder with --report; what is computed is kept"
+                " another folder with --convspec-report; what is computed is kept"
             ) from error
         return _open(store, identity, batches, clock)
 

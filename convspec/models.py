@@ -185,7 +185,7 @@ def _imagenet_base(name: str, input_shape: tuple[int | None, int | None, int]) -
             raise
         raise MissingData(
             f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
-            f" --weights, or put {name}_notop.weights.h5 into the data folder ({error})"
+            f" --convspec-weights, or put {name}_notop.weights.h5 into the data folder ({error})"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Accuracy gate of a scikit-learn model: `pytest examples`. Needs neither Keras nor a backend.
 
-The first run writes fixtures/baselines and fails, as nobody has looked at it yet; later ones pass, until the model gets
+The first run writes tests/baselines and fails, as nobody has looked at it yet; later ones pass, until the model gets
 worse by more than the margin.
 """
 

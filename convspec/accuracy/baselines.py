@@ -1,6 +1,6 @@
 """Baselines: runs under version control, one JSON file each, that later runs are compared with.
 
-    fixtures/baselines/tensorflow-cpu/from_scratch-dogs_vs_cats-full-seed0.json
+    tests/baselines/tensorflow-cpu/from_scratch-dogs_vs_cats-full-seed0.json
 
 A folder is an environment: backend, device, and precision where it is not float32. Files are written whole or not at
 all, so processes that update a baseline at once leave whole runs, the last one of each seed. A file may be laid out
@@ -23,7 +23,7 @@ from convspec import BadInput
 from convspec.accuracy import schema
 from convspec.files import atomic_write
 
-REMEDY = "restore it from version control, or delete it and run again with --update-baselines"
+REMEDY = "restore it from version control, or delete it and run again with --convspec-update-baselines"
 FACTS = ("processor", "threads", "system", "backend")  # of a machine, that do not change by themselves
 DECODERS = ("pillow ", "opencv ")  # whose versions may change pictures, and so a fingerprint
 

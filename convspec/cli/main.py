@@ -10,10 +10,12 @@ from convspec import BadInput, require_extras
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0, 1 after an error (a line on stderr) or slower, 130 after Ctrl-C."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
-    resumable = False
+    words, resumable = sys.argv[1:] if arguments is None else arguments, False
+    end = words.index("--") if words[:1] == ["ladder"] and "--" in words else len(words)
     try:
         with require_extras():
-            options = _parser().parse_args(arguments)
+            options = _parser().parse_args(words[:end])
+            options.pytest = words[end + 1 :]
             resumable = options.resumable
             return options.run(options)
     except (BadInput, OSError) as error:
@@ -26,12 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from convspec.cli import activations, compare, explain, fetch, filters, split
+    from convspec.cli import activations, compare, explain, fetch, filters, ladder, split
 
     parser = argparse.ArgumentParser(
-        prog="convspec", description="Data for convspec's full scale, timings side by side, and what a model sees."
+        prog="convspec",
+        description="The ladder on your pictures, data for it, timings side by side, and what a model sees.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (fetch, split, compare, explain, activations, filters):
+    for command in (ladder, fetch, split, compare, explain, activations, filters):
         command.add_parser(commands)
     return parser

@@ -1,4 +1,4 @@
-"""The dataset `shapes`: small coloured scenes drawn from a seed, for the ladder at `--scale mini`.
+"""The dataset `shapes`: small coloured scenes drawn from a seed, for the ladder at `--convspec-scale mini`.
 
 Two target classes (`fish`, `key`) and a disjoint set of source classes, on which the package's own
 small base is trained. Pose, scale, colour, texture, clutter and light vary from picture to picture.

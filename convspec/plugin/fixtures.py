@@ -46,7 +46,7 @@ class AccuracyGate:
 
 @pytest.fixture
 def accuracy_gate(request: pytest.FixtureRequest) -> AccuracyGate:
-    """Compare a model's accuracy on its test pictures with the baseline in fixtures/baselines."""
+    """Compare a model's accuracy on its test pictures with its baseline."""
     return AccuracyGate(request.node)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from convspec import BadInput, MissingData
 from convspec.plugin.fixtures import accuracy_gate, convspec_session
-from convspec.plugin.options import add_options, prepare_ladder, uses_ladder
+from convspec.plugin.options import add_options, prepare_ladder
 from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import CHANNEL, Channel
 
@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     session = config.stash[SESSION] = Session(config)
     channel = config.stash[CHANNEL] = Channel()
     config.pluginmanager.register(channel, "convspec-verdicts")
-    if not uses_ladder(config):
+    if not session.settings.uses_ladder:
         return
     # Keras's own conversion of tensors, which NumPy 2 complains about hundreds of times a run.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
@@ -36,13 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Show what the options resolved to, where the ladder is used."""
-    if not uses_ladder(config):
+    session = config.stash[SESSION]
+    if not session.settings.uses_ladder:
         return []
     import keras
 
     from convspec import backend
 
-    session = config.stash[SESSION]
     devices = backend.accelerators()
     return [
         f"convspec: scale {session.scale}, dataset {session.settings.dataset or 'each rung its own'},"
@@ -54,12 +54,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """End the session under --require-gpu on a machine without a GPU."""
-    if session.config.option.require_gpu:
+    """End the session under --convspec-require-gpu on a machine without a GPU."""
+    if session.config.stash[SESSION].settings.require_gpu:
         from convspec import backend
 
         if not backend.accelerators():
-            pytest.exit("--require-gpu: the Keras backend sees no GPU on this machine", pytest.ExitCode.TESTS_FAILED)
+            pytest.exit(
+                "--convspec-require-gpu: the Keras backend sees no GPU on this machine", pytest.ExitCode.TESTS_FAILED
+            )
 
 
 def pytest_terminal_summary(

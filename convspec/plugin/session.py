@@ -43,20 +43,20 @@ class Session:
 
     @property
     def data_root(self) -> Path:
-        """$CONVSPEC_DATA, else --data-root, else the user's cache folder."""
+        """$CONVSPEC_DATA, else --convspec-data-root, else the user's cache folder."""
         from convspec.data.datasets import data_folder
 
         return data_folder(self.settings.data_root)
 
     @property
     def recipes(self) -> "list[Recipe]":
-        """Recipes of --rungs and --mode, in the ladder's order."""
+        """Recipes of --convspec-rungs and --convspec-mode, in the ladder's order."""
         from convspec.ladder import rungs
 
         return rungs.select_recipes(self.scale, self.settings.mode, self.settings.rungs or rungs.RUNGS)
 
     def weights(self, recipe: "Recipe") -> str | None:
-        """Return --weights, else the default of the recipe's base; None for a recipe without a base."""
+        """Return --convspec-weights, else the default of the recipe's base; None for a recipe without a base."""
         from convspec.models import default_weights
 
         if self.settings.weights or recipe.base is None:
@@ -64,7 +64,7 @@ class Session:
         return str(default_weights(recipe.base, self.data_root))
 
     def dataset(self, recipe: "Recipe") -> "Dataset":
-        """Return the dataset of --dataset, else the recipe's own; each is loaded once a session."""
+        """Return the dataset of --convspec-dataset, else the recipe's own; each is loaded once a session."""
         from convspec.data import datasets
 
         self.begun.setdefault(recipe.name, [])
@@ -126,7 +126,7 @@ class Session:
             result.save(self.unfinished(run.recipe, run.seed))
 
     def run_all_seeds(self, recipe: "Recipe") -> "list[Result]":
-        """Train with all seeds of --seeds; with auto, add seeds while the verdict is open."""
+        """Train with all seeds of --convspec-seeds; with auto, add seeds while the verdict is open."""
         runs = self.runs[recipe.name] = [self.run(recipe, seed) for seed in self.seeds]
         for count in self.settings.looks[1:]:
             if self.judge([run.as_run() for run in runs]).outcome != "underpowered":
@@ -135,7 +135,7 @@ class Session:
         return runs
 
     def judge(self, runs: "Sequence[Run]") -> "Judgement":
-        """Compare runs of one model with its baseline, by --margin and the number of looks of --seeds."""
+        """Compare runs of one model with its baseline, by the margin and the number of looks that the options set."""
         from convspec.accuracy.judgement import judge
 
         return judge(self.settings.baselines, runs, self.settings.margin, len(self.settings.looks))
@@ -146,12 +146,12 @@ SESSION = pytest.StashKey[Session]()
 
 @contextmanager
 def skip_or_fail_on_bad_data(config: pytest.Config) -> Iterator[None]:
-    """Skip on missing data, or fail under --require-data; fail on bad input and missing packages, each in one line."""
+    """Skip on missing data, or fail where data are required; fail on bad input and missing packages, each in one line."""
     try:
         with require_extras():
             yield
     except MissingData as error:
-        if config.option.require_data:
+        if config.stash[SESSION].settings.require_data:
             pytest.fail(str(error), pytrace=False)
         pytest.skip(str(error))
     except BadInput as error:

@@ -84,7 +84,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
             " run again."
         )
     elif missing:
-        text += "\nTo compare runs with these from now on: --update-baselines."
+        text += "\nTo compare runs with these from now on: --convspec-update-baselines."
     if failed:
         pytest.fail(text, pytrace=False)
     if judgement.outcome == "underpowered":

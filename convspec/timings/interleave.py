@@ -95,7 +95,7 @@ def interleave(
     table, passed = compare_sides(*records)
     differing = []
     for file in dict.fromkeys(key.partition("::")[0] for record in records for key in record.timings):
-        texts = {path.read_bytes() for side in sides.values() if (path := _benchmarks(side) / file).is_file()}
+        texts = {path.read_bytes() for side in sides.values() if (path := find_benchmarks(side) / file).is_file()}
         if len(texts) > 1:
             differing.append(f"{file} differs between the sides: so may what it times")
     rule = (
@@ -136,7 +136,7 @@ def compare_sides(base: Record, new: Record) -> tuple[Table, bool]:
     return Table(titles, rows, above=above, below=below), passed
 
 
-def _benchmarks(folder: Path) -> Path:
+def find_benchmarks(folder: Path) -> Path:
     """Return the folder of a version's benchmarks: in its package where that is installed, else beside it."""
     places = [place for place in (folder / "convspec" / "benchmarks", folder / "benchmarks") if place.is_dir()]
     if not places or not (folder / "convspec" / "__init__.py").is_file():
@@ -149,7 +149,7 @@ def _benchmarks(folder: Path) -> Path:
 
 def _time_side(side: Path, expression: str, folder: Path) -> Record:
     """Run a version's benchmarks once, in a new `folder` for what they write."""
-    benchmarks, file = _benchmarks(side), folder / "record.json"
+    benchmarks, file = find_benchmarks(side), folder / "record.json"
     folder.mkdir()
     # Neither the settings of a pytest around this one nor plugins that happen to be installed.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

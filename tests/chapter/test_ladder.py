@@ -1,6 +1,6 @@
 """The seven rungs, and at full the accuracy of their baselines; each rung's schedule stands with its section.
 
-The accuracies need `pytest tests --scale full`, on a GPU with --require-gpu.
+The accuracies need `pytest tests --convspec-scale full`, on a GPU with --convspec-require-gpu.
 """
 
 import pytest

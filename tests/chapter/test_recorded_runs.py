@@ -116,5 +116,5 @@ def test_the_published_verdicts_follow_from_the_recorded_runs() -> None:
 def test_every_recorded_run_is_of_a_recipe_as_it_is() -> None:
     for run in RESULTS:
         assert run.recipe == find_recipe(run.recipe.name, run.recipe.scale), (
-            "changed since: run it with --update-baselines"
+            "changed since: run it with --convspec-update-baselines"
         )

@@ -19,12 +19,12 @@ def test_the_option_devices_reaches_the_run(pytester: pytest.Pytester) -> None:
                 convspec_session.run(find_recipe("dense_baseline", "mini"), 0)
         """
     )
-    pytester.runpytest("--devices", "64").assert_outcomes(passed=1)
+    pytester.runpytest("--convspec-devices", "64").assert_outcomes(passed=1)
 
 
 def test_the_option_precision_is_set_and_shown_in_the_header(pytester: pytest.Pytester) -> None:
     before = backend.precision()
-    result = pytester.runpytest("--precision", "mixed_bfloat16")
+    result = pytester.runpytest("--convspec-precision", "mixed_bfloat16")
     assert backend.precision() == "mixed_bfloat16"
     backend.set_precision(before)
     result.stdout.re_match_lines([r"convspec: keras .*, precision mixed_bfloat16"])
@@ -50,7 +50,7 @@ def test_a_missing_backend_is_an_error_in_one_line(pytester: pytest.Pytester, mo
     paths = [str(pytester.path), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    result = pytester.runpytest_subprocess("-p", "hidden", "--rungs", "from_scratch")
+    result = pytester.runpytest_subprocess("-p", "hidden", "--convspec-rungs", "from_scratch")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: Keras is to run on jax, which is not installed: *"])
     assert "Traceback" not in str(result.stderr)

@@ -51,7 +51,7 @@ def run(
 
 
 def baselines(pytester: pytest.Pytester) -> dict[str, str]:
-    folder = pytester.path / "fixtures" / "baselines"
+    folder = pytester.path / "tests" / "baselines"
     return {file.name: file.read_text() for file in folder.rglob("*.json")}
 
 
@@ -72,7 +72,7 @@ def test_the_same_runs_again_pass_and_say_what_they_are_compared_with(pytester: 
     assert code == OK
     assert "model: pass: 0.99" in text
     assert "against python, seeds 0, 1, 2, 3, 4: the environment of this run" in text
-    assert baselines(pytester) == written, "without --update-baselines nothing is written"
+    assert baselines(pytester) == written, "without --convspec-update-baselines nothing is written"
 
 
 def test_a_regression_has_an_exit_code_and_names_what_flipped(pytester: pytest.Pytester) -> None:
@@ -138,13 +138,13 @@ def test_too_few_runs_skip_and_say_what_could_have_been_seen(pytester: pytest.Py
 
 def test_a_wider_margin_lets_more_pass(pytester: pytest.Pytester) -> None:
     run(pytester)
-    assert [run(pytester, "--margin", margin, **WORSE)[0] for margin in ("0.01", "0.1")] == [REGRESSED, OK]
+    assert [run(pytester, "--convspec-margin", margin, **WORSE)[0] for margin in ("0.01", "0.1")] == [REGRESSED, OK]
 
 
 def test_updated_baselines_are_compared_with_the_old_ones_first(pytester: pytest.Pytester) -> None:
     run(pytester)
     before = baselines(pytester)
-    code, text = run(pytester, "--update-baselines", **WORSE, runs=6)
+    code, text = run(pytester, "--convspec-update-baselines", **WORSE, runs=6)
     assert code == OK
     assert "model: regressed" in text, "so that the reviewer of the update sees it"
     after = baselines(pytester)
@@ -168,7 +168,7 @@ def test_an_unsound_baseline_is_one_clear_error_and_never_a_pass(
     spoil: Callable[[str], str], pytester: pytest.Pytester
 ) -> None:
     run(pytester)
-    file = next((pytester.path / "fixtures" / "baselines").rglob("*seed3.json"))
+    file = next((pytester.path / "tests" / "baselines").rglob("*seed3.json"))
     spoiled = spoil(file.read_text())
     assert spoiled != file.read_text()
     file.write_text(spoiled)
@@ -202,9 +202,9 @@ def test_a_changed_test_set_is_named_and_not_compared(pytester: pytest.Pytester)
     assert code == NO_BASELINE
     assert "no comparable baseline of model" in text
     assert "not comparable, classes is ['False', 'True'], was ['0', '1']" in text
-    assert "To compare runs with these from now on: --update-baselines" in text
+    assert "To compare runs with these from now on: --convspec-update-baselines" in text
     assert baselines(pytester) == written, "what cannot be compared is not replaced unasked"
-    assert [pytest_run(pytester, *options)[0] for options in (["--update-baselines"], [])] == [OK, OK]
+    assert [pytest_run(pytester, *options)[0] for options in (["--convspec-update-baselines"], [])] == [OK, OK]
 
 
 @pytest.mark.slow
@@ -216,8 +216,8 @@ def test_the_documented_example_writes_its_baseline_then_passes(pytester: pytest
 def train(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, drop: float, deviation: float
 ) -> tuple[Session, list[Result]]:
-    """Return what --seeds auto trains: runs get 0.9 right, give or take `deviation`, `drop` less after a baseline."""
-    session = pytester.parseconfigure("--seeds", "auto").stash[SESSION]
+    """Return what the option seeds trains at auto: runs get 0.9 right, give or take `deviation`, `drop` less after a baseline."""
+    session = pytester.parseconfigure("--convspec-seeds", "auto").stash[SESSION]
     recipe, rng = rungs.find_recipe("fine_tuned", "mini"), np.random.default_rng(0)
 
     def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:

@@ -87,14 +87,24 @@ def test_a_projects_own_fixtures_and_markers_are_left_alone(pytester: pytest.Pyt
 def test_a_gate_and_its_options_need_no_package_of_an_extra(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(WITHOUT_EXTRAS)
     pytester.makepyfile(GATE)
-    options = "-p", "no:benchmark", "--update-baselines", "--margin", "0.02", "--seeds", "3", "--report", "out"
+    options = (
+        "-p",
+        "no:benchmark",
+        "--convspec-update-baselines",
+        "--convspec-margin",
+        "0.02",
+        "--convspec-seeds",
+        "3",
+        "--convspec-report",
+        "out",
+    )
     assert "no baseline yet of model" in lines(pytester.runpytest_subprocess(*options))
     result = pytester.runpytest_subprocess(*options)
     result.assert_outcomes(passed=1)
     assert "model: pass" in lines(result)
 
 
-@pytest.mark.parametrize("arguments", [("--rungs", "fine_tuned"), ("--scale", "full")])
+@pytest.mark.parametrize("arguments", [("--convspec-rungs", "fine_tuned"), ("--convspec-scale", "full")])
 def test_an_option_of_the_ladder_names_the_extra_that_it_needs(
     arguments: tuple[str, ...], pytester: pytest.Pytester
 ) -> None:

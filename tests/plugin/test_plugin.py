@@ -17,8 +17,10 @@ from convspec.plugin.session import SESSION
 from convspec.plugin.summary import write_report
 
 OPTIONS = (
-    "--scale", "--dataset", "--data-root", "--weights", "--rungs", "--mode", "--precision", "--devices", "--engine",
-    "--require-gpu", "--require-data", "--strict-images", "--seeds", "--margin", "--update-baselines", "--report",
+    "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-weights", "--convspec-rungs",
+    "--convspec-mode", "--convspec-precision", "--convspec-devices", "--convspec-engine", "--convspec-require-gpu",
+    "--convspec-require-data", "--convspec-strict-images", "--convspec-seeds", "--convspec-margin",
+    "--convspec-update-baselines", "--convspec-report",
 )  # fmt: skip
 
 
@@ -47,7 +49,9 @@ def test_help_explains_every_option_in_one_group(pytester: pytest.Pytester) -> N
 
 
 def test_the_header_shows_what_the_options_resolved_to(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    text = lines(pytester.runpytest("--seeds", "3", "--data-root", str(tmp_path), "--report", "out"))
+    text = lines(
+        pytester.runpytest("--convspec-seeds", "3", "--convspec-data-root", str(tmp_path), "--convspec-report", "out")
+    )
     assert "convspec: scale mini, dataset each rung its own, seeds 0-2" in text
     assert f"convspec: data folder {tmp_path}, report folder {pytester.path / 'out'}" in text
     assert re.search(r"convspec: keras [\d.]+ on \w+, device .+, threads \d+", text)
@@ -57,20 +61,23 @@ def test_the_variable_overrides_the_data_root(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVSPEC_DATA", str(tmp_path / "variable"))
-    session = pytester.parseconfigure("--data-root", str(tmp_path / "option")).stash[SESSION]
+    session = pytester.parseconfigure("--convspec-data-root", str(tmp_path / "option")).stash[SESSION]
     assert session.data_root == tmp_path / "variable"
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--rungs", "fine_tune"], "unknown rung 'fine_tune' at scale mini; choose from dense_baseline, "),
-        (["--dataset", "nowhere"], "no dataset or folder 'nowhere': give shapes, mnist, dogs_vs_cats, or a folder"),
-        (["--weights", "nowhere.h5"], "--weights: no file 'nowhere.h5'; give a file, or imagenet"),
-        (["--seeds", "0"], "must be a whole number from 1 up, got '0'"),
-        (["--seeds", "many"], "must be a whole number from 1 up, got 'many'"),
-        (["--margin", "1"], "must be a number between 0 and 1, such as 0.01 for one point, got '1'"),
-        (["--scale", "huge"], "invalid choice: 'huge'"),
+        (["--convspec-rungs", "fine_tune"], "unknown rung 'fine_tune' at scale mini; choose from dense_baseline, "),
+        (
+            ["--convspec-dataset", "nowhere"],
+            "no dataset or folder 'nowhere': give shapes, mnist, dogs_vs_cats, or a folder",
+        ),
+        (["--convspec-weights", "nowhere.h5"], "--convspec-weights: no file 'nowhere.h5'; give a file, or imagenet"),
+        (["--convspec-seeds", "0"], "must be a whole number from 1 up, got '0'"),
+        (["--convspec-seeds", "many"], "must be a whole number from 1 up, got 'many'"),
+        (["--convspec-margin", "1"], "must be a number between 0 and 1, such as 0.01 for one point, got '1'"),
+        (["--convspec-scale", "huge"], "invalid choice: 'huge'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -89,21 +96,21 @@ def test_require_gpu_fails_where_there_is_none(
 ) -> None:
     monkeypatch.setattr("convspec.backend.accelerators", lambda: gpus)
     pytester.makepyfile("def test_passes(): pass")
-    result = pytester.runpytest_inprocess("--require-gpu")
+    result = pytester.runpytest_inprocess("--convspec-require-gpu")
     assert result.ret == code
-    assert ("--require-gpu: the Keras backend sees no GPU on this machine" in lines(result)) == bool(code)
+    assert ("--convspec-require-gpu: the Keras backend sees no GPU on this machine" in lines(result)) == bool(code)
 
 
 def test_the_default_weights_of_a_base_lie_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
     (tmp_path / "vgg16_notop.weights.h5").touch()
-    session = pytester.parseconfigure("--data-root", str(tmp_path)).stash[SESSION]
+    session = pytester.parseconfigure("--convspec-data-root", str(tmp_path)).stash[SESSION]
     assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
     assert session.weights(find_recipe("fine_tuned", "mini")) == str(MINI_WEIGHTS), "the package has its own"
     assert session.weights(find_recipe("from_scratch", "full")) is None, "it has no base"
 
 
 def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    session = pytester.parseconfigure("--dataset", str(few_pictures)).stash[SESSION]
+    session = pytester.parseconfigure("--convspec-dataset", str(few_pictures)).stash[SESSION]
     large, small = find_recipe("from_scratch", "mini"), find_recipe("mnist_convnet", "full")
     assert session.dataset(large).train.images.shape[1:] == (48, 48, 3)
     assert session.dataset(small).train.images.shape[1:] == (28, 28, 3)
@@ -111,7 +118,9 @@ def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pyt
 
 
 def test_augmented_views_are_drawn_for_an_augmented_rung_only(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    session = pytester.parseconfigure("--dataset", str(few_pictures), "--report", str(pytester.path)).stash[SESSION]
+    session = pytester.parseconfigure(
+        "--convspec-dataset", str(few_pictures), "--convspec-report", str(pytester.path)
+    ).stash[SESSION]
     for rung, shown in (("from_scratch", False), ("augmented", True)):
         session.runs[rung] = [result_of(rung, "mini", 0.8)]
         write_report(session)
@@ -130,7 +139,17 @@ def arguments_of(pytester: pytest.Pytester, *arguments: str) -> tuple[str, ...]:
 def test_missing_pictures_are_a_skip_that_says_how_to_get_them(
     rung: str, name: str, source: str, pytester: pytest.Pytester
 ) -> None:
-    arguments = "--scale", "full", "--rungs", rung, "--data-root", str(pytester.path), "-rs", "-k", "test_rung["
+    arguments = (
+        "--convspec-scale",
+        "full",
+        "--convspec-rungs",
+        rung,
+        "--convspec-data-root",
+        str(pytester.path),
+        "-rs",
+        "-k",
+        "test_rung[",
+    )
     result = pytester.runpytest_inprocess(*arguments_of(pytester, *arguments))
     result.assert_outcomes(skipped=1)
     (skip,) = (line for line in result.outlines if line.startswith("SKIPPED"))
@@ -145,15 +164,17 @@ def add_text_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "arguments", "expected"),
     [
-        (add_text_file, "--strict-images --rungs dense_baseline", "notes.jpg' is not a readable picture"),
+        (add_text_file, "--convspec-strict-images --convspec-rungs dense_baseline",
+         "notes.jpg' is not a readable picture"),
         (lambda folder: [file.unlink() for file in (folder / "key").iterdir()],
-         "--rungs dense_baseline", "the class 'key' is empty"),
+         "--convspec-rungs dense_baseline", "the class 'key' is empty"),
         (lambda folder: (folder / "key").rename(folder.parent / "key"),
-         "--rungs dense_baseline", "has only the class 'fish'; give at least two"),
+         "--convspec-rungs dense_baseline", "has only the class 'fish'; give at least two"),
         (lambda folder: (folder.parent / "wrong.weights.h5").write_text("not weights"),
-         "--rungs feature_extraction --weights {}/wrong.weights.h5",
+         "--convspec-rungs feature_extraction --convspec-weights {}/wrong.weights.h5",
          "wrong.weights.h5' does not hold the weights of a mini base without its top"),
-        (lambda folder: None, "--require-data --rungs dense_baseline --dataset mnist --data-root {}",
+        (lambda folder: None,
+         "--convspec-require-data --convspec-rungs dense_baseline --convspec-dataset mnist --convspec-data-root {}",
          "MNIST is not at"),
     ],
     ids=["text file", "empty class", "single class", "weights of another architecture", "missing pictures"],
@@ -164,7 +185,9 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     spoil(few_pictures)
     words = arguments.format(few_pictures.parent).split()
     result = pytester.runpytest_inprocess(
-        *arguments_of(pytester, "--seeds", "1", "-k", "test_rung[", "--dataset", str(few_pictures), *words)
+        *arguments_of(
+            pytester, "--convspec-seeds", "1", "-k", "test_rung[", "--convspec-dataset", str(few_pictures), *words
+        )
     )
     result.assert_outcomes(failed=1)
     assert expected in lines(result)
@@ -172,7 +195,15 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
 
 
 def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    arguments = "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "2", "--benchmark-disable"
+    arguments = (
+        "--convspec-dataset",
+        str(few_pictures),
+        "--convspec-rungs",
+        "dense_baseline",
+        "--convspec-seeds",
+        "2",
+        "--benchmark-disable",
+    )
     assert pytester.runpytest_inprocess(*arguments_of(pytester, *arguments)).ret == pytest.ExitCode.OK
     record = json.loads((pytester.path / ".convspec" / "ladder.json").read_text())
     assert [run["seed"] for run in record["runs"]] == [0, 1]
@@ -183,7 +214,14 @@ def test_the_ladder_on_a_users_folder_ends_in_table_picture_and_record(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
     add_text_file(few_pictures)
-    arguments = "--dataset", str(few_pictures), "--rungs", "feature_extraction,dense_baseline", "--seeds", "2"
+    arguments = (
+        "--convspec-dataset",
+        str(few_pictures),
+        "--convspec-rungs",
+        "feature_extraction,dense_baseline",
+        "--convspec-seeds",
+        "2",
+    )
     result = pytester.runpytest_subprocess(*arguments_of(pytester, *arguments))
     assert result.ret == pytest.ExitCode.OK
     text, folder = lines(result), pytester.path / ".convspec"
@@ -212,7 +250,9 @@ def test_an_interrupted_session_keeps_finished_runs_for_the_next(pytester: pytes
         module.run = run_twice
         """
     )
-    arguments = arguments_of(pytester, "--dataset", str(few_pictures), "--rungs", "dense_baseline", "--seeds", "3")
+    arguments = arguments_of(
+        pytester, "--convspec-dataset", str(few_pictures), "--convspec-rungs", "dense_baseline", "--convspec-seeds", "3"
+    )
     assert pytester.runpytest_subprocess("-p", "conftest", *arguments).ret == pytest.ExitCode.INTERRUPTED
     files = sorted((pytester.path / ".convspec" / "unfinished").iterdir())
     kept = [json.loads(file.read_text()) for file in files]

@@ -191,7 +191,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_computed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full_disk)
-    message = r"no room for the features of 20 pictures in .*--report; what is computed is kept"
+    message = r"no room for the features of 20 pictures in .*--convspec-report; what is computed is kept"
     with pytest.raises(BadInput, match=message):
         extract(base, batches, tmp_path)
     assert store_in(tmp_path).suffix == ".partial", "nothing stands under the final name"

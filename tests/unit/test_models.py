@@ -143,7 +143,9 @@ def test_imagenet_weights_that_cannot_be_fetched_are_missing_data(monkeypatch: p
         raise Exception("URL fetch failure on https://example.org/vgg16.h5: None -- Name or service not known")
 
     monkeypatch.setitem(models.BASES, "vgg16", offline)
-    with pytest.raises(MissingData, match=r"give a file with --weights, or put vgg16_notop.weights.h5 into the data"):
+    with pytest.raises(
+        MissingData, match=r"give a file with --convspec-weights, or put vgg16_notop.weights.h5 into the data"
+    ):
         models.conv_base("vgg16", "imagenet")
 
 

@@ -232,7 +232,7 @@ def test_a_file_cut_short_anywhere_is_refused(data: st.DataObject, whole: bytes,
     path = put(whole[: data.draw(st.integers(0, len(whole) - 2))], folder)  # the last byte ends the line
     refusal = str(reading(folder))
     assert f"{path.name}': " in refusal
-    assert refusal.endswith("or delete it and run again with --update-baselines")
+    assert refusal.endswith("or delete it and run again with --convspec-update-baselines")
 
 
 @given(data=st.data(), byte=st.binary(min_size=1, max_size=1))

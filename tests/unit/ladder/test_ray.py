@@ -188,7 +188,9 @@ def test_a_session_with_the_engine_ray_spreads_its_runs(cluster: ModuleType, pyt
             assert asked == [[("dense_baseline", 0), ("dense_baseline", 1)]]
         """
     )
-    pytester.runpytest("--engine", "ray", "--rungs", "dense_baseline", "--seeds", "2").assert_outcomes(passed=1)
+    pytester.runpytest(
+        "--convspec-engine", "ray", "--convspec-rungs", "dense_baseline", "--convspec-seeds", "2"
+    ).assert_outcomes(passed=1)
 
 
 def test_without_ray_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester) -> None:
@@ -199,7 +201,7 @@ def test_without_ray_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delattr(ladder, "ray", raising=False)
     with pytest.raises(BadInput, match=r"^Ray is not installed: pip install -e '\.\[ray\]'$"):
         importlib.import_module("convspec.ladder.ray")
-    result = pytester.runpytest("--engine", "ray")
+    result = pytester.runpytest("--convspec-engine", "ray")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*Ray is not installed: pip install*"])
 

@@ -38,7 +38,7 @@ CLASSES = ('<script>alert("fish")</script>', "key & 'lock' $x^$")
 NAMES = ('"><img src=x onerror=alert(1)>', "caf\udce9.png", "{{ 7 * 7 }}", "</table></main><h1>x</h1>")
 METADATA: dict[str, Any] = {
     "scale": "mini",
-    "command": ["pytest", "benchmarks", "--dataset", "my pictures"],
+    "command": ["pytest", "benchmarks", "--convspec-dataset", "my pictures"],
     "written": "2026-01-02 03:04 UTC",
     "outcome": "complete",
     "failures": [],
@@ -326,7 +326,7 @@ def test_timings_machine_and_the_exact_command_are_there(page: Element) -> None:
     }  # fmt: skip
     assert rows(page, "environment") == [["backend", "tensorflow"]]
     (command,) = every(section(page, "environment"), "code")
-    assert text(command) == "pytest benchmarks --dataset 'my pictures'", "as a shell takes it"
+    assert text(command) == "pytest benchmarks --convspec-dataset 'my pictures'", "as a shell takes it"
 
 
 def test_machines_are_told_apart_and_what_is_unknown_is_named(case: Case, tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def run_ladder(
         monkeypatch.setattr(Session, "dataset", dataset)
         ended = pytester.runpytest_inprocess(
             LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", "-p", "no:randomly",
-            "--rungs", "dense_baseline,from_scratch,augmented", "--seeds", "2", "-k", "test_rung[", "-x", *arguments,
+            "--convspec-rungs", "dense_baseline,from_scratch,augmented", "--convspec-seeds", "2",
+            "-k", "test_rung[", "-x", *arguments,
             no_reraise_ctrlc=True,
         )  # fmt: skip
         return " ".join(ended.outlines + ended.errlines), pytester.path / ".convspec"
@@ -85,7 +86,7 @@ def page_and_record(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def test_a_run_that_went_well_ends_in_a_whole_page_and_says_where(run_ladder: Ladder) -> None:
-    terminal, folder = run_ladder(None, "--rungs", "dense_baseline,from_scratch")
+    terminal, folder = run_ladder(None, "--convspec-rungs", "dense_baseline,from_scratch")
     assert terminal.count(f"report: {folder / 'index.html'}") == 1
     assert "could not be" not in terminal
     page, record = page_and_record(folder)
@@ -118,7 +119,7 @@ def test_a_run_that_was_interrupted_says_so_and_can_go_on(run_ladder: Ladder) ->
 
 
 def test_a_run_that_fails_before_any_rung_is_finished_has_a_page_too(run_ladder: Ladder) -> None:
-    _, folder = run_ladder(RuntimeError("no"), "--rungs", "from_scratch")
+    _, folder = run_ladder(RuntimeError("no"), "--convspec-rungs", "from_scratch")
     page, _ = page_and_record(folder)
     assert "Failed.</strong> 0 rungs finished, 0 runs in all; not finished: from_scratch (1 run kept). 1 test" in page
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written(
 
     monkeypatch.setattr(charts, "chart", broken)
     monkeypatch.setattr(tables, "markdown", broken)
-    terminal, folder = run_ladder(None, "--rungs", "dense_baseline", "--seeds", "1")
+    terminal, folder = run_ladder(None, "--convspec-rungs", "dense_baseline", "--convspec-seeds", "1")
     for part in ("ladder.md could not be written", "ladder.png could not be written", "index.html: chart could not be"):
         assert part in terminal
     page, record = page_and_record(folder)
@@ -142,7 +143,7 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written(
 def test_each_model_is_found_where_its_training_left_it(
     pytester: pytest.Pytester, few_shapes: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = pytester.parseconfigure("--report", str(pytester.path)).stash[SESSION]
+    session = pytester.parseconfigure("--convspec-report", str(pytester.path)).stash[SESSION]
     monkeypatch.setattr(Session, "dataset", lambda *_: few_shapes)
     recipe = replace(find_recipe("dense_baseline", "mini"), epochs=1, steps=1)
     runs = [run_module.run_recipe(recipe, few_shapes, seed, session.folder) for seed in (0, 1)]

@@ -1,0 +1,52 @@
+"""`convspec ladder`: the ladder of techniques on somebody's pictures."""
+
+import argparse
+import os
+from pathlib import Path
+
+from convspec.cli import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "ladder",
+        help="train each technique on a folder of pictures, and report accuracy and time",
+        description="Run pytest on the ladder's benchmarks with the pictures of DIR, away from any project's settings."
+        " Results go to .convspec in the current folder. What follows -- goes to pytest.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="one subfolder a class, or train, validation and test")
+    parser.add_argument("--scale", choices=("mini", "full"), default="mini", help="mini (default) or full: with VGG16")
+    parser.add_argument("--mode", choices=("literal", "fast", "both"), default="literal", help="(default: literal)")
+    parser.add_argument("--rungs", metavar="A,B", help="run only these rungs (default: all seven)")
+    parser.add_argument("--seeds", metavar="N", help="runs of each rung (default: 5 at mini, 1 at full)")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
+    )
+    parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
+    parser.set_defaults(run=run, resumable=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run pytest; return its exit code."""
+    import pytest
+
+    from convspec.timings.interleave import find_benchmarks
+
+    here, report = Path.cwd(), options.report.expanduser().resolve()
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    arguments = [
+        str(find_benchmarks(Path(__file__).parents[2]) / "test_ladder.py"),
+        f"--rootdir={here}",
+        f"--config-file={os.devnull}",
+        "--strict-markers",
+        "-p",
+        "no:cacheprovider",
+        f"--convspec-dataset={options.folder.expanduser().resolve()}",
+        f"--convspec-report={report}",
+        f"--convspec-scale={options.scale}",
+        f"--convspec-mode={options.mode}",
+    ]
+    values = {name: getattr(options, name) for name in ("rungs", "seeds", "weights")}
+    arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
+    return int(pytest.main([*arguments, *options.pytest]))
