@@ -2,7 +2,8 @@
 
 Run it once on each backend (KERAS_BACKEND). Two sides run in turn in one process on the same weights and pictures, in
 memory and not augmented; what counts is the median over rounds of the ratio between them. The model is that of the
-rung `fine_tuned`, with random weights: the package's own base on pictures of 48 x 48, or at full scale VGG16 on 150 x 150. The bare model is compiled where the backend compiles, and has the backend's own optimizer.
+rung `fine_tuned`, with random weights: the package's own base on pictures of 48 x 48, or at full scale VGG16 on 150 x
+150. The bare model is compiled where the backend compiles, and has the backend's own optimizer.
 """
 
 import tempfile

@@ -146,7 +146,7 @@ SESSION = pytest.StashKey[Session]()
 
 @contextmanager
 def skip_or_fail_on_bad_data(config: pytest.Config) -> Iterator[None]:
-    """Skip on missing data, or fail where data are required; fail on bad input and missing packages, each in one line."""
+    """Skip on missing data, or fail where it is required; fail on bad input and missing packages, in one line."""
     try:
         with require_extras():
             yield

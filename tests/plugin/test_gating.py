@@ -216,7 +216,7 @@ def test_the_documented_example_writes_its_baseline_then_passes(pytester: pytest
 def train(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, drop: float, deviation: float
 ) -> tuple[Session, list[Result]]:
-    """Return what the option seeds trains at auto: runs get 0.9 right, give or take `deviation`, `drop` less after a baseline."""
+    """Return what is trained at auto: runs get 0.9 right, give or take `deviation`, `drop` less after a baseline."""
     session = pytester.parseconfigure("--convspec-seeds", "auto").stash[SESSION]
     recipe, rng = rungs.find_recipe("fine_tuned", "mini"), np.random.default_rng(0)
 
