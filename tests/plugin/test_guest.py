@@ -7,6 +7,8 @@ import pytest
 from builders import lines
 
 from convspec import EXTRAS
+from convspec.cli.main import main
+from convspec.plugin.session import SESSION
 
 GATE = """
 import numpy as np
@@ -84,20 +86,78 @@ def test_a_projects_own_fixtures_and_markers_are_left_alone(pytester: pytest.Pyt
     pytester.runpytest().assert_outcomes(passed=2)
 
 
+def test_a_projects_own_options_of_the_same_names_are_its_own(pytester: pytest.Pytester) -> None:
+    names = "dataset scale mode report devices seeds"
+    pytester.makeconftest(
+        f"""
+        def pytest_addoption(parser):
+            for name in "{names}".split():
+                parser.addoption("--" + name, default="theirs")
+        """
+    )
+    pytester.makepyfile(
+        f"""
+        def test_theirs(pytestconfig):
+            assert [pytestconfig.getoption(name) for name in "{names}".split()] == ["x", *["theirs"] * 5]
+        """
+    )
+    pytester.runpytest("--dataset", "x").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("option", ["--scale=full", "--rungs=fine_tuned", "--update-baselines"])
+def test_a_short_name_of_an_earlier_version_is_a_usage_error(option: str, pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*unrecognized arguments: {option}*"])
+
+
+def test_an_ini_option_counts_where_the_command_line_has_none(pytester: pytest.Pytester) -> None:
+    ini = "convspec_margin = 0.02\nconvspec_seeds = 4\nconvspec_strict_images = true\nconvspec_data_root = data"
+    pytester.makeini(f"[pytest]\n{ini}\nconvspec_baselines = kept")
+    settings = pytester.parseconfigure("--convspec-margin", "0.03").stash[SESSION].settings
+    assert (settings.margin, settings.looks, settings.strict_images, settings.require_data) == (0.03, (4,), True, False)
+    assert settings.data_root == pytester.path / "data", "from the folder of the ini file"
+    assert settings.baselines == pytester.path / "kept"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("convspec_margin = 2", "convspec_margin must be a number between 0 and 1"),
+        ("convspec_scale = huge", "convspec_scale must be one of mini, full, got 'huge'"),
+    ],
+)
+def test_an_ini_option_that_cannot_be_is_named_with_its_file(
+    line: str, message: str, pytester: pytest.Pytester
+) -> None:
+    file = pytester.makeini(f"[pytest]\n{line}")
+    result = pytester.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {file}: {message}" in lines(result)
+
+
+def test_the_command_ladder_passes_its_pictures_and_options_to_pytest(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(pytest, "main", lambda arguments: calls.append(arguments) or 10)
+    assert main(["ladder", "my pictures", "--scale", "full", "--seeds", "auto", "--", "-x", "-k", "fine"]) == 10
+    (arguments,) = calls
+    assert arguments[0].endswith("test_ladder.py")
+    assert {
+        f"--convspec-dataset={pytester.path / 'my pictures'}",
+        "--convspec-scale=full",
+        "--convspec-seeds=auto",
+    } <= {*arguments}
+    assert f"--rootdir={pytester.path}" in arguments
+    assert f"--convspec-report={pytester.path / '.convspec'}" in arguments
+    assert arguments[-3:] == ["-x", "-k", "fine"]
+
+
 def test_a_gate_and_its_options_need_no_package_of_an_extra(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(WITHOUT_EXTRAS)
     pytester.makepyfile(GATE)
-    options = (
-        "-p",
-        "no:benchmark",
-        "--convspec-update-baselines",
-        "--convspec-margin",
-        "0.02",
-        "--convspec-seeds",
-        "3",
-        "--convspec-report",
-        "out",
-    )
+    options = "--convspec-update-baselines", "--convspec-margin=0.02", "--convspec-seeds=3", "-p", "no:benchmark"
     assert "no baseline yet of model" in lines(pytester.runpytest_subprocess(*options))
     result = pytester.runpytest_subprocess(*options)
     result.assert_outcomes(passed=1)
