@@ -140,7 +140,12 @@ def test_the_command_ladder_passes_its_pictures_and_options_to_pytest(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(pytest, "main", lambda arguments: calls.append(arguments) or 10)
+
+    def run_pytest(arguments: list[str]) -> int:
+        calls.append(arguments)
+        return 10
+
+    monkeypatch.setattr(pytest, "main", run_pytest)
     assert main(["ladder", "my pictures", "--scale", "full", "--seeds", "auto", "--", "-x", "-k", "fine"]) == 10
     (arguments,) = calls
     assert arguments[0].endswith("test_ladder.py")
