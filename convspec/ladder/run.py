@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
 import keras
+import msgspec
 import numpy as np
 
 from convspec import backend, features, machine, models, training
@@ -59,7 +60,8 @@ def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | N
     Two runs share it only where recipe, pictures, seed, weights, versions and precision are the same.
     """
     weights_name, versions = _weights_name(recipe, weights), machine.versions()
-    parts = [asdict(recipe), dataset.fingerprint, weights_name, versions, _precision(recipe)]
+    settings = asdict(msgspec.convert(asdict(recipe), Recipe))  # 40 where a field is a float is 40.0, as in a file
+    parts = [settings, dataset.fingerprint, weights_name, versions, _precision(recipe)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
