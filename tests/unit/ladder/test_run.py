@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import builders
 import keras
 import numpy as np
 import pytest
-from builders import result, short_recipe
+from builders import short_recipe
 
 from convspec import BadInput, models, progress, training
 from convspec.data.batches import rescale
@@ -117,7 +118,7 @@ def test_the_result_has_a_prediction_for_every_test_picture(result: Result, few_
 @pytest.mark.parametrize("rung", ["fine_tuned", "fine_tuned_fast"])
 def test_a_result_survives_being_saved_and_loaded(rung: str, result: Result, tmp_path: Path) -> None:
     result = replace(result, recipe=find_recipe(rung, "mini"))
-    made.save(tmp_path / "result.json")
+    result.save(tmp_path / "result.json")
     assert Result.load(tmp_path / "result.json") == result
 
 
@@ -209,7 +210,7 @@ def test_runs_that_can_differ_never_share_a_key(few_shapes: Dataset, tmp_path: P
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_result_read_from_its_file_has_the_key_of_its_run(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     """So that the report finds its model, and the session its unfinished run."""
-    made = result(rung, "mini", 0.9)
+    made = builders.result(rung, "mini", 0.9)
     made.save(tmp_path / "result.json")
     read = Result.load(tmp_path / "result.json")
     assert run_key(read.recipe, few_shapes, 0) == run_key(made.recipe, few_shapes, 0)
