@@ -48,6 +48,7 @@ def _run(folder: Path, file: str | None, source: str, tests: list[str], limit: i
     signal.alarm(limit)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "convspec", folder / "convspec", copy_function=os.symlink, ignore=ignore)
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")  # beside the package, where they are looked for
     if file:
         (folder / file).unlink()
         (folder / file).write_text(source)
