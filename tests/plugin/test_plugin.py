@@ -195,15 +195,8 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
 
 
 def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    arguments = (
-        "--convspec-dataset",
-        str(few_pictures),
-        "--convspec-rungs",
-        "dense_baseline",
-        "--convspec-seeds",
-        "2",
-        "--benchmark-disable",
-    )
+    options = "--convspec-rungs=dense_baseline", "--convspec-seeds=2", "--benchmark-disable"
+    arguments = f"--convspec-dataset={few_pictures}", *options
     assert pytester.runpytest_inprocess(*arguments_of(pytester, *arguments)).ret == pytest.ExitCode.OK
     record = json.loads((pytester.path / ".convspec" / "ladder.json").read_text())
     assert [run["seed"] for run in record["runs"]] == [0, 1]
@@ -214,14 +207,8 @@ def test_the_ladder_on_a_users_folder_ends_in_table_picture_and_record(
     pytester: pytest.Pytester, few_pictures: Path
 ) -> None:
     add_text_file(few_pictures)
-    arguments = (
-        "--convspec-dataset",
-        str(few_pictures),
-        "--convspec-rungs",
-        "feature_extraction,dense_baseline",
-        "--convspec-seeds",
-        "2",
-    )
+    options = "--convspec-rungs=feature_extraction,dense_baseline", "--convspec-seeds=2"
+    arguments = f"--convspec-dataset={few_pictures}", *options
     result = pytester.runpytest_subprocess(*arguments_of(pytester, *arguments))
     assert result.ret == pytest.ExitCode.OK
     text, folder = lines(result), pytester.path / ".convspec"
@@ -240,14 +227,14 @@ def test_an_interrupted_session_keeps_finished_runs_for_the_next(pytester: pytes
         """
         from convspec.ladder import run as module
 
-        run = module.run
+        run = module.run_recipe
 
         def run_twice(recipe, dataset, seed, *arguments, **options):
             if seed == 2:
                 raise KeyboardInterrupt
             return run(recipe, dataset, seed, *arguments, **options)
 
-        module.run = run_twice
+        module.run_recipe = run_twice
         """
     )
     arguments = arguments_of(
