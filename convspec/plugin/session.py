@@ -5,6 +5,7 @@ Imported by every pytest run in an environment that has convspec, so nothing hea
 
 import io
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -71,14 +72,16 @@ class Session:
         name = self.settings.dataset or recipe.dataset
         key = name, recipe.size, recipe.interpolation
         if key not in self._datasets:
-            self._datasets[key] = datasets.load_dataset(
-                name,
-                recipe.size,
-                self.data_root,
-                interpolation=recipe.interpolation,
-                max_bad_fraction=0.0 if self.settings.strict_images else 0.05,
-                progress=terminal_stream(self.config),
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "skipped")  # the summary names each file
+                self._datasets[key] = datasets.load_dataset(
+                    name,
+                    recipe.size,
+                    self.data_root,
+                    interpolation=recipe.interpolation,
+                    max_bad_fraction=0.0 if self.settings.strict_images else 0.05,
+                    progress=terminal_stream(self.config),
+                )
         return self._datasets[key]
 
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:
