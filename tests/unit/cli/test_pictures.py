@@ -21,10 +21,11 @@ from convspec.visualization.maps import activations, channel_tiles, occlusion_ma
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    keras.utils.set_random_seed(4)
+    rng = np.random.default_rng(0)  # the same weights on every backend
     stack = [layers.Conv2D(9, 3, activation="relu", name="first"), layers.MaxPooling2D(2)]
     stack += [layers.Conv2D(17, 3, name="last"), layers.Flatten(), layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((12, 12, 3)), *stack], name="three")
+    model.set_weights([rng.normal(0, 0.1, weight.shape) for weight in model.get_weights()])
     kernel, bias = model.get_layer("first").get_weights()
     model.get_layer("first").set_weights([kernel, np.where(np.arange(9) < 2, -1e6, bias + 1)])  # two dead filters
     return model
