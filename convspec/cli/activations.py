@@ -3,23 +3,18 @@
 import argparse
 
 from convspec import BadInput
-from convspec.cli import Commands
 from convspec.cli.arguments import add_drawing, add_picture, find_output
 
+HELP = "show every channel of a saved model's layers for a picture"
+DESCRIPTION = "Write the maps of LAYERs (default: all that have some) as one picture, and say how many are dead."
 WIDTH, TITLE = 960, 24  # pixels: of the picture, and of the line above each layer
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "activations",
-        help="show every channel of a saved model's layers for a picture",
-        description="Write the maps of LAYERs (default: all that have some) as one picture, and say how many are dead.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_picture(parser, "activations")
     parser.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
     add_drawing(parser)
-    parser.set_defaults(run=run, resumable=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,18 +5,17 @@ import sys
 from pathlib import Path
 
 from convspec import BadInput
-from convspec.cli import Commands
 from convspec.files import atomic_write
 
+HELP = "lay timings side by side: records from any machines, or two versions on this one"
+DESCRIPTION = (
+    "Lay records of pytest-benchmark side by side; or time another version and this one in turn, and"
+    " end with exit code 1 if this one is slower."
+)
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "compare",
-        help="lay timings side by side: records from any machines, or two versions on this one",
-        description="Lay records of pytest-benchmark side by side; or time another version and this one in turn, and"
-        " end with exit code 1 if this one is slower.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument(
         "records", nargs="*", default=[], metavar="FILE", type=Path,
@@ -27,7 +26,6 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--rounds", metavar="N", type=int, help="with --interleave, runs of each side (default: 10)")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown, too")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw records as a chart, too: a .png, .svg or .pdf")
-    parser.set_defaults(run=run, resumable=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convspec import BadInput
-from convspec.cli import Commands
 from convspec.cli.arguments import add_drawing, add_picture, find_output
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
+HELP = "show what in a picture speaks for a class, to a saved model"
+DESCRIPTION = "Write PICTURE with the model's class activation map on top, and say what the model predicts."
 IMAGENET = 1000  # classes
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "explain",
-        help="show what in a picture speaks for a class, to a saved model",
-        description="Write PICTURE with the model's class activation map on top, and say what the model predicts.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_picture(parser, "explain")
     add_drawing(parser)
     parser.add_argument("--class", dest="wanted", metavar="CLASS", help="a name or number (default: the one predicted)")
@@ -36,7 +32,6 @@ def add_parser(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--layer", metavar="LAYER", help="whose maps (default: the last convolution's)")
     parser.add_argument("--occlusion", action="store_true", help="cover parts of the picture instead, the slow check")
-    parser.set_defaults(run=run, resumable=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,23 +4,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from convspec.cli import Commands
 from convspec.data.fetch import FETCHABLE, fetch
 
+HELP = "download datasets and weights into the data folder, ready for use"
+DESCRIPTION = (
+    "Download, verify and prepare what --scale full needs. What is there already is not fetched again;"
+    " a download that was interrupted begins anew."
+)
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "fetch",
-        help="download datasets and weights into the data folder, ready for use",
-        description="Download, verify and prepare what --scale full needs. What is there already is not fetched again;"
-        " a download that was interrupted begins anew.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("names", nargs="+", choices=tuple(FETCHABLE), metavar="NAME", help=", ".join(FETCHABLE))
     parser.add_argument(
         "--data-root", metavar="DIR", type=Path, help="the data folder (default: $CONVSPEC_DATA, else the cache folder)"
     )
-    parser.set_defaults(run=run, resumable=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,17 +4,15 @@ import argparse
 import os
 from pathlib import Path
 
-from convspec.cli import Commands
+HELP = "train each technique on a folder of pictures, and report accuracy and time"
+DESCRIPTION = (
+    "Run pytest on the ladder's benchmarks with the pictures of DIR, away from any project's settings."
+    " Results go to .convspec in the current folder. What follows -- goes to pytest."
+)
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "ladder",
-        help="train each technique on a folder of pictures, and report accuracy and time",
-        description="Run pytest on the ladder's benchmarks with the pictures of DIR, away from any project's settings."
-        " Results go to .convspec in the current folder. What follows -- goes to pytest.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="one subfolder a class, or train, validation and test")
     parser.add_argument("--scale", choices=("mini", "full"), default="mini", help="mini (default) or full: with VGG16")
     parser.add_argument("--mode", choices=("literal", "fast", "both"), default="literal", help="(default: literal)")
@@ -24,7 +22,6 @@ def add_parser(commands: Commands) -> None:
         "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
     )
     parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
-    parser.set_defaults(run=run, resumable=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,22 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from convspec.cli import Commands
 from convspec.cli.arguments import seed
 
+HELP = "make train, validation and test of a folder or an archive of pictures"
+DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the same way every time."
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "split",
-        help="make train, validation and test of a folder or an archive of pictures",
-        description="Copy pictures into TARGET/{train,validation,test}/CLASS/, the same way every time.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of pictures, or a zip or tar of one")
     parser.add_argument("target", metavar="TARGET", type=Path, help="new folder, or one that was interrupted")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
     parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")
-    parser.set_defaults(run=run, resumable=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -70,7 +70,7 @@ def write_report(
 
     `failures` are tests and their messages. Unless the session was interrupted, its unfinished runs are removed.
     """
-    from convspec.report import charts, html, images, tables
+    from convspec.report import charts, html, tables
 
     facts: dict[str, Any] = {
         "scale": session.scale,
@@ -102,14 +102,6 @@ def write_report(
     draw("ladder.md", tables.markdown, session.runs, session.judgements)
     if session.runs:
         draw("ladder.png", charts.picture, session.runs)
-    for group in session.runs.values():
-        recipe, dataset = group[0].recipe, session.dataset(group[0].recipe)
-        draw(f"samples-{dataset.name}.png", images.samples, dataset)
-        if recipe.augmentation:
-            draw(f"views-{dataset.name}.png", images.views, dataset, recipe.augmentation)
-    for judgement in session.judgements:
-        if (name := judgement.name) in session.runs and judgement.flips and judgement.flips.outcome == "change":
-            draw(f"flipped-{name}.png", images.flipped, session.dataset(session.runs[name][0].recipe), judgement)
     draw("index.html", page)
     for result in (result for group in session.runs.values() for result in group if outcome != "interrupted"):
         session.unfinished(result.recipe, result.seed).unlink(missing_ok=True)

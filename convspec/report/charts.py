@@ -23,8 +23,9 @@ SIZE = (5.2, 3.4)  # inches: labels stay legible at the width of a phone
 
 
 def picture(runs: Runs, path: Path) -> None:
-    """Write the chart of the ladder to a file."""
-    save_figure(chart(runs), path)
+    """Write the chart of the ladder to a file, at 110 pixels an inch."""
+    with atomic_write(path) as partial:
+        chart(runs).savefig(partial, dpi=110)
 
 
 def chart(runs: Runs, width: float = 8) -> Figure:
@@ -56,12 +57,6 @@ def chart(runs: Runs, width: float = 8) -> Figure:
         handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, at 110 pixels an inch."""
-    with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=110)
 
 
 def curve(runs: Sequence["Result"], metric: str) -> Figure:

@@ -31,7 +31,7 @@ from convspec.report.claims import claims
 from convspec.report.images import flipped_pictures, sample_rows, view_rows
 from convspec.report.tables import Runs
 from convspec.visualization.maps import activations, channel_tiles, class_activation_maps, dead_share, superimpose, tile
-from convspec.visualization.patterns import filter_patterns, inputs_are_bgr
+from convspec.visualization.patterns import filter_pictures
 from convspec.visualization.trace import CONVOLUTIONS, Trace
 
 MISTAKES = 8  # pictures shown that the best model gets wrong
@@ -92,8 +92,9 @@ def write(
         The parts that could not be drawn and why, one a line.
     """
     best = cache(lambda: _load_best(runs, dataset, model))
+    means = ", ".join(f"{rung} {tables.summary(group)['test_accuracy']:.3f}" for rung, group in runs.items())
     draw: dict[Part, Callable[[], Any]] = {
-        "chart": lambda: _chart(runs),
+        "chart": lambda: _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {means}."),
         "claims": lambda: claims(runs) if any(tables.published(group[0]) for group in runs.values()) else None,
         "curves": lambda: {rung: _curves(rung, group) for rung, group in runs.items()},
         "samples": lambda: _samples(runs, dataset),
@@ -135,7 +136,7 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
         for run in results
     ]
     return {
-        "ladder": {rung: _rung(group) for rung, group in runs.items()},
+        "ladder": {rung: tables.summary(group) | _facts_of_rung(group) for rung, group in runs.items()},
         "datasets": ", ".join(dict.fromkeys(run.dataset["name"] for run in results)),
         "skipped": tables.skipped(runs),
         "verdicts": {judgement.name: judgement for judgement in judgements},
@@ -146,10 +147,9 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
     }
 
 
-def _rung(runs: Sequence[Result]) -> dict[str, Any]:
+def _facts_of_rung(runs: Sequence[Result]) -> dict[str, Any]:
     phases = {phase: np.median([run.seconds.get(phase, 0.0) for run in runs]) for phase in runs[0].seconds}
-    published = tables.format_published(runs[0])
-    return tables.summary(runs) | {"published": published, "listings": runs[0].recipe.listings, "phases": phases}
+    return {"published": tables.format_published(runs[0]), "listings": runs[0].recipe.listings, "phases": phases}
 
 
 def _format_fact(fact: Any) -> str:
@@ -164,11 +164,6 @@ def _best_run(runs: Runs) -> Result:
     """Return the best run of the rung with the highest mean test accuracy."""
     group = max(runs.values(), key=lambda group: tables.summary(group)["test_accuracy"])
     return max(group, key=lambda run: run.test_accuracy)
-
-
-def _chart(runs: Runs) -> Picture:
-    means = [f"{rung} {tables.summary(group)['test_accuracy']:.3f}" for rung, group in runs.items()]
-    return _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {', '.join(means)}.")
 
 
 def _curves(rung: str, runs: Sequence[Result]) -> list[Picture]:
@@ -190,9 +185,10 @@ def _samples(runs: Runs, dataset: Load) -> dict[str, list[Picture]]:
     """Return a row of pictures for each class, by dataset."""
     samples = {}
     for data in {id(each): each for each in (dataset(group[0].recipe) for group in runs.values())}.values():
-        rows = zip(*sample_rows(data), data.classes, strict=False)
-        pictures = [_row(row, f"Training pictures of the class {name}", title) for row, title, name in rows]
-        samples[f"{data.name}, {data.train.images.shape[1]} pixels wide"] = pictures
+        rows = zip(data.classes, sample_rows(data), strict=False)
+        samples[f"{data.name}, {data.train.images.shape[1]} pixels wide"] = [
+            _row(row, f"Training pictures of the class {name}", title) for name, (title, row) in rows
+        ]
     return samples
 
 
@@ -202,9 +198,11 @@ def _views(runs: Runs, dataset: Load) -> dict[str, list[Picture]]:
     for rung, group in runs.items():
         recipe = group[0].recipe
         if recipe.augmentation and (name := dataset(recipe).name) not in views:
-            rows = zip(*view_rows(dataset(recipe), recipe.augmentation), strict=True)
-            alt = f"A training picture and what {rung} sees of it"
-            views[name] = [_row(row, f"{alt}: {title}", title) for row, title in rows]
+            alt, rows = (
+                f"A training picture and what {rung} sees of it",
+                view_rows(dataset(recipe), recipe.augmentation),
+            )
+            views[name] = [_row(row, f"{alt}: {title}", title) for title, row in rows]
     return views
 
 
@@ -215,14 +213,10 @@ def _load_best(runs: Runs, dataset: Load, model: Callable[[Result], Path]) -> _B
         raise BadInput(f"{data.name}: its test pictures are not those that {run.recipe.name} was tested with")
     network = saved_model.load(file).model
     prepare = preparation(run.recipe, data)
-    return _BestModel(run, network, data, prepare, *_convolutions(network, prepare(data.test.images[0])))
-
-
-def _convolutions(model: keras.Model, picture: np.ndarray) -> tuple[list[str], dict[str, int]]:
-    """Return the names of all convolutions, and the first at each size of maps with its number of channels."""
-    trace = Trace(model, picture)
-    names = [name for name, layer in trace.layers.items() if isinstance(layer, CONVOLUTIONS)]
-    return names, {name: trace.outputs[name].shape[-1] for name in trace.first_convolutions()} if names else {}
+    trace = Trace(network, prepare(data.test.images[0]))
+    convolutions = [name for name, layer in trace.layers.items() if isinstance(layer, CONVOLUTIONS)]
+    shown = {name: trace.outputs[name].shape[-1] for name in trace.first_convolutions()}
+    return _BestModel(run, network, data, prepare, convolutions, shown)
 
 
 def _mistakes(best: _BestModel) -> dict[str, Any]:
@@ -273,23 +267,13 @@ def _activations(best: _BestModel) -> dict[str, Any]:
 
 def _filters(best: _BestModel) -> dict[str, Any]:
     """Return what the first filters of some layers respond to most."""
-    value_range = _input_range(best)
-    blue_first = best.dataset.test.images.shape[-1] == 3 and inputs_are_bgr(best.prepare)
     layers = []
     for name, channels in best.shown.items():
         count = min(FILTERS, channels)
-        patterns = filter_patterns(best.model, name, range(count), PATTERN, value_range=value_range)
-        grid = tile(patterns[..., ::-1] if blue_first else patterns, 8, 4, fill=128)
+        grid = tile(filter_pictures(best.model, best.prepare, name, range(count), PATTERN), 8, 4, fill=128)
         alt = f"The patterns that the first {count} filters of {name} respond to most, side by side"
         layers.append(_photo(_enlarge(grid, 16 * 48), alt, name))
     return {"layers": layers}
-
-
-def _input_range(best: _BestModel) -> tuple[float, float]:
-    """Return the lowest and the highest value of a prepared picture."""
-    shades = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1).repeat(best.dataset.test.images.shape[-1], axis=3)
-    prepared = np.asarray(best.prepare(shades))
-    return float(prepared.min()), float(prepared.max())
 
 
 def _flipped(runs: Runs, judgements: Sequence[Judgement], dataset: Load) -> dict[str, list[Picture]]:
@@ -297,10 +281,9 @@ def _flipped(runs: Runs, judgements: Sequence[Judgement], dataset: Load) -> dict
     flipped = {}
     for judgement in judgements:
         if judgement.name in runs and judgement.flips and judgement.flips.outcome == "change":
-            shown = zip(*flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement), strict=True)
             flipped[judgement.name] = [
                 _photo(_enlarge(picture, MIN_WIDTH), f"A test picture that flipped: {title}", title)
-                for picture, title in shown
+                for title, picture in flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement)
             ]
     return flipped
 

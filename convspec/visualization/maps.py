@@ -4,6 +4,7 @@ Pictures are (height, width, channels), colours RGB; for a model, prepared as in
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, TextIO
 from weakref import WeakKeyDictionary
@@ -24,10 +25,10 @@ def _batch(images: np.ndarray, model: keras.Model, single: bool = False) -> np.n
     shape, array = input_shape(model), np.asarray(images, np.float32)
     array = array[None] if array.ndim == 3 else array
     sides = zip(shape, array.shape[1:], strict=False)
-    if array.ndim != 4 or not len(array) or any(side not in (None, n) for side, n in sides):
-        raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: resize it")
-    if single and len(array) > 1:
-        raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: take one")
+    fits = array.ndim == 4 and len(array) and all(side in (None, n) for side, n in sides)
+    if not fits or (single and len(array) > 1):
+        remedy = "take one" if fits else "resize it"
+        raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: {remedy}")
     check_finite(array, "image")
     return array
 
@@ -153,22 +154,19 @@ def class_activation_maps(
     layer_name: str | None = None,
     batch: int = 32,
 ) -> np.ndarray:
-    """Map several pictures as `class_activation_map` does one.
+    """Map several pictures, (n, height, width, channels), as `class_activation_map` does one.
 
     What is compiled is kept as long as the model.
 
     Args:
-        model: As for `class_activation_map`.
-        images: (n, height, width, channels).
+        model: As for `class_activation_map`, like `layer_name`.
+        images: Prepared for the model.
         class_index: One for all pictures, or one for each.
-        layer_name: As for `class_activation_map`.
+        layer_name: None for the last convolution of more than one pixel.
         batch: Pictures in one pass.
 
     Returns:
-        float32 (n, height, width), 0 to 1, each map scaled on its own.
-
-    Raises:
-        BadInput: As for `class_activation_map`.
+        float32 (n, height, width), each map scaled to 0 to 1 on its own.
     """
     images = _batch(images, model)
     if len(images) == 1:
@@ -195,7 +193,8 @@ class _GradCam:
     def __init__(self, model: keras.Model, image: np.ndarray, layer_name: str | None) -> None:
         self.trace = Trace(model, image)
         self.layer_name = self.trace.find_maps(layer_name)
-        self.run = compiled(self._run, model.variables)
+        outputs_of = partial(self.trace.replay, end=self.layer_name)
+        self.run = compiled(lambda images, classes: self.weigh(classes, images, outputs_of(images)), model.variables)
 
     def weigh(self, classes: Any, images: Any, known: dict[str, Any]) -> tuple[Any, Any]:
         """Return the mean over channels of the maps times their mean gradients, (n, height, width), and the scores.
@@ -211,9 +210,6 @@ class _GradCam:
         whole = ops.cast(maps, "float32")
         scores, gradient = value_and_gradient(score, whole)
         return ops.mean(whole * ops.mean(gradient, axis=(1, 2), keepdims=True), axis=-1), scores
-
-    def _run(self, images: Any, classes: Any) -> tuple[Any, Any]:
-        return self.weigh(classes, images, self.trace.replay(images, self.layer_name))
 
 
 _COMPILED: WeakKeyDictionary[keras.Model, dict[tuple, _GradCam]] = WeakKeyDictionary()
@@ -255,7 +251,8 @@ def occlusion_map(
     index = _class_indices(trace, class_index, 1)
     if class_index is None:
         index = ops.convert_to_numpy(_predict(trace.logits(trace.inputs, trace.outputs)))
-    places = list(product(*(_starts(side, patch) for side in sides)))
+    starts = ({*range(0, side - patch + 1, max(patch // 2, 1)), side - patch} for side in sides)
+    places = list(product(*map(sorted, starts)))
     batch = min(batch, len(places))
     classes = np.repeat(index, batch + 1)
     score = compiled(lambda images: _scores(trace.logits(images), classes), model.variables)
@@ -273,10 +270,6 @@ def occlusion_map(
             bar.update(len(corners))
     check_finite(falls, f"{model.name}'s scores for this image")
     return _normalise(falls / counts)
-
-
-def _starts(side: int, patch: int) -> list[int]:
-    return sorted({*range(0, side - patch + 1, max(patch // 2, 1)), side - patch})
 
 
 def _normalise(heatmap: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Filter patterns by gradient ascent (listings 5.32 to 5.39)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
+from convspec.data.batches import Prepare
 from convspec.progress import bar as progress_bar
 from convspec.visualization.trace import DEFAULT_SIDE, Trace, check_finite, input_shape, to_array
 
@@ -25,10 +27,23 @@ def deprocess_image(array: np.ndarray) -> np.ndarray:
     return (np.clip(deviation * 0.1 + 0.5, 0, 1) * 255).astype(np.uint8)
 
 
-def inputs_are_bgr(prepare: Callable[[np.ndarray], np.ndarray]) -> bool:
+def inputs_are_bgr(prepare: Prepare) -> bool:
     """Return whether a model's inputs, as `prepare` makes them of RGB pictures, are BGR: VGG16's are."""
     black, red = prepare(np.array([[[[0, 0, 0], [255, 0, 0]]]], np.float32))[0, 0]
     return bool(red[0] == black[0])
+
+
+def input_range(prepare: Prepare, channels: int) -> tuple[float, float]:
+    """Return what `prepare` makes of black and of white, in the mean over the channels."""
+    low, high = (float(prepare(np.full((1, 1, 1, channels), shade, np.float32)).mean()) for shade in (0, 255))
+    return low, high
+
+
+def filter_pictures(model: keras.Model, prepare: Prepare, *arguments: Any, **options: Any) -> np.ndarray:
+    """Return `filter_patterns` in grey or RGB, for a model whose inputs are pictures as `prepare` makes them."""
+    channels = input_shape(model)[-1]
+    patterns = filter_patterns(model, *arguments, value_range=input_range(prepare, channels), **options)
+    return patterns[..., ::-1] if channels == 3 and inputs_are_bgr(prepare) else patterns
 
 
 def filter_patterns(
@@ -47,9 +62,8 @@ def filter_patterns(
 ) -> np.ndarray:
     """Draw the picture that each filter responds to most, by gradient ascent (listings 5.32 to 5.38).
 
-    Ascends the mean of the filter's map from grey noise, the same for all filters, by `step` times the gradient over
-    its root mean square. Only the layers up to `layer_name` are run. A filter that is 0 everywhere on the noise has no
-    gradient, and the listing leaves it as noise; here it ascends the input of its ReLU until it responds.
+    Ascends the mean of the filter's map from grey noise by `step` times the gradient over its root mean square. A
+    filter that is 0 on the noise has no gradient, and stays noise in the listing; here it ascends its ReLU's input.
 
     Args:
         model: Sequential or functional, with one input.
@@ -58,15 +72,14 @@ def filter_patterns(
         size: Pixels of a side of the patterns; it need not be the model's own.
         steps: Steps of ascent.
         step: Size of a step, on the scale of 0 to 255.
-        seed: Of the noise.
+        seed: Of the noise, which is the same for all filters.
         value_range: Black and white in the model's inputs; noise (128 to 148 of 255) and `step` are scaled to it.
         batch: Patterns in one pass.
-        as_pictures: Whether to return pictures, or inputs of the model.
+        as_pictures: Return uint8 by `deprocess_image`, else float32 inputs of the model.
         progress: Where a progress bar is drawn.
 
     Returns:
-        (filters, size, size, channels), uint8 by `deprocess_image`, or float32 inputs of the model. Channels are in
-        the model's order, see `inputs_are_bgr`.
+        (filters, size, size, channels), channels in the model's order, see `inputs_are_bgr`.
 
     Raises:
         BadInput: For a layer without maps, an unknown filter, a size that leaves no maps, and NaN in the model.
@@ -74,25 +87,18 @@ def filter_patterns(
     low, high = value_range
     scale = (high - low) / 255
     if min(size, batch) < 1 or min(steps, step) < 0 or not scale > 0:
-        raise BadInput(
-            "size and batch must be at least 1, steps and step 0, and value_range must rise, got"
-            f" {size}, {batch}, {steps}, {step} and {value_range}"
-        )
+        values = f"got {size}, {batch}, {steps}, {step} and {value_range}"
+        raise BadInput(f"size and batch must be at least 1, steps and step 0, and value_range must rise, {values}")
     trace = trace_grey(model, low + 128 * scale)
-    name = trace.find_maps(layer_name)
-    depth = trace.outputs[name].shape[-1]
-    if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
-        raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
+    name, selections = _select(trace, layer_name, filters)
     noise = np.random.default_rng(seed).random((1, size, size, input_shape(model)[-1]))
     noise = (low + scale * (128 + 20 * noise)).astype(np.float32)
-    if not _has_maps(trace, name, noise.shape):
-        raise BadInput(f"size must leave something of {name!r} in {model.name}, got {size}: take a larger one")
-
+    _check_maps(trace, name, noise.shape)
     ascend = compiled(_ascent(trace, name, step * scale), model.variables)
     patterns = []
     with progress_bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as bar:
         for start in range(0, len(filters), batch):
-            selection = np.eye(depth, dtype=np.float32)[list(filters[start : start + batch])]
+            selection = selections[start : start + batch]
             inputs: Any = np.repeat(noise, len(selection), axis=0)
             for _ in range(steps):
                 inputs = ascend(inputs, selection)
@@ -109,13 +115,21 @@ def trace_grey(model: keras.Model, grey: float) -> Trace:
     return Trace(model, np.full((height or DEFAULT_SIDE, width or DEFAULT_SIDE, channels), grey, np.float32))
 
 
-def _has_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether anything is left of the maps for inputs of a shape; TensorFlow itself doesn't refuse others."""
-    try:
-        maps = trace.replay(keras.KerasTensor(shape), name)[name]
-    except ValueError:
-        return False
-    return min(maps.shape[1:3]) >= 1
+def _select(trace: Trace, layer_name: str, filters: Sequence[int]) -> tuple[str, np.ndarray]:
+    """Return the layer's name in the trace, and the filters one-hot, (filters, channels)."""
+    name = trace.find_maps(layer_name)
+    depth = trace.outputs[name].shape[-1]
+    if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
+        raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
+    return name, np.eye(depth, dtype=np.float32)[list(filters)]
+
+
+def _check_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> None:
+    """Raise BadInput where inputs of a shape leave nothing of the maps; TensorFlow itself doesn't refuse them."""
+    with suppress(ValueError):
+        if min(trace.replay(keras.KerasTensor(shape), name)[name].shape[1:3]) >= 1:
+            return
+    raise BadInput(f"size must leave something of {name!r} in {trace.model_name}, got {shape[1]}: take a larger one")
 
 
 def _ascent(trace: Trace, name: str, step: float) -> Callable[[Any, Any], Any]:
