@@ -31,21 +31,11 @@ class Field(NamedTuple):
     jump: int  # input positions between the fields of two neighbouring outputs
     start: int  # first input position of output 0's field; negative where that lies in the padding
 
-    @property
-    def centre(self) -> float:
-        """Return the input position at the middle of output 0's field; between two pixels for an even field."""
-        return self.start + (self.size - 1) / 2
 
-
-def _at_least(minimum: int, **arguments: int) -> None:
+def _at_least_1(**arguments: int) -> None:
     for name, value in arguments.items():
-        if value < minimum:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}")
-
-
-def _one_of_paddings(padding: str) -> None:
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _area(kernel: Kernel) -> int:
@@ -69,8 +59,9 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "va
         ValueError: For an argument below 1, a dilated kernel larger than a valid input, and "same" with stride and
             dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D does not.)
     """
-    _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
-    _one_of_paddings(padding)
+    _at_least_1(size=size, kernel=kernel, stride=stride, dilation=dilation)
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
     if padding == "same":
         if stride > 1 and dilation > 1:
             raise ValueError(
@@ -90,27 +81,10 @@ def pool_output_size(size: int, pool: int, stride: int | None = None, padding: s
 
     Arguments are as in `conv_output_size`; the default stride is the pool size.
     """
-    _at_least(1, size=size, pool=pool)
+    _at_least_1(size=size, pool=pool)
     if padding == "valid" and pool > size:
         raise ValueError(f"pool must fit in a valid input of size {size}, got {pool}")
     return conv_output_size(size, pool, pool if stride is None else stride, padding)
-
-
-def transposed_conv_output_size(
-    size: int, kernel: int, stride: int = 1, padding: str = "valid", dilation: int = 1
-) -> int:
-    """Return the output positions along one axis of Keras' Conv2DTranspose; arguments as in `conv_output_size`.
-
-    "same" gives size times stride; "valid" the whole reach of the kernel, and never less than "same".
-    Raises ValueError for an argument below 1, or stride and dilation both over 1.
-    """
-    _at_least(1, size=size, kernel=kernel, stride=stride, dilation=dilation)
-    _one_of_paddings(padding)
-    if stride > 1 and dilation > 1:
-        raise ValueError(f"only one of stride and dilation may be over 1, got stride {stride}, dilation {dilation}")
-    if padding == "same":
-        return size * stride
-    return (size - 1) * stride + max(dilation * (kernel - 1) + 1, stride)
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
@@ -122,13 +96,13 @@ def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> 
 
 def conv2d_parameters(kernel: Kernel, in_channels: int, filters: int, bias: bool = True) -> int:
     """Return the number of weights and biases of a Conv2D (or Conv2DTranspose) layer."""
-    _at_least(1, in_channels=in_channels, filters=filters)
+    _at_least_1(in_channels=in_channels, filters=filters)
     return _area(kernel) * in_channels * filters + bias * filters
 
 
 def depthwise_conv2d_parameters(kernel: Kernel, in_channels: int, multiplier: int = 1, bias: bool = True) -> int:
     """Return the number of weights and biases of a DepthwiseConv2D layer: `multiplier` filters for each channel."""
-    _at_least(1, in_channels=in_channels, multiplier=multiplier)
+    _at_least_1(in_channels=in_channels, multiplier=multiplier)
     return (_area(kernel) + bias) * in_channels * multiplier
 
 
@@ -142,7 +116,7 @@ def separable_conv2d_parameters(
 
 def dense_parameters(inputs: int, units: int, bias: bool = True) -> int:
     """Return the number of weights and biases of a Dense layer."""
-    _at_least(1, inputs=inputs, units=units)
+    _at_least_1(inputs=inputs, units=units)
     return inputs * units + bias * units
 
 
@@ -151,7 +125,7 @@ def batch_normalization_parameters(channels: int, center: bool = True, scale: bo
 
     Beta and gamma train, the moving mean and variance do not.
     """
-    _at_least(1, channels=channels)
+    _at_least_1(channels=channels)
     trainable = (center + scale) * channels
     return trainable, trainable + 2 * channels
 
@@ -164,7 +138,7 @@ def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
     """
     field = 1
     for kernel, stride in reversed(list(layers)):
-        _at_least(1, kernel=kernel, stride=stride)
+        _at_least_1(kernel=kernel, stride=stride)
         field = (field - 1) * stride + kernel
     return field
 
@@ -175,18 +149,14 @@ def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
     Output i sees Field.size positions from start + i * jump on, those outside the image being padding; with
     dilation, or a stride over the kernel, it may skip some in between.
     """
-    field, fields = Field(outputs=size, size=1, jump=1, start=0), []
-    for window in layers:
-        kernel, stride, padding, dilation = window
-        outputs = conv_output_size(field.outputs, *window)
-        before = same_padding(field.outputs, kernel, stride, dilation)[0] if padding == "same" else 0
-        field = Field(
-            outputs=outputs,
-            size=field.size + dilation * (kernel - 1) * field.jump,
-            jump=field.jump * stride,
-            start=field.start - before * field.jump,
-        )
-        fields.append(field)
+    outputs, seen, jump, start = size, 1, 1, 0
+    fields = []
+    for kernel, stride, padding, dilation in layers:
+        if padding == "same":
+            start -= same_padding(outputs, kernel, stride, dilation)[0] * jump
+        outputs = conv_output_size(outputs, kernel, stride, padding, dilation)
+        seen, jump = seen + dilation * (kernel - 1) * jump, jump * stride
+        fields.append(Field(outputs, seen, jump, start))
     return fields
 
 

@@ -63,20 +63,17 @@ def machine() -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the modules that take part in a result, under whatever name they were installed."""
-    modules = {"keras": keras, backend.BACKEND: import_module(backend.BACKEND)}
-    modules |= {"numpy": np, "pillow": PIL, "opencv": cv2}
-    return {"python": platform.python_version(), "convspec": __version__} | {
-        name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()
-    }
+    framework = {backend.BACKEND: import_module(backend.BACKEND)}
+    modules = {"keras": keras, **framework, "numpy": np, "pillow": PIL, "opencv": cv2}
+    found = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
+    return {"python": platform.python_version(), "convspec": __version__} | found
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor()) or "unknown"
 
 
 def _gpus() -> list[Any]:

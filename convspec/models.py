@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -100,9 +101,8 @@ def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
     return keras.Sequential(stack, name="end_to_end")
 
 
-def _mini(input_shape: tuple[int | None, int | None, int], weights: str | None, include_top: bool) -> keras.Model:
+def _mini(input_shape: tuple[int | None, int | None, int], **_: Any) -> keras.Model:
     """Return the package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
-    del weights, include_top  # arguments that the bases of Keras take
     if any(side is not None and side < 16 for side in input_shape[:2]):  # four times halved
         raise ValueError(f"Input size must be at least 16x16; Received: input_shape={input_shape}")
     x = inputs = keras.Input(input_shape)
@@ -170,16 +170,21 @@ def conv_base(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision or before)
     try:
-        return _imagenet_base(name, input_shape) if weights == "imagenet" else _base(name, weights, input_shape)
+        return _base(name, weights, input_shape)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _imagenet_base(name: str, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
-    if name == "mini":
+def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    file = None if weights == "imagenet" else weights
+    if name == "mini" and weights == "imagenet":
         raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
+    if file is not None and not Path(file).is_file():
+        raise MissingData(f"no weights file {str(file)!r}; give a file, or 'imagenet'")
     try:
-        return BASES[name](weights="imagenet", include_top=False, input_shape=input_shape)
+        base = BASES[name](weights=None if file else weights, include_top=False, input_shape=input_shape)
+    except ValueError as error:
+        raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
     except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
         if "fetch failure" not in str(error):
             raise
@@ -187,26 +192,15 @@ def _imagenet_base(name: str, input_shape: tuple[int | None, int | None, int]) -
             f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
             f" --convspec-weights, or put {name}_notop.weights.h5 into the data folder ({error})"
         ) from error
-
-
-def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
-    if weights is not None and not Path(weights).is_file():
-        raise MissingData(f"no weights file {str(weights)!r}; give a file, or 'imagenet'")
-    try:
-        base = BASES[name](weights=None, include_top=False, input_shape=input_shape)
-    except ValueError as error:
-        raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
-    if weights is None:
+    if file is None:
         return base
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Skipping")  # layers that the file lacks stay random otherwise
-            base.load_weights(weights)
+            base.load_weights(file)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(
-            f"{str(weights)!r} does not hold the weights of a {name} base without its top: {reason}"
-        ) from error
+        raise BadInput(f"{str(file)!r} does not hold the weights of a {name} base without its top: {reason}") from error
     return base
 
 

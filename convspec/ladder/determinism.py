@@ -16,15 +16,10 @@ STEPS, PICTURES = 8, 40
 
 @dataclass(frozen=True)
 class Repeat:
-    """How closely two runs agree.
+    """How closely two runs agree."""
 
-    Attributes:
-        outcome: "bit-identical", "within 1e-05" or "diverging from step 3".
-        largest: The largest relative difference between the losses of any step.
-    """
-
-    outcome: str
-    largest: float
+    outcome: str  # "bit-identical", "within 1e-05" or "diverging from step 3"
+    largest: float  # relative difference between the losses of any step
 
 
 def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: str | Path | None = None) -> Repeat:

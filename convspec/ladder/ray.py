@@ -140,12 +140,8 @@ def _join_cluster() -> int:
 
 def _environment() -> dict[str, dict[str, str]]:
     """Return the environment variables that decide how the backend computes."""
-    settings = {
-        "KERAS_BACKEND": keras.backend.backend(),
-        "OMP_NUM_THREADS": str(backend.threads()),  # which Ray sets to one else
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    return {"env_vars": settings}
+    threads = str(backend.threads())  # which Ray sets to one else
+    return {"env_vars": {"KERAS_BACKEND": backend.BACKEND, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}}
 
 
 def _chunk(batches: Batches, first: int) -> slice:
@@ -205,17 +201,9 @@ def _run_in_worker(
     devices: int,
     precision: backend.Precision,
 ) -> tuple[Result, dict[str, bytes]]:
-    """Run in a folder of its own; return the result and the new models by their files' names.
+    """Run in a folder of its own; return the result and the new models' files, as `start` has those to begin with.
 
-    Args:
-        recipe: As for `run_recipe`, like `dataset`, `seed` and `devices`.
-        dataset: The pictures.
-        seed: Of the run.
-        weights: Name of the weights' file, or "imagenet".
-        content: What the weights' file holds, if it is one.
-        start: Name and content of the model's file that the run starts from.
-        devices: GPUs to train on.
-        precision: Of the session.
+    `content` is what the file called `weights` holds, None for "imagenet".
     """
     _configure(precision)
     with TemporaryDirectory() as name:

@@ -32,8 +32,6 @@ class Recipe:
     extra_sizes: tuple[int, ...] = ()  # at which a linear probe sees each picture, too
     interpolation: Literal["nearest", "bilinear", "area"] = "nearest"  # resizes the pictures
     preprocessing: Literal["rescale", "base"] = "rescale"  # inputs / 255, or that of the base's weights
-    views: int = (
-        0  # of each picture, cached from the base's frozen part and shown in turn; 0 runs the base in each step
-    )
+    views: int = 0  # of each picture, cached from the base's frozen part and shown in turn; 0 runs it in each step
     precision: Literal["float32", "fast"] = "float32"  # of the base; the fast one is measured on the device
     published: dict[str, tuple[float, float]] = field(default_factory=dict)  # lowest and highest accuracy, by part

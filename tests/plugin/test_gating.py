@@ -9,18 +9,16 @@ from xml.etree import ElementTree
 import builders
 import numpy as np
 import pytest
-from PIL import Image
 
 from convspec.accuracy import judgement
 from convspec.accuracy.baselines import Run, write
-from convspec.data.datasets import Dataset
 from convspec.ladder import run as run_module
 from convspec.ladder import rungs
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
-from convspec.report import images, tables
+from convspec.report import tables
 
 ROOT = Path(__file__).parents[2]
 OK, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
@@ -265,24 +263,3 @@ def test_the_markdown_summary_has_a_row_and_verdict_for_each_rung(tmp_path: Path
     assert re.search(r"^\| augmented \|.* \| 0\.900 .* \| \**pass\** \|$", text, re.MULTILINE)
     assert re.search(r"^\| fine_tuned \|.* \**missing\** \|$", text, re.MULTILINE)
     assert "- fine_tuned: no baseline yet of fine_tuned" in text
-
-
-def test_the_contact_sheet_shows_the_most_consistently_flipped_first(tmp_path: Path, few_shapes: Dataset) -> None:
-    labels = few_shapes.test.labels
-    before = np.tile(labels, (5, 1))
-    after = before.copy()
-    after[:, 7] = 1 - after[:, 7]
-    after[:2, 3] = 1 - after[:2, 3]
-    sides = [judgement.results_from_predictions("model", side, labels) for side in (before, after)]
-    for run in sides[0]:
-        write(tmp_path / "baselines", run)
-    judged = judgement.judge(tmp_path / "baselines", sides[1])
-    assert judged.flips
-    assert judged.flips.pictures == (7, 3)
-    images.flipped(few_shapes, judged, tmp_path / "flipped.png")
-    with Image.open(tmp_path / "flipped.png") as sheet:
-        colours = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
-    for place in judged.flips.pictures:
-        picture = few_shapes.test.images[place].reshape(-1, 3)
-        shown = [(np.abs(colours - pixel.astype(int)).max(axis=1) < 8).any() for pixel in picture[::97]]
-        assert np.mean(shown) > 0.9, f"picture {place} should be on the sheet"

@@ -8,13 +8,11 @@ from pathlib import Path
 import cv2
 import pytest
 from builders import LADDER, lines
-from builders import result as result_of
 
 from convspec.data import shapes
 from convspec.ladder.rungs import find_recipe
 from convspec.models import MINI_WEIGHTS
 from convspec.plugin.session import SESSION
-from convspec.plugin.summary import write_report
 
 OPTIONS = (
     "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-weights", "--convspec-rungs",
@@ -117,16 +115,6 @@ def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pyt
     assert session.dataset(large) is session.dataset(large)
 
 
-def test_augmented_views_are_drawn_for_an_augmented_rung_only(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    session = pytester.parseconfigure(
-        "--convspec-dataset", str(few_pictures), "--convspec-report", str(pytester.path)
-    ).stash[SESSION]
-    for rung, shown in (("from_scratch", False), ("augmented", True)):
-        session.runs[rung] = [result_of(rung, "mini", 0.8)]
-        write_report(session)
-        assert (pytester.path / "views-holiday.png").is_file() == shown, rung
-
-
 def arguments_of(pytester: pytest.Pytester, *arguments: str) -> tuple[str, ...]:
     """Return the command line of the ladder as the user of the installed plugin types it, in a folder of their own."""
     return LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", *arguments
@@ -215,7 +203,7 @@ def test_the_ladder_on_a_users_folder_ends_in_table_picture_and_record(
     assert re.search(r"dense_baseline +- +0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\].* 2 +[\d.]+ +\d+ +- +\d+\n", text)
     assert text.index("dense_baseline  ") < text.index("feature_extraction  "), "in the ladder's order"
     assert re.search(r"holiday: 1 file left out\n +'.*notes.jpg' is not a readable picture", text)
-    for name in ("ladder.json", "ladder.png", "ladder.md", "index.html", "samples-holiday.png"):
+    for name in ("ladder.json", "ladder.png", "ladder.md", "index.html"):
         assert (folder / name).is_file(), name
     assert len(list((folder / "models").glob("*.keras"))) == 4
     assert not list((folder / "unfinished").iterdir())

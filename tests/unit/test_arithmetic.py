@@ -29,16 +29,11 @@ from convspec.arithmetic import (
     receptive_fields,
     same_padding,
     separable_conv2d_parameters,
-    transposed_conv_output_size,
 )
 
 # Each family of layers: how Keras makes one from (window, stride, padding, dilation), and what arithmetic says of it.
 FAMILIES: dict[str, tuple[Callable, Callable]] = {
     "convolution": (lambda w, s, p, d: layers.Conv2D(1, w, strides=s, padding=p, dilation_rate=d), conv_output_size),
-    "transposed": (
-        lambda w, s, p, d: layers.Conv2DTranspose(1, w, strides=s, padding=p, dilation_rate=d),
-        transposed_conv_output_size,
-    ),
     "max pooling": (lambda w, s, p, _: layers.MaxPooling2D(w, strides=s, padding=p), pool_output_size),
     "average pooling": (lambda w, s, p, _: layers.AveragePooling2D(w, strides=s, padding=p), pool_output_size),
 }
@@ -102,21 +97,12 @@ def test_stride_and_dilation_together_are_those_of_a_depthwise_layer(height: int
 
 def test_convolutions_have_stride_1_and_no_padding_unless_told() -> None:
     assert conv_output_size(6, 3) == layers.Conv2D(1, 3).compute_output_shape((1, 6, 6, 1))[1]
-    assert transposed_conv_output_size(6, 3) == layers.Conv2DTranspose(1, 3).compute_output_shape((1, 6, 6, 1))[1]
 
 
 @given(size=st.integers(1, 500), pool=st.integers(1, 500))
 def test_the_stride_of_pooling_is_its_window_unless_given(size: int, pool: int) -> None:
     actual = _or_refused(lambda: layers.MaxPooling2D(pool).compute_output_shape((1, size, size, 1))[1])
     assert _or_refused(lambda: pool_output_size(size, pool)) == actual
-
-
-@given(
-    size=st.integers(1, 500), kernel=st.integers(1, 50), stride=st.integers(1, 50), padding=st.sampled_from(PADDINGS)
-)
-def test_a_convolution_undoes_a_transposed_convolutions_size(size: int, kernel: int, stride: int, padding: str) -> None:
-    grown = transposed_conv_output_size(size, kernel, stride, padding)
-    assert conv_output_size(grown, kernel, stride, padding) == size
 
 
 def _measured_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int] | None:
@@ -289,13 +275,6 @@ def test_receptive_fields_follow_a_stack_layer_by_layer() -> None:
     assert fields == [Field(26, 3, 1, 0), Field(13, 4, 2, 0), Field(13, 8, 2, -2), Field(9, 16, 2, -2)]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "padding", "centre"), [(3, "valid", 1.0), (3, "same", 0.0), (2, "valid", 0.5), (5, "same", 0.0)]
-)
-def test_with_padding_an_odd_window_is_centred_on_its_own_pixel(kernel: int, padding: str, centre: float) -> None:
-    assert receptive_fields(9, [Window(kernel, padding=padding)])[0].centre == centre
-
-
 MULTIPLYING = {
     "convolution": lambda kernel, stride: layers.Conv2D(3, kernel, strides=stride, use_bias=False),
     "transposed": lambda kernel, stride: layers.Conv2DTranspose(3, kernel, strides=stride, use_bias=False),
@@ -385,7 +364,6 @@ def test_multiply_adds_refuse_a_layer_whose_weights_they_cannot_count(kind: type
 # Each function with arguments that it takes, each of which must be at least 1.
 COUNTS: list[tuple[Callable, dict[str, int], dict[str, Any]]] = [
     (conv_output_size, {"size": 5, "kernel": 3, "stride": 1, "dilation": 1}, {}),
-    (transposed_conv_output_size, {"size": 5, "kernel": 3, "stride": 1, "dilation": 1}, {}),
     (same_padding, {"size": 5, "kernel": 3, "stride": 1, "dilation": 1}, {}),
     (pool_output_size, {"size": 5, "pool": 2, "stride": 2}, {}),
     (conv2d_parameters, {"in_channels": 3, "filters": 4}, {"kernel": 3}),
@@ -416,7 +394,6 @@ NOT_BOTH = 'padding "same" allows stride or dilation over 1, not both: got strid
     [
         (lambda: conv_output_size(5, 3, 1, "full"), "padding must be one of ('valid', 'same'), got 'full'"),
         (lambda: pool_output_size(5, 2, padding="Same"), "padding must be one of ('valid', 'same'), got 'Same'"),
-        (lambda: transposed_conv_output_size(5, 3, padding=""), "padding must be one of ('valid', 'same'), got ''"),
         (lambda: conv_output_size(5, 6), "kernel must fit in a valid input of size 5, got 6 (extent 6 at dilation 1)"),
         (
             lambda: conv_output_size(6, 4, dilation=2),
@@ -429,10 +406,6 @@ NOT_BOTH = 'padding "same" allows stride or dilation over 1, not both: got strid
         (lambda: pool_output_size(1, 2), "pool must fit in a valid input of size 1, got 2"),
         (lambda: conv_output_size(9, 3, 2, "same", 2), NOT_BOTH),
         (lambda: same_padding(9, 3, 2, 2), NOT_BOTH),
-        (
-            lambda: transposed_conv_output_size(5, 3, 2, "valid", 2),
-            "only one of stride and dilation may be over 1, got stride 2, dilation 2",
-        ),
         (lambda: conv2d_parameters(0, 3, 4), f"{NO_KERNEL}0"),
         (lambda: conv2d_parameters(-3, 3, 4), f"{NO_KERNEL}-3"),
         (lambda: conv2d_parameters((-3, -3), 3, 4), f"{NO_KERNEL}(-3, -3)"),

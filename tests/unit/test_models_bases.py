@@ -7,8 +7,6 @@ from typing import Any
 
 import keras
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from convspec import BadInput, models
 from convspec.arithmetic import (
@@ -132,26 +130,10 @@ def compare_at(name: str, height: int, width: int) -> None:
 
 
 @each_base
-def test_at_its_smallest_size_the_base_is_the_predicted_one(name: str) -> None:
-    picture = (SMALLEST[name], SMALLEST[name], 3)
-    base = models.conv_base(name, None, picture)
-    compare(name, predicted(base, picture), actual(base))
-
-
-@each_base
-@settings(max_examples=12)
-@example(sides=(150, 150))
-@example(sides=(224, 224))
-@given(sides=st.tuples(st.integers(75, 300), st.integers(75, 300)))
-def test_at_any_height_and_width_every_layer_is_as_predicted(name: str, sides: tuple[int, int]) -> None:
-    compare_at(name, *sides)
-
-
-@each_base
 def test_32_sizes_in_a_row_are_as_predicted_layer_by_layer(name: str) -> None:
     """All strides of a base multiply to 32 or less: 32 sizes in a row leave every remainder at every layer."""
-    for size in range(SMALLEST[name], SMALLEST[name] + 32):
-        compare_at(name, size, size)
+    for extra in range(32):
+        compare_at(name, SMALLEST[name] + extra, SMALLEST[name] + 31 - extra)
 
 
 @each_base
@@ -167,13 +149,6 @@ def test_32_pixels_more_add_32_over_the_jump_at_every_layer(name: str) -> None:
     assert set(gains.values()) <= {1, 2, 4, 8, 16, 32}, f"{name}: 32 over a jump that is no power of two: {gains}"
     for size in range(smallest, smallest + 32):
         assert gains == {layer: heights[size + 32][layer] - height for layer, height in heights[size].items()}, size
-
-
-@each_base
-def test_the_parameters_do_not_depend_on_the_size(name: str) -> None:
-    base, _ = base_of_any_size(name)
-    for size in (SMALLEST[name], 97, 224):
-        assert sum(count for _, count in predicted(base, (size, size, 3)).values()) == base.count_params()
 
 
 @each_base
@@ -206,18 +181,6 @@ def test_arithmetic_and_keras_refuse_alike_below_the_architectures_limit(name: s
             compute()
 
 
-@each_convnet
-@settings(max_examples=15)
-@given(extra=st.tuples(st.integers(0, 60), st.integers(0, 60)), channels=st.integers(1, 4))
-def test_a_small_convnet_is_as_predicted_at_any_height_width_and_depth(
-    name: str, extra: tuple[int, int], channels: int
-) -> None:
-    make, smallest = CONVNETS[name]
-    picture = (smallest + extra[0], smallest + extra[1], channels)
-    model = make(input_shape=picture)
-    compare(f"{name} at {picture}", predicted(model, picture), actual(model))
-
-
 @pytest.mark.parametrize("size", [46, 63, 150])
 def test_small_convnet_is_as_predicted_with_dropout_and_other_filters(size: int) -> None:
     model = models.small_convnet((size, size, 3), dropout=0.5, classes=5, filters=(8, 16, 16, 24))
@@ -228,9 +191,10 @@ def test_small_convnet_is_as_predicted_with_dropout_and_other_filters(size: int)
 def test_17_sizes_in_a_row_are_as_predicted_layer_by_layer(name: str) -> None:
     """All strides of a small convnet multiply to 16 or less."""
     make, smallest = CONVNETS[name]
-    for size in range(smallest, smallest + 17):
-        model = make(input_shape=(size, size, 3))
-        compare(f"{name} at {size}", predicted(model, (size, size, 3)), actual(model))
+    for extra in range(17):
+        picture = (smallest + extra, smallest + 16 - extra, 1 + extra % 4)
+        model = make(input_shape=picture)
+        compare(f"{name} at {picture}", predicted(model, picture), actual(model))
 
 
 @each_convnet

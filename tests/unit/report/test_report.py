@@ -1,14 +1,12 @@
 """The ladder's table, its record, the claims and the contact sheets say what the runs say."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import result
-from PIL import Image
 
 from convspec.data import batches as batches_module
 from convspec.data.batches import Batches, identity
@@ -96,7 +94,7 @@ def test_a_claim_without_a_run_of_the_recipe_as_it_is_was_not_run_here() -> None
     assert all(row[-1] == "not run here" for row in rows)
 
 
-RED, BLUE = (220, 0, 0), (0, 0, 220)
+RED, BLUE = [220, 0, 0], [0, 0, 220]
 
 
 @pytest.fixture
@@ -105,24 +103,21 @@ def flags() -> Dataset:
     pictures = np.array([[[colour] * 12] * 12 for colour in (RED, BLUE) for _ in range(3)], np.uint8)
     pictures[:, :6, :6] = 255
     split = Split(pictures, np.repeat([0, 1], 3), tuple("abcdef"))
-    return Dataset("flags", ("caf\udce9 $x$", "other\nname"), split, None, split)
+    return Dataset("flags", ("caf\udce9 $x$", "other"), split, None, split)
 
 
-@pytest.mark.parametrize("draw", [images.samples, lambda *a: images.views(a[0], CHAPTER_AUGMENTATION, a[1])])
-def test_each_class_has_a_row_of_its_own_pictures(draw: Callable, flags: Dataset, tmp_path: Path) -> None:
-    draw(flags, tmp_path / "grid.png")
-    grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
-    half = len(grid) // 2
-    for rows, colour, other in ((grid[:half], RED, BLUE), (grid[half:], BLUE, RED)):
-        assert (np.abs(rows - colour).sum(axis=-1) < 9).mean() > 0.1, f"a row should show {colour}"
-        assert not (np.abs(rows - other).sum(axis=-1) < 9).any(), f"a row should not show {other}"
+def test_each_class_has_a_row_of_its_own_pictures(flags: Dataset) -> None:
+    for rows in (images.sample_rows(flags), images.view_rows(flags, CHAPTER_AUGMENTATION)):
+        for (_, row), colour in zip(rows, (RED, BLUE), strict=True):
+            shown = [colour in picture.reshape(-1, 3).tolist() for picture in row]
+            assert all(shown), f"a row should show {colour}"
 
 
 def test_the_views_are_those_that_training_sees(flags: Dataset) -> None:
-    rows, titles = images.view_rows(flags, CHAPTER_AUGMENTATION, seed=3)
+    titles, rows = zip(*images.view_rows(flags, CHAPTER_AUGMENTATION), strict=True)
     assert titles[0] == "caf\udce9 $x$: a, then as augmented"
     batches = Batches(flags.train.images, np.arange(6), 6, identity)
-    stream = batches_module.stream(batches, 3, CHAPTER_AUGMENTATION)
+    stream = batches_module.stream(batches, 0, CHAPTER_AUGMENTATION)
     for place, (inputs, indices) in zip(range(1, 8), stream, strict=False):
         for row, index in zip(rows, (0, 3), strict=True):
             np.testing.assert_array_equal(row[place], inputs[list(indices).index(index)])
