@@ -85,20 +85,6 @@ def test_after_thawing_the_layers_from_there_on_move_and_none_before(name: str) 
     assert _moved(model, lambda: _train(model)) == top | _head(model)
 
 
-def test_frozen_moving_statistics_stay_and_thawed_ones_move() -> None:
-    base, model = _model("mobilenet")
-    statistics = {weight.path for weight in base.weights if weight.path.endswith(MOVING)}
-    assert len(statistics) == 2 * 7, "one batch normalisation after the first convolution, two in each block"
-    models.freeze(base)
-    compile_model(model, 1e-3)
-    assert not _moved(model, lambda: _train(model)) & statistics
-    models.thaw_from(base, "conv_pw_2")
-    compile_model(model, 1e-3)
-    above = {path for path in statistics if path.split("/")[-2] in ("conv_pw_2_bn", "conv_dw_3_bn", "conv_pw_3_bn")}
-    assert len(above) == 6
-    assert _moved(model, lambda: _train(model)) & statistics == above
-
-
 def test_moving_statistics_alone_move_at_a_learning_rate_of_0() -> None:
     """Their movement is no gradient's doing: freezing must stop it too, and a zero learning rate doesn't."""
     base, model = _model("mobilenet")

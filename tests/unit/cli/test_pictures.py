@@ -57,8 +57,11 @@ def picture(rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.Monkey
     return path
 
 
+Run = Callable[..., list[str]]
+
+
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command that succeeds; return the lines that it prints."""
 
     def succeeds(*arguments: object) -> list[str]:
@@ -83,7 +86,7 @@ def seen(path: Path, width: int = 12, height: int = 12) -> np.ndarray:
 
 
 def test_the_map_lies_on_the_whole_picture_beside_the_likeliest(
-    model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+    model: keras.Model, foreign: Path, picture: Path, run: Run
 ) -> None:
     names = ("cat", "dog", "emu")
     heatmaps = [class_activation_map(model, seen(picture), index) for index in range(3)]
@@ -106,7 +109,7 @@ def test_the_map_lies_on_the_whole_picture_beside_the_likeliest(
 )
 def test_preparation_is_as_asked_for_else_as_the_file_tells(
     how: str | None, prepare: Callable[[np.ndarray], np.ndarray], model: keras.Model, own: Path, picture: Path,
-    run: Callable[..., list[str]],
+    run: Run,
 ) -> None:  # fmt: skip
     """The file tells of vgg16's, bilinear resizing, and the names of the classes."""
     lines = run("explain", own, picture, "--class", "Emu", *(["--preprocessing", how] if how else []))
@@ -116,7 +119,7 @@ def test_preparation_is_as_asked_for_else_as_the_file_tells(
     assert {line.split()[1] for line in lines[:3]} == {"cat", "dog", "emu"}
 
 
-def test_without_names_classes_go_by_number(foreign: Path, picture: Path, run: Callable[..., list[str]]) -> None:
+def test_without_names_classes_go_by_number(foreign: Path, picture: Path, run: Run) -> None:
     lines = run("explain", foreign, picture)
     assert lines[0] == "classes go by their numbers here: --classes A,B,... names them"
     best = lines[1].split()[1]
@@ -124,7 +127,7 @@ def test_without_names_classes_go_by_number(foreign: Path, picture: Path, run: C
 
 
 def test_a_thousand_classes_have_imagenets_names_if_keras_has_them(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., list[str]]
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     """Listing 5.42: number 386 is the African elephant."""
     stack = [layers.Conv2D(1, 3), layers.Flatten(), layers.Dense(1000, "softmax")]
@@ -140,9 +143,7 @@ def test_a_thousand_classes_have_imagenets_names_if_keras_has_them(
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])
-def test_one_unit_has_two_classes_and_a_logit_a_probability(
-    activation: str | None, picture: Path, run: Callable[..., list[str]]
-) -> None:
+def test_one_unit_has_two_classes_and_a_logit_a_probability(activation: str | None, picture: Path, run: Run) -> None:
     stack = [layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(1, activation, kernel_initializer="zeros")]
     model = keras.Sequential([keras.Input((5, 5, 1)), *stack])
     model.layers[-1].set_weights([model.layers[-1].get_weights()[0], np.array([2.0])])
@@ -153,9 +154,7 @@ def test_one_unit_has_two_classes_and_a_logit_a_probability(
     np.testing.assert_array_equal(read("some.cat-explain.png"), superimpose(read(picture), np.zeros((1, 1))))
 
 
-def test_occlusion_instead_of_gradients(
-    model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
-) -> None:
+def test_occlusion_instead_of_gradients(model: keras.Model, foreign: Path, picture: Path, run: Run) -> None:
     lines = run("explain", foreign, picture, "--class", 1, "--occlusion")
     expected = superimpose(read(picture), occlusion_map(model, seen(picture), 1))
     np.testing.assert_array_equal(read("some.cat-explain.png"), expected)
@@ -164,7 +163,7 @@ def test_occlusion_instead_of_gradients(
 
 @pytest.mark.parametrize(("sides", "size"), [((6, 9), (9, 6)), ((None, None), (224, 224))])
 def test_the_whole_picture_is_resized_to_any_input(
-    sides: tuple[int | None, int | None], size: tuple[int, int], picture: Path, run: Callable[..., list[str]]
+    sides: tuple[int | None, int | None], size: tuple[int, int], picture: Path, run: Run
 ) -> None:
     stack = [layers.Conv2D(2, 3), layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")]
     model = keras.Sequential([keras.Input((*sides, 3)), *stack])
@@ -179,7 +178,7 @@ def test_the_whole_picture_is_resized_to_any_input(
 
 @pytest.mark.parametrize("names", [["first", "max_pooling2d", "last"], ["first"]])
 def test_every_channel_of_the_layers_is_drawn_under_the_dead_share(
-    names: list[str], model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+    names: list[str], model: keras.Model, foreign: Path, picture: Path, run: Run
 ) -> None:
     names = [layer.name for layer in model.layers[: len(names)]]  # Keras numbers its own names
     lines = run("activations", foreign, picture, *(names if len(names) == 1 else []))
@@ -199,7 +198,7 @@ def test_every_channel_of_the_layers_is_drawn_under_the_dead_share(
 
 
 def test_the_grid_is_of_the_first_convolution_at_each_size(
-    model: keras.Model, foreign: Path, picture: Path, run: Callable[..., list[str]]
+    model: keras.Model, foreign: Path, picture: Path, run: Run
 ) -> None:
     lines = run("filters", foreign, "--size", 10, "--steps", 2, "--seed", 3)
     assert [line.partition(":")[0] for line in lines] == ["foreign-first.png", "foreign-last.png"]
@@ -208,7 +207,7 @@ def test_the_grid_is_of_the_first_convolution_at_each_size(
 
 
 def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
-    model: keras.Model, own: Path, picture: Path, run: Callable[..., list[str]]
+    model: keras.Model, own: Path, picture: Path, run: Run
 ) -> None:
     """VGG16's weights were trained with OpenCV's order, less a mean of 104 to 124 for each channel."""
     run("filters", own, "first", "--size", 10, "--steps", 2, "--count", 3, "--folder", "new")
@@ -218,7 +217,7 @@ def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
     assert np.abs(drawn - expected).max() <= 1, "red and blue are swapped"
 
 
-def test_a_base_goes_by_its_name_and_has_its_own_weights(picture: Path, run: Callable[..., list[str]]) -> None:
+def test_a_base_goes_by_its_name_and_has_its_own_weights(picture: Path, run: Run) -> None:
     lines = run("filters", "mini", "block2_conv1", "--count", 2, "--size", 8, "--steps", 1)
     assert lines == ["mini-block2_conv1.png: patterns of 2 filters of block2_conv1"]
     assert read("mini-block2_conv1.png").shape == (8, 8 * 13 - 5, 3)
@@ -228,7 +227,7 @@ def test_a_base_goes_by_its_name_and_has_its_own_weights(picture: Path, run: Cal
 
 
 def test_only_files_of_its_own_are_replaced_unless_asked(
-    foreign: Path, picture: Path, run: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    foreign: Path, picture: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Path("map.png")
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(output)

@@ -102,14 +102,6 @@ def shift_a_curve(figure: Figure) -> None:
     line.set_ydata(np.asarray(line.get_ydata()) + (high - low) / 20)
 
 
-def leave_out_a_bar(figure: Figure) -> None:
-    [*figure.axes[0].patches, *figure.axes[0].collections][1].remove()
-
-
-def leave_out_the_published_figure(figure: Figure) -> None:
-    figure.axes[0].lines[-1].remove()
-
-
 def move_a_dot(figure: Figure) -> None:
     """One seed of the second rung, by a point and a half."""
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"][1]
@@ -117,13 +109,8 @@ def move_a_dot(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("ladder", leave_out_a_bar), ("ladder", move_a_dot), ("ladder", leave_out_the_published_figure),
-        ("accuracy", shift_a_curve), ("accuracy", leave_out_a_bar), ("accuracy", leave_out_the_published_figure),
-        ("loss", shift_a_curve), ("dead", leave_out_a_bar),
-    ],
-)  # fmt: skip
+    ("name", "change"), [("ladder", move_a_dot), ("accuracy", shift_a_curve), ("loss", shift_a_curve)]
+)
 def test_a_change_that_a_person_would_see_is_caught(
     name: str, change: Callable[[Figure], None], image_regression: ImageRegressionFixture
 ) -> None:

@@ -16,7 +16,6 @@ import keras
 import numpy as np
 import pytest
 from builders import result, result_with_history
-from keras import layers
 from PIL import Image
 
 from convspec import models, training
@@ -302,20 +301,6 @@ def test_each_filter_is_shown_what_it_responds_to_most(page: Element, case: Case
     means = np.asarray(layer.predict(np.array(patterns), verbose=0)).mean(axis=(1, 2))[:, :16]
     own = np.mean(means.argmax(axis=0) == np.arange(16))
     assert own > 0.5, f"of 16 filters {own:.0%} respond to their own pattern more than to the others"
-
-
-def test_patterns_are_true_in_colour_for_a_base_that_takes_blue_first(case: Case, tmp_path: Path) -> None:
-    """A filter that looks at the first channel alone, which is blue to VGG16 as it was trained."""
-    model = keras.Sequential(
-        [keras.Input((48, 48, 3)), layers.Conv2D(1, 1), layers.Flatten(), layers.Dense(1, "sigmoid")]
-    )
-    model.layers[0].set_weights([np.array([1.0, 0, 0]).reshape(1, 1, 3, 1), np.zeros(1)])
-    model.save(file := tmp_path / "one.keras")
-    vgg16 = replace(case.best, recipe=replace(case.best.recipe, base="vgg16", preprocessing="base"))
-    for run, brightest in ((vgg16, 2), (case.best, 0)):
-        written = case.write(tmp_path / "index.html", {"fine_tuned": [run]}, file)
-        (shown,) = every(section(written, "filters"), "img")
-        assert pixels(shown)[:96, :96].mean(axis=(0, 1)).argmax() == brightest
 
 
 def test_timings_machine_and_the_exact_command_are_there(page: Element) -> None:
