@@ -160,27 +160,6 @@ def test_one_pixel_below_the_smallest_size_is_refused_with_both_sizes(name: str)
             models.conv_base(name, None, (height, width, 3))
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"),
-    [("vgg16", 32), ("vgg19", 32), ("mini", 16), ("inception_v3", 75), ("mobilenet", 31), ("xception", 7)],
-)
-def test_arithmetic_and_keras_refuse_alike_below_the_architectures_limit(name: str, limit: int) -> None:
-    """Keras asks 32 of MobileNet and 71 of Xception, whose layers would take less; for the others this is its limit.
-
-    ResNet50's layers, all padded, would take a single pixel.
-    """
-    base, _ = base_of_any_size(name)
-    for size in (limit, limit + 1):
-        last = predicted(base, (size, size, 3))[base.layers[-1].name][0]
-        assert last == base.compute_output_shape((1, size, size, 3))[1:]
-    for compute in (
-        lambda: predicted(base, (limit - 1, limit - 1, 3)),
-        lambda: base.compute_output_shape((1, limit - 1, limit - 1, 3)),
-    ):
-        with pytest.raises(ValueError, match=r"must fit in a valid input|Computed output size would be zero"):
-            compute()
-
-
 @pytest.mark.parametrize("size", [46, 63, 150])
 def test_small_convnet_is_as_predicted_with_dropout_and_other_filters(size: int) -> None:
     model = models.small_convnet((size, size, 3), dropout=0.5, classes=5, filters=(8, 16, 16, 24))

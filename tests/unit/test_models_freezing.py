@@ -85,15 +85,6 @@ def test_after_thawing_the_layers_from_there_on_move_and_none_before(name: str) 
     assert _moved(model, lambda: _train(model)) == top | _head(model)
 
 
-def test_moving_statistics_alone_move_at_a_learning_rate_of_0() -> None:
-    """Their movement is no gradient's doing: freezing must stop it too, and a zero learning rate doesn't."""
-    base, model = _model("mobilenet")
-    compile_model(model, 0.0)
-    moved = _moved(model, lambda: _train(model))
-    assert moved == {weight.path for weight in base.non_trainable_weights}
-    assert all(path.endswith(MOVING) for path in moved)
-
-
 def test_a_frozen_base_gives_the_same_features_in_training() -> None:
     """What lets features be recorded once (listing 5.17): frozen, a batch normalisation doesn't look at its batch."""
     base, _ = _model("mobilenet")
@@ -104,19 +95,6 @@ def test_a_frozen_base_gives_the_same_features_in_training() -> None:
         outputs += [keras.ops.convert_to_numpy(base(pictures, training=training)) for training in (False, True)]
     assert not np.allclose(outputs[0], outputs[1], rtol=0.1), "unfrozen, training normalises by the batch"
     np.testing.assert_array_equal(outputs[2], outputs[3])
-
-
-@each_base
-def test_predicting_and_evaluating_move_nothing_even_when_all_is_trainable(name: str) -> None:
-    _, model = _model(name)
-    compile_model(model, 1e-3)
-    pictures, labels = _pictures(SIZES[name])
-
-    def look() -> None:
-        model.predict(pictures, verbose=0)
-        model.evaluate(pictures, labels, verbose=0)
-
-    assert not _moved(model, look)
 
 
 def test_recompiling_forgets_no_weight() -> None:

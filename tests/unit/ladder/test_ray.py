@@ -1,6 +1,5 @@
 """Work spread over a Ray cluster gives what one machine gives; Ray plays two machines of one processor on this one."""
 
-import ast
 import importlib
 import os
 import signal
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 from builders import contents, short_recipe, store_in
 
-import convspec
 from convspec import BadInput, features, models
 from convspec.data import shapes
 from convspec.data.batches import Batches, Prepare, View, rescale
@@ -204,21 +202,3 @@ def test_without_ray_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch,
     result = pytester.runpytest("--convspec-engine", "ray")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*Ray is not installed: pip install*"])
-
-
-def test_only_one_module_imports_ray_and_none_imports_that_at_its_top() -> None:
-    def imported(nodes: list[ast.stmt]) -> set[str]:
-        names = [
-            f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
-            for node in nodes
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for alias in node.names
-        ]
-        return {name for name in names if name.split(".")[0] in ("ray", "pyarrow") or name == "convspec.ladder.ray"}
-
-    package = Path(convspec.__file__).parent
-    for file in set(package.rglob("*.py")) - {package / "ladder" / "ray.py"}:
-        tree = ast.parse(file.read_text())
-        everywhere = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
-        assert imported(everywhere) <= {"convspec.ladder.ray"}, file
-        assert not imported(tree.body), file

@@ -286,13 +286,6 @@ def test_speeds_are_dots_at_the_left_and_shares_at_the_right(tmp_path: Path, wri
         assert (columns.max() < 0.62 * width) if at_the_left else (columns.min() > 0.55 * width)
 
 
-def test_an_unknown_share_has_no_dot(tmp_path: Path, write: Write) -> None:
-    for share, expected in ((0.5, True), (None, False)):
-        right = drawn(tmp_path, write, (10, share))[:, 850:]
-        blue = np.abs(right - (0x44, 0x77, 0xAA)).sum(axis=-1) < 9
-        assert blue.any() == expected
-
-
 def test_the_chart_names_everything_in_texts_that_do_not_overlap(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
