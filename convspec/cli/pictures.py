@@ -63,8 +63,8 @@ def _is_own(file: Path) -> bool:
 
 
 def write(picture: np.ndarray, file: Path) -> None:
-    """Write a uint8 picture, grey or RGB, as a PNG file of convspec's own."""
+    """Write a uint8 picture, (height, width) or (height, width, 3), as a PNG file of convspec's own."""
     metadata = PngInfo()
     metadata.add_text("Software", SOFTWARE)
     with atomic_write(file) as partial:
-        Image.fromarray(picture.squeeze()).save(partial, "PNG", pnginfo=metadata)
+        Image.fromarray(picture).save(partial, "PNG", pnginfo=metadata)

@@ -12,7 +12,6 @@ from convspec.training import compile_model, fit
 
 SIZES = {"mini": 16, "mobilenet": 32}
 THAWED_FROM = {"mini": "block4_conv1", "mobilenet": "conv_pw_2"}
-MOVING = ("moving_mean", "moving_variance")
 each_base = pytest.mark.parametrize("name", SIZES)
 
 
