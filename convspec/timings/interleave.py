@@ -62,17 +62,14 @@ def compare_rounds(base: Sequence[float] | np.ndarray, new: Sequence[float] | np
     return RoundVerdict("no slower" if no_slower else "cannot tell", ratio, low, high)
 
 
-def interleave(
-    base: Path, expression: str, rounds: int, progress: TextIO, new: Path = Path(__file__).parents[2]
-) -> tuple[Table, bool]:
-    """Time the benchmarks of two versions in turn, each run in a process of its own.
+def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tuple[Table, bool]:
+    """Time the benchmarks of another version and of this one in turn, each run in a process of its own.
 
     Args:
         base: folder of the other version.
         expression: pytest's -k, which picks the benchmarks.
         rounds: runs of each version; which of them comes first alternates.
         progress: stream for a line after each run.
-        new: folder of the version that is judged, by default this one.
 
     Returns:
         The table, and False where a benchmark is slower (see `compare_rounds`) or has vanished.
@@ -82,7 +79,7 @@ def interleave(
     """
     if rounds < MIN_ROUNDS:
         raise BadInput(f"--rounds {rounds} cannot tell a difference from noise; give {MIN_ROUNDS} or more")
-    sides = {"base": Path(os.path.abspath(base)), "new": new}
+    sides = {"base": Path(os.path.abspath(base)), "new": Path(__file__).parents[2]}
     runs: dict[str, list[Record]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="convspec-compare-") as folder:
         for number in range(rounds):

@@ -82,10 +82,10 @@ def dead_share(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.mean(~maps.any(axis=(0, 1)))) for name, maps in outputs.items() if maps.ndim == 3}
 
 
-def channel_tiles(maps: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Tile all channels of a layer, `columns` a row, each scaled on its own (listing 5.31).
+def channel_tiles(maps: np.ndarray) -> np.ndarray:
+    """Tile all channels of a layer, 16 a row, each scaled on its own (listing 5.31).
 
-    Takes (height, width, channels) and returns uint8 (rows * height, columns * width). Each channel has mean 128 and
+    Takes (height, width, channels) and returns uint8 (rows * height, 16 * width). Each channel has mean 128 and
     standard deviation 64; a constant one is 128, and black if it is dead, 0 everywhere. The rest of the last row is
     white. Raises BadInput for another shape, NaN and infinity.
     """
@@ -96,7 +96,7 @@ def channel_tiles(maps: np.ndarray, columns: int = 16) -> np.ndarray:
     flat = np.ptp(maps, axis=(0, 1)) == 0
     scaled = (maps - maps.mean(axis=(0, 1))) / np.where(flat, 1, maps.std(axis=(0, 1))) * 64 + 128
     scaled = np.where(flat, np.where(maps.any(axis=(0, 1)), 128, 0), np.clip(scaled, 0, 255))
-    return tile(np.moveaxis(scaled.astype(np.uint8), -1, 0), columns, fill=255)
+    return tile(np.moveaxis(scaled.astype(np.uint8), -1, 0), 16, fill=255)
 
 
 def tile(pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: int = 0, fill: int = 0) -> np.ndarray:

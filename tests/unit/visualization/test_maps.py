@@ -134,7 +134,7 @@ def test_every_channel_has_a_place_sixteen_a_row(channels: int, rng: np.random.G
 def test_dead_channels_are_black_and_constant_ones_grey(value: float, shade: int) -> None:
     """Listing 5.31 divides by a standard deviation of zero."""
     maps = np.stack([np.full((7, 7), value), np.eye(7)], axis=-1).astype(np.float32)
-    assert (channel_tiles(maps, columns=2)[:, :7] == shade).all()
+    assert (channel_tiles(maps)[:, :7] == shade).all()
 
 
 # Class activation maps (listings 5.40 to 5.44)
