@@ -1,1 +1,1 @@
-"""Reports of a session: tables, charts, contact sheets, claims and the HTML page. Begin reading in `html`."""
+"""Reports of a session: tables, charts, rows of pictures, claims and the HTML page. Begin reading in `html`."""

@@ -1,4 +1,4 @@
-"""The ladder's table, its record, the claims and the contact sheets say what the runs say."""
+"""The ladder's table, its record, the claims and the rows of pictures say what the runs say."""
 
 import json
 from dataclasses import replace
