@@ -104,8 +104,7 @@ def filter_patterns(
                 inputs = ascend(inputs, selection)
                 bar.update(len(selection))
             patterns.append(to_array(inputs))
-    inputs = np.concatenate(patterns)
-    check_finite(inputs, f"{layer_name}'s patterns")
+    check_finite(inputs := np.concatenate(patterns), f"{layer_name}'s patterns")
     return np.stack([deprocess_image(pattern) for pattern in inputs]) if as_pictures else inputs
 
 
