@@ -74,7 +74,7 @@ class AccuracyVerdict:
 
 
 def gate(
-    baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: int = 1, weights: ArrayLike | None = None
+    baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: int = 1, weights: np.ndarray | None = None
 ) -> AccuracyVerdict:
     """Return the verdict on whether `new` is as accurate as `baseline`; see the module for the rule.
 
@@ -92,7 +92,7 @@ def gate(
         raise ValueError(f"margin must lie between 0 and 1 and looks be at least 1, got {margin} and {looks}")
     base, fresh = validate_sides(baseline, new)
     alpha, level, shared = FALSE_ALARMS / looks, (1 - CONFIDENCE) / looks, min(len(base), len(fresh))
-    accuracies = [np.average(side, axis=1, weights=weights) for side in (base, fresh)]
+    accuracies = np.average(base, axis=1, weights=weights), np.average(fresh, axis=1, weights=weights)
     before, after = (float(side.mean()) for side in accuracies)
     constant = bool((base == base[0]).all() and (fresh == fresh[0]).all())
     if constant:
@@ -149,8 +149,8 @@ def _note(evidence: _Evidence, single: bool, lone: bool, constant: bool) -> str:
     return note if lone else ""
 
 
-def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float, weights: ArrayLike | None) -> _Evidence:
-    shares = np.ones(len(base)) if weights is None else np.asarray(weights)
+def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float, weights: np.ndarray | None) -> _Evidence:
+    shares = np.ones(len(base)) if weights is None else weights
     flipped, pictures = (new.astype(int) - base) * shares, len(base)
     error = sqrt(max(float(flipped.var(ddof=1)), 1 / 12 / pictures) / pictures)
     drop_p, gain_p = (_sign_test(sign * flipped) for sign in (1, -1))

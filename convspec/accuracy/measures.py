@@ -42,16 +42,16 @@ def measure(runs: Sequence[Run], classes: Sequence[str]) -> Measures:
     labels, predicted = np.array(runs[0].labels), np.array([run.predicted for run in runs])
     confidence = np.array([run.confidence for run in runs], float).ravel()
     count, right = len(classes), predicted == labels
-    confusion = np.bincount((labels * count + predicted).ravel(), minlength=count * count)
-    confusion = confusion.reshape(count, count) / len(runs)
+    pairs = np.bincount((labels * count + predicted).ravel(), minlength=count * count)
+    confusion = pairs.reshape(count, count) / len(runs)
     pictures = np.bincount(labels, minlength=count)
-    tested = np.flatnonzero(pictures)
+    tested = np.flatnonzero(pictures).tolist()
     recalls = confusion.diagonal()[tested] / pictures[tested]
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # each bin holds its upper edge
-    reliability = []
-    for chosen in (bins == number for number in np.unique(bins)):
-        figures = confidence[chosen].mean(), right.ravel()[chosen].mean(), chosen.mean()
-        reliability.append(tuple(map(float, figures)))
+    reliability = [
+        (float(confidence[chosen].mean()), float(right.ravel()[chosen].mean()), float(chosen.mean()))
+        for chosen in (bins == number for number in np.unique(bins))
+    ]
     return Measures(
         classes=tuple(classes),
         majority=float(pictures.max() / len(labels)),
