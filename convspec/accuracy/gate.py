@@ -33,6 +33,7 @@ POWER = 0.95
 MARGIN = 0.01
 OWN_SHARE = 0.1  # of the level, for the test with the variance of the baseline alone
 MIN_SEEDS, MAX_SEEDS = 3, 1_000_000
+SIGN_DRAWS = 100_000  # of the sign test for pictures of different weights
 SUSPICION = (
     "suspiciously good ({:+.1f} points): are test pictures among the training pictures (the same files, copies, crops, "
     "frames of one scene), does the label leak into the input, or is the base one that has seen these pictures?"
@@ -72,7 +73,9 @@ class AccuracyVerdict:
         return "; ".join([*parts, *filter(None, (self.note, self.warning))])
 
 
-def gate(baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: int = 1) -> AccuracyVerdict:
+def gate(
+    baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: int = 1, weights: np.ndarray | None = None
+) -> AccuracyVerdict:
     """Return the verdict on whether `new` is as accurate as `baseline`; see the module for the rule.
 
     Args:
@@ -80,6 +83,7 @@ def gate(baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: 
         new: The same of the new runs.
         margin: The drop that is tolerated, between 0 and 1.
         looks: Number of verdicts asked for while runs are added, this one included; set before the first.
+        weights: Of each picture in the accuracy, 1 on average, see `measures.picture_weights`; None for equal ones.
 
     Raises:
         ValueError: For sides that are no such matrices, a margin outside (0, 1) or fewer than one look.
@@ -88,11 +92,11 @@ def gate(baseline: ArrayLike, new: ArrayLike, *, margin: float = MARGIN, looks: 
         raise ValueError(f"margin must lie between 0 and 1 and looks be at least 1, got {margin} and {looks}")
     base, fresh = validate_sides(baseline, new)
     alpha, level, shared = FALSE_ALARMS / looks, (1 - CONFIDENCE) / looks, min(len(base), len(fresh))
-    accuracies = base.mean(axis=1), fresh.mean(axis=1)
+    accuracies = np.average(base, axis=1, weights=weights), np.average(fresh, axis=1, weights=weights)
     before, after = (float(side.mean()) for side in accuracies)
     constant = bool((base == base[0]).all() and (fresh == fresh[0]).all())
     if constant:
-        evidence = _by_pictures(base[0], fresh[0], alpha)
+        evidence = _by_pictures(base[0], fresh[0], alpha, weights)
     else:
         evidence = _by_seeds(*accuracies, 1 / 12 / base.shape[1] ** 2, alpha, level)
     half = float(special.stdtrit(evidence.degrees, 1 - level)) * evidence.error
@@ -145,15 +149,23 @@ def _note(evidence: _Evidence, single: bool, lone: bool, constant: bool) -> str:
     return note if lone else ""
 
 
-def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float) -> _Evidence:
-    flipped = new.astype(int) - base
-    pictures, worse, better = len(flipped), int((flipped < 0).sum()), int((flipped > 0).sum())
-    variance = (worse + better - (worse - better) ** 2 / pictures) / (pictures - 1)
-    error = sqrt(max(variance, 1 / 12 / pictures) / pictures)
-    drop_p, gain_p = (float(special.bdtrc(count - 1, worse + better, 0.5)) for count in (worse, better))
-    min_flips = ceil(-log2(alpha)) / pictures  # all one way, for McNemar's test to see them
+def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float, weights: np.ndarray | None) -> _Evidence:
+    shares = np.ones(len(base)) if weights is None else weights
+    flipped, pictures = (new.astype(int) - base) * shares, len(base)
+    error = sqrt(max(float(flipped.var(ddof=1)), 1 / 12 / pictures) / pictures)
+    drop_p, gain_p = (_sign_test(sign * flipped) for sign in (1, -1))
+    min_flips = ceil(-log2(alpha)) / pictures * float(shares.max())  # all one way, for the sign test to see them
     smallest = max(_detectable(alpha, pictures - 1, error), min_flips)
     return _Evidence(error, pictures - 1, error**2 / 2, drop_p, gain_p, smallest)
+
+
+def _sign_test(flipped: np.ndarray) -> float:
+    """Return the one-sided p-value of no drop: McNemar's, or by drawn signs where the pictures' weights differ."""
+    sizes, counts = np.unique(np.round(np.abs(flipped[flipped != 0]), 9), return_counts=True)
+    if len(sizes) < 2:
+        return float(special.bdtrc(int((flipped < 0).sum()) - 1, int(counts.sum()), 0.5))
+    draws = np.random.default_rng(0).binomial(counts, 0.5, (SIGN_DRAWS, len(counts)))
+    return (1 + int((((2 * draws - counts) @ sizes) <= flipped.sum() + 1e-6).sum())) / (1 + SIGN_DRAWS)
 
 
 def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: float, level: float) -> _Evidence:

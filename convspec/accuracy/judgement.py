@@ -17,6 +17,7 @@ from convspec.accuracy import baselines, gate
 from convspec.accuracy.baselines import Run
 from convspec.accuracy.flips import Flips, flips
 from convspec.accuracy.gate import MARGIN, AccuracyVerdict
+from convspec.accuracy.measures import Measure, picture_weights
 
 LIBRARIES = ("numpy", "scipy", "sklearn", "torch", "keras", "tensorflow", "jax")  # recorded where they are imported
 
@@ -34,13 +35,15 @@ class Judgement:
     runs: list[Run]
     verdict: AccuracyVerdict | None = None
     flips: Flips | None = None
+    measure: Measure = "accuracy"
 
     @property
     def lines(self) -> list[str]:
         """Report in words, the verdict first."""
         if not self.verdict:
             return [f"{self.name}: {self.against}", *self.left_out]
-        lines = [f"{self.name}: {self.verdict}", f"against {self.against}", *self.left_out]
+        balanced = ", balanced accuracy" if self.measure == "balanced" else ""
+        lines = [f"{self.name}{balanced}: {self.verdict}", f"against {self.against}", *self.left_out]
         if self.flips and self.flips.pictures:
             lines.append(str(self.flips))
             if self.flips.outcome == "change":
@@ -61,13 +64,15 @@ class Judgement:
         """Figures for a machine to read, as in JUnit's XML."""
         figures: dict[str, Any] = {"name": self.name, "outcome": self.outcome, "against": self.against}
         if self.verdict and self.flips:
-            figures |= asdict(self.verdict)
+            figures |= asdict(self.verdict) | {"measure": self.measure}
             rates = {"flip_rate": self.flips.between, "flip_rate_by_chance": self.flips.within}
             figures |= {"flips": self.flips.outcome, **rates}
         return figures | {"changes": "; ".join(self.changes), "left_out": "; ".join(self.left_out)}
 
 
-def judge(folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int = 1) -> Judgement:
+def judge(
+    folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int = 1, measure: Measure = "accuracy"
+) -> Judgement:
     """Return the judgement of `runs`, of one model on one machine, by their baseline in `folder`.
 
     Args:
@@ -75,6 +80,7 @@ def judge(folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int 
         runs: The new runs, at least one.
         margin: The drop in accuracy that is tolerated.
         looks: Number of verdicts asked for while runs are added.
+        measure: What is judged: the accuracy, or the balanced accuracy, in which every class counts the same.
 
     Raises:
         BadInput: For a folder with anything but sound baselines.
@@ -84,8 +90,13 @@ def judge(folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int 
     if not chosen.runs:
         return missing
     sides = [np.equal([run.predicted for run in side], side[0].labels) for side in (chosen.runs, runs)]
-    verdict, changes = gate.gate(*sides, margin=margin, looks=looks), baselines.changes(chosen.runs, runs)
-    return replace(missing, outcome=verdict.outcome, changes=changes, verdict=verdict, flips=flips(*sides))
+    weights = picture_weights(runs[0].labels) if measure == "balanced" else None
+    verdict, changes = (
+        gate.gate(*sides, margin=margin, looks=looks, weights=weights),
+        baselines.changes(chosen.runs, runs),
+    )
+    judged: Any = {"outcome": verdict.outcome, "changes": changes, "verdict": verdict, "flips": flips(*sides)}
+    return replace(missing, measure=measure, **judged)
 
 
 def results_from_predictions(

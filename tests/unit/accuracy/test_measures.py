@@ -1,0 +1,91 @@
+"""Measures beside accuracy against scikit-learn's, and the gate of balanced accuracy."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from convspec.accuracy import baselines, gate, judgement, measures
+
+metrics = pytest.importorskip("sklearn.metrics")
+CLASSES = ("cat", "dog", "hen")
+ANSWERS = st.integers(3, 60).flatmap(
+    lambda n: st.tuples(
+        arrays.arrays(int, n, elements=st.integers(0, 2)), arrays.arrays(int, (2, n), elements=st.integers(0, 2))
+    )
+)
+
+
+def runs(labels: Any, predicted: Any, confidence: Any = None) -> list[baselines.Run]:
+    made = judgement.results_from_predictions("pets", predicted, labels, confidence=confidence)
+    return [
+        replace(run, labels=np.asarray(labels).tolist(), predicted=row)
+        for run, row in zip(made, np.atleast_2d(predicted).tolist(), strict=True)
+    ]
+
+
+@given(ANSWERS)
+def test_recalls_confusion_and_balanced_accuracy_are_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, predicted = answers
+    measured = measures.measure(runs(labels, predicted), CLASSES)
+    matrices = [metrics.confusion_matrix(labels, row, labels=range(3)) for row in predicted]
+    np.testing.assert_allclose(measured.confusion, np.mean(matrices, axis=0))
+    tested = sorted(set(labels))
+    recalls = np.mean([metrics.recall_score(labels, row, labels=tested, average=None) for row in predicted], axis=0)
+    assert measured.recalls == pytest.approx(
+        {CLASSES[label]: recall for label, recall in zip(tested, recalls, strict=True)}
+    )
+    assert measured.balanced == pytest.approx(recalls.mean())
+
+
+@given(ANSWERS)
+def test_weighted_by_picture_the_accuracy_is_the_balanced_accuracy(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, predicted = answers
+    weights = measures.picture_weights(labels)
+    assert weights.mean() == pytest.approx(1)
+    balanced = np.mean([np.average(row == labels, weights=weights) for row in predicted])
+    assert balanced == pytest.approx(measures.measure(runs(labels, predicted), CLASSES).balanced)
+
+
+def test_a_model_that_always_answers_the_commonest_class_reaches_the_majority_and_is_balanced_at_chance() -> None:
+    measured = measures.measure(runs([0] * 55 + [1] * 5, [0] * 60), ("cat", "dog"))
+    assert (measured.majority, measured.balanced) == (pytest.approx(55 / 60), 0.5)
+    assert measured.recalls == {"cat": 1.0, "dog": 0.0}
+    assert measured.confusions == [("dog", "cat", 5.0)]
+
+
+@pytest.mark.parametrize(("confidence", "error"), [(0.8, 0.0), (1.0, 0.2), (0.5, 0.3)])
+def test_the_calibration_error_is_how_far_confidence_is_from_accuracy(confidence: float, error: float) -> None:
+    labels = [0, 1] * 50
+    predicted = [label if place % 5 else 1 - label for place, label in enumerate(labels)]  # four of five are right
+    measured = measures.measure(runs(labels, predicted, [confidence] * 100), ("cat", "dog"))
+    assert measured.calibration_error == pytest.approx(error)
+    assert measured.reliability == [(pytest.approx(confidence), pytest.approx(0.8), 1.0)]
+
+
+def test_the_balanced_gate_sees_a_rare_class_that_is_lost(tmp_path: Path) -> None:
+    """95 cats and 5 dogs, of which the new runs recognise none: five points of accuracy, half of the balanced one."""
+    labels, rng = np.repeat([0, 1], [950, 50]), np.random.default_rng(0)
+    noise = rng.random((10, 1000)) < 0.05
+    predicted = np.where(noise, 1 - labels, labels)
+    for run in runs(labels, predicted[:5]):
+        baselines.write(tmp_path, run)
+    new = runs(labels, np.where(labels == 1, 0, predicted[5:]))
+    judged = judgement.judge(tmp_path, new, margin=0.06, measure="balanced")
+    assert judged.outcome == "regressed"
+    assert judged.verdict
+    assert judged.verdict.change == pytest.approx(-0.475, abs=0.02)
+    assert judged.lines[0].startswith("pets, balanced accuracy: regressed: 0.4")
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_drawn_signs_agree_with_mcnemars_test_where_weights_hardly_differ(worse: int, better: int) -> None:
+    flipped = np.repeat([-1.0, 1.0, 0.0], [worse, better, 100])
+    uneven = flipped * np.linspace(1, 1 + 1e-7, len(flipped))
+    exact, drawn = gate._sign_test(flipped), gate._sign_test(uneven)
+    assert drawn == pytest.approx(exact, abs=0.01)  # five times the error of 100,000 draws
