@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 HEAD = 1024  # bytes that are looked at
 
@@ -67,10 +67,13 @@ _KINDS = [
 ]
 
 
-def identify(path: Path | str) -> Content:
+def identify(file: Path | str | BinaryIO) -> Content:
     """Return what the content of a file is, whatever its name; OSError where it cannot be read."""
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            return identify(opened)
+    file.seek(0)
+    head = file.read(HEAD)
     for content, start in _KINDS:
         if start.match(head):
             return content
