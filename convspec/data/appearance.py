@@ -23,6 +23,7 @@ TRANSPOSES = {  # by the EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # keys of Pillow's that hold an orientation
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 274, 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, SIGNED = 0, 2
 
@@ -42,6 +43,8 @@ def convert_as_seen(picture: Image.Image, file: BinaryIO) -> Image.Image:
 
 def find_transpose(picture: Image.Image) -> Image.Transpose | None:
     """Return how to turn a picture as its EXIF data say, else its XMP data."""
+    if METADATA.isdisjoint(picture.info) and picture.format != "TIFF":
+        return None  # at once, as Pillow takes a while to find nothing
     with suppress(*DAMAGED):  # data that cannot be read: viewers show the picture as it lies
         return TRANSPOSES.get(picture.getexif().get(ORIENTATION, 1))
     return None
@@ -82,21 +85,24 @@ def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | No
 def _with_8_bits(picture: Image.Image, file: BinaryIO) -> Image.Image:
     """Return a picture of 16 bits a channel with 8, and any other as it is."""
     tags = getattr(picture, "tag_v2", {})
-    if picture.mode.startswith("I"):
+    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
+    if picture.mode.startswith("I") or (signed and picture.mode == "L"):
         values = np.asarray(picture)
-        if picture.mode == "I" and tags.get(SAMPLE_FORMAT, (SIGNED,))[0] != SIGNED:
-            values = values.view(np.uint32)
+        if (picture.mode == "I") != signed:  # Pillow's "I" is signed, its "L" is not
+            values = values.view(np.int8 if signed else np.uint32)
         grey = _scale(values)
         # Pillow turns over 8 bits alone.
         return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
-    if picture.mode not in ("RGB", "RGBA") or _bits(picture, file) != 16 or np.asarray(picture)[..., :3].max() >= 64:
+    bands = {"RGB": 3, "RGBA": 3, "LA": 1}.get(picture.mode)
+    if not bands or _bits(picture, file) != 16 or np.asarray(picture)[..., :bands].max() >= 64:
         return picture
     # Pillow keeps the upper 8 bits, which hold nearly nothing of 12-bit values.
     file.seek(0)
     deep = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if deep is None or deep.dtype != np.uint16 or deep.shape != (picture.height, picture.width, len(picture.mode)):
+    if deep is None or deep.dtype != np.uint16 or deep.shape[:2] != picture.size[::-1]:
         return picture
-    return Image.fromarray(np.dstack([_scale(deep[..., 2::-1]), _scale(deep[..., 3:])]))
+    colours = _scale(deep[..., 2::-1])
+    return Image.fromarray(np.dstack([colours, _scale(deep[..., 3:])]) if deep.shape[2] == 4 else colours)
 
 
 def _bits(picture: Image.Image, file: BinaryIO) -> int:
@@ -108,8 +114,6 @@ def _bits(picture: Image.Image, file: BinaryIO) -> int:
 
 def _scale(values: np.ndarray) -> np.ndarray:
     """Scale to 8 bits what has 16, or 10, 12, 14 that lie in 16 without a word: as many as the largest value needs."""
-    if not values.size:
-        return values.astype(np.uint8)
     if values.min() < 0:
         raise ValueError("what its negative pixels mean is not known; save it with 8 bits")
     bits = int(values.max()).bit_length()
@@ -117,4 +121,5 @@ def _scale(values: np.ndarray) -> np.ndarray:
         return (values >> (bits - 8)).astype(np.uint8)
     if bits > 14:
         return (values // 257).astype(np.uint8)
-    return (values.astype(np.uint32) * 255 // ((1 << max(bits, 1)) - 1)).astype(np.uint8)
+    white = (1 << max(bits, 1)) - 1
+    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)

@@ -6,11 +6,11 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO, cast, get_args
+from typing import BinaryIO, Literal, TextIO, cast
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from convspec import BadInput
 from convspec.data.appearance import DAMAGED, convert_as_seen, find_transform, find_transpose
-from convspec.data.content import identify
+from convspec.data.content import CONVERT, identify
 from convspec.progress import bar
 
 Truncated = Literal["skip", "fill"]
@@ -41,35 +41,30 @@ class UnreadableImage(BadInput):
 
 
 class _PillowsWarnings:
-    """The part of a filter of warnings that fits Pillow's modules, in the threads that decode.
+    """Context in which this thread ignores what Pillow warns of: damaged metadata, and sizes that are limited here.
 
-    `warnings.catch_warnings` changes the filters of all threads, and restores what another has changed.
+    `warnings.catch_warnings` is not for threads: it changes the filters of all, and restores what another has changed.
+    Here the filter stays out of effect in every other thread.
     """
 
-    decoding = threading.local()
+    def __init__(self) -> None:
+        self.thread = threading.local()
+        self.filter = ("ignore", None, Warning, self, 0)
 
     def match(self, module: str) -> bool:
-        return module.startswith("PIL.") and getattr(self.decoding, "now", False)
+        return module.startswith("PIL.") and getattr(self.thread, "decodes", False)
 
+    def __enter__(self) -> None:
+        self.thread.decodes = True
+        cast(list, warnings.filters).insert(0, self.filter)
 
-_IGNORE = ("ignore", None, Warning, _PillowsWarnings(), 0)
-
-
-def _filters() -> list[object]:
-    return cast(list[object], warnings.filters)
-
-
-@contextmanager
-def _without_pillows_warnings() -> Iterator[None]:
-    """Ignore what Pillow warns of in this thread: damaged metadata, and sizes that this module limits itself."""
-    _filters().insert(0, _IGNORE)
-    _PillowsWarnings.decoding.now = True
-    try:
-        yield
-    finally:
-        _PillowsWarnings.decoding.now = False
+    def __exit__(self, *error: object) -> None:
+        self.thread.decodes = False
         with suppress(ValueError):  # another thread has left catch_warnings
-            _filters().remove(_IGNORE)
+            cast(list, warnings.filters).remove(self.filter)
+
+
+_PILLOWS_WARNINGS = _PillowsWarnings()
 
 
 def load_image(
@@ -96,10 +91,10 @@ def load_image(
     """
     if interpolation not in INTERPOLATIONS and interpolation != "area":
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
-    if truncated not in get_args(Truncated):
-        raise BadInput(f"truncated must be one of {', '.join(get_args(Truncated))}, got {truncated!r}")
+    if truncated not in ("skip", "fill"):
+        raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
     failures = (*DAMAGED, Image.DecompressionBombError)
-    with _without_pillows_warnings():
+    with _PILLOWS_WARNINGS:
         try:
             with open(path, "rb") as file:
                 return _read(file, size, interpolation)
@@ -136,8 +131,8 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
         with suppress(ImportError):
             importlib.import_module("pillow_heif").register_heif_opener()
             return Image.open(file, formats=["HEIF"])
-    if content.picture and not content.remedy:
-        raise ValueError(f"damaged {content.name}")
+    if content.picture and (not content.remedy or (content.name == "AVIF picture" and "AVIF" in Image.OPEN)):
+        raise ValueError(f"{content.name} that is damaged, or of a rare kind; {CONVERT}")
     raise ValueError(f"{content.name}; {content.remedy}" if content.remedy else content.name)
 
 
@@ -167,7 +162,12 @@ def _load(picture: ImageFile.ImageFile, partial: bool) -> None:
 
 
 def _complete(data: bytes) -> BinaryIO:
-    return io.BytesIO(data + b"\xff\xd9" if data.startswith(b"\xff\xd8") else data)
+    """Return a JPEG with an end after its last whole segment, and anything else as it is."""
+    if data.startswith(b"\xff\xd8"):
+        last = max(data.rfind(marker) for marker in (b"\xff\xc4", b"\xff\xda", b"\xff\xdb"))
+        whole = len(data) >= last + 4 and len(data) >= last + 2 + int.from_bytes(data[last + 2 : last + 4], "big")
+        data = (data if whole else data[:last]) + b"\xff\xd9"
+    return io.BytesIO(data)
 
 
 def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray | None:
