@@ -66,7 +66,11 @@ HTML = b"<!DOCTYPE html>\n<html><title>404 Not Found</title></html>\n"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 10 10 rectfill\n%%EOF\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 FLOATING = Image.fromarray(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10))
-RARE, PAGES, ONE_PIXEL = "picture that is damaged, or of a rare kind; save it as JPEG or PNG", "animated, or has several pages", "no picture of anything"
+RARE, PAGES, ONE_PIXEL = (
+    "picture that is damaged, or of a rare kind; save it as JPEG or PNG",
+    "animated, or has several pages",
+    "no picture of anything",
+)
 CUT = "truncated|Truncated|that is damaged|: text$|not enough|broken|decoder|bad EPS|-2"
 
 # Name of the file: its bytes, and what the reason must say.
