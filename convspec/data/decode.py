@@ -24,6 +24,7 @@ from convspec.progress import bar
 Truncated = Literal["skip", "fill"]
 # Recognised by content, whatever the file's name.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+DNG_VERSION, SUBFILE_TYPE, REDUCED_RESOLUTION = 50706, 254, 1  # tags of TIFF, and a bit of the second
 MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
 REDUCED = {
@@ -145,6 +146,9 @@ def _refuse_others(picture: Image.Image) -> None:
     # A telephone's MPO holds one picture and its preview.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise ValueError("it is animated, or has several pages")
+    tags = getattr(picture, "tag_v2", {})
+    if DNG_VERSION in tags or tags.get(SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
+        raise ValueError("raw picture, which begins with a preview; develop it to JPEG or TIFF")
     if picture.mode == "F":
         raise ValueError("what its floating-point pixels mean is not known; save it with 8 bits")
 

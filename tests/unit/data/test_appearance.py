@@ -165,7 +165,9 @@ def test_a_picture_in_xyb_has_its_natural_colours(way: str) -> None:
     assert np.abs(xyb - srgb)[:160].mean() < 3
     if way == "area":
         small, large = load_image(odd("sample-xyb.jpg"), 60, way), xyb.astype(np.uint8)
-        assert np.abs(small - cv2.resize(large, (60, 60), interpolation=cv2.INTER_AREA).astype(float)).mean() < 3
+        assert np.abs(small - cv2.resize(large, (60, 60), interpolation=cv2.INTER_AREA).astype(float)).mean() < 6, (
+            "decoded smaller"
+        )
 
 
 def with_gamma(content: bytes, gamma: float) -> bytes:
@@ -361,8 +363,7 @@ def test_pillows_warnings_to_other_threads_are_shown(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"])
 def test_a_file_that_ends_early_is_read_as_far_as_it_goes(tmp_path: Path, kind: str, tenths: int, way: str) -> None:
     large = cv2.resize(waves(), (400, 300))
-    options: dict[str, Any] = {"progressive JPEG": {"progressive": True}, "GIF": {"interlace": 0}}.get(kind, {})
-    whole = encoded(kind.split()[-1], large, **options)
+    whole = encoded(kind.split()[-1], large, progressive="progressive" in kind, interlace=0)
     content, size = whole[: len(whole) * tenths // 10], 30 if way == "area" else None
     with pytest.raises(UnreadableImage):
         loaded(tmp_path, content, size, way)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from convspec import BadInput
 from convspec.data import load_dataset
 from convspec.data.decode import UnreadableImage, load_image
 
@@ -104,6 +105,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "drawing-svg.jpg": (SVG, "SVG picture; draw it as PNG$"),
     "paper.jpg": (encoded("PDF"), "PDF document; save its pages as PNG$"),
     "icon.jpg": (encoded("ICO"), "icon picture; save it as JPEG or PNG$"),
+    "raw.tif": (encoded("TIFF", tiffinfo={254: 1}), "raw picture, which begins with a preview; develop it"),
+    "raw.dng": (encoded("TIFF", tiffinfo={50706: b"\1\4\0\0"}), "raw picture, which begins with a preview; develop it"),
     "floating.tif": (encoded("TIFF", FLOATING), "floating-point pixels"),
 }  # fmt: skip
 
@@ -134,6 +137,22 @@ def test_all_bad_files_in_a_folder_are_skipped_counted_and_named(tmp_path: Path)
     assert len(same) == 1, "the same bytes under two names"
     assert same < {"drawing-svg.jpg", "drawing.svg"}
     assert len(dataset.train) + len(dataset.test) == 6
+
+
+def test_pictures_that_end_early_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / ("cats", "dogs")[number % 2]).mkdir(exist_ok=True)
+        whole = encoded("JPEG", picture(seed=number))
+        (tmp_path / ("cats", "dogs")[number % 2] / f"{number}.jpg").write_bytes(whole[:-50])
+    dataset = load_dataset(tmp_path, 8, truncated="fill")
+    assert (len(dataset.train) + len(dataset.validation or ()) + len(dataset.test), dataset.skipped) == (8, ())
+    with pytest.raises(BadInput, match=r"8 of 8 files .* are no pictures"):
+        load_dataset(tmp_path, 8)
+
+
+def test_an_unknown_way_with_files_that_end_early_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="^truncated must be skip or fill, got 'cut'$"):
+        load_image(tmp_path / "0.jpg", truncated="cut")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["huge.png", "large.png"])
