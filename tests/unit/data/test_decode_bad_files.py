@@ -146,12 +146,12 @@ def test_pictures_that_end_early_are_kept_where_that_is_asked_for(tmp_path: Path
         (tmp_path / ("cats", "dogs")[number % 2] / f"{number}.jpg").write_bytes(whole[:-50])
     dataset = load_dataset(tmp_path, 8, truncated="fill")
     assert (len(dataset.train) + len(dataset.validation or ()) + len(dataset.test), dataset.skipped) == (8, ())
-    with pytest.raises(BadInput, match=r"8 of 8 files .* are no pictures"):
+    with pytest.raises(BadInput, match="no readable picture"):
         load_dataset(tmp_path, 8)
 
 
 def test_an_unknown_way_with_files_that_end_early_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="^truncated must be skip or fill, got 'cut'$"):
+    with pytest.raises(BadInput, match=r"^truncated must be skip or fill, got 'cut'$"):
         load_image(tmp_path / "0.jpg", truncated="cut")  # type: ignore[arg-type]
 
 
