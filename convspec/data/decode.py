@@ -187,8 +187,13 @@ def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarr
     if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off, which OpenCV 4 fills up with grey
         return None
     # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
-    reduced = next(flag for step, flag in REDUCED.items() if step == 1 or min(picture.size) >= 0.75 * step * size)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced | cv2.IMREAD_IGNORE_ORIENTATION)
+    step = next(step for step in REDUCED if step == 1 or min(picture.size) >= 0.75 * step * size)
+    if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda")) > 0:
+        # With restart intervals, where OpenCV writes to stderr what it skips: Pillow is slower, and silent.
+        picture.draft(None, (picture.width // step, picture.height // step))
+        pixels = cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR)
+    else:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         return None
     if (way := find_transpose(picture)) is not None:

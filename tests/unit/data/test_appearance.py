@@ -337,6 +337,18 @@ def test_no_warning_leaves_the_decoder_in_any_thread(tmp_path: Path, name: str |
     assert list(warnings.filters) == before
 
 
+def test_a_jpeg_with_restart_intervals_is_what_it_is_without_and_silent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    large = cv2.resize(waves(), (400, 300))
+    plain, content = (encoded("JPEG", large, restart_marker_rows=rows) for rows in (0, 1))
+    for size in (300, 150, 70, 30):
+        expected = loaded(tmp_path, plain, size, "area")
+        np.testing.assert_array_equal(loaded(tmp_path, content, size, "area"), expected)
+    loaded(tmp_path, content.replace(b"\xff\xd0", b"skipped\xff\xd0"), 30, "area")
+    assert capfd.readouterr().err == ""
+
+
 def test_pillows_warnings_to_other_threads_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
 
