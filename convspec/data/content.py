@@ -40,7 +40,7 @@ _PICTURES = (
     ("FITS", CONVERT, rb"SIMPLE  ="),
     ("DICOM", CONVERT, rb".{128}DICM"),
     ("PostScript", "draw it as PNG", rb"%!PS|\xc5\xd0\xd3\xc6"),
-    ("SVG", "draw it as PNG", rb"(\xef\xbb\xbf)?\s*<[^\0]*<svg|(\xef\xbb\xbf)?\s*<svg"),
+    ("SVG", "draw it as PNG", rb"(?i)(\xef\xbb\xbf)?\s*<(?!html|!doctype html)([^\0]*<)?svg"),
 )
 _OTHERS = (
     ("PDF document", "save its pages as PNG", rb"%PDF-"),
