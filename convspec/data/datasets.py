@@ -77,6 +77,7 @@ def load_dataset(
     *,
     interpolation: str = "nearest",
     max_bad_fraction: float = 0.05,
+    truncated: decode.Truncated = "skip",
     progress: TextIO | None = None,
 ) -> Dataset:
     """Load the dataset of that name, or the folder of classes at that path.
@@ -89,6 +90,7 @@ def load_dataset(
         interpolation: Resizes a folder's pictures, as `decode.load_image` takes it.
         max_bad_fraction: Share of a folder's files, 0 to 1, that may be no pictures; with 0 the first is an error. They
             are skipped with a warning, and `Dataset.skipped` names each.
+        truncated: What becomes of files that end early, as `decode.load_image` takes it.
         progress: Stream for a progress bar; None for none.
 
     Raises:
@@ -112,7 +114,7 @@ def load_dataset(
         check(path_or_name)
         folder = Path(path_or_name).expanduser()
     name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else folder.resolve().name
-    return _folder(folder, size, seed, interpolation, max_bad_fraction, progress, name)
+    return _folder(folder, size, seed, interpolation, max_bad_fraction, truncated, progress, name)
 
 
 def check(path_or_name: str | Path) -> None:
@@ -162,14 +164,21 @@ def _mnist(file: Path, size: int) -> Dataset:
 
 
 def _folder(
-    folder: Path, size: int, seed: int, interpolation: str, max_bad_fraction: float, progress: TextIO | None, name: str
+    folder: Path,
+    size: int,
+    seed: int,
+    interpolation: str,
+    max_bad_fraction: float,
+    truncated: decode.Truncated,
+    progress: TextIO | None,
+    name: str,
 ) -> Dataset:
     listed = folders.list_pictures(folder)
     bad = list(listed.bad)
     if bad and not max_bad_fraction:
         raise BadInput(bad[0])
     pictures, failures = decode.load_images(
-        listed.paths, size, interpolation, strict=not max_bad_fraction, progress=progress
+        listed.paths, size, interpolation, strict=not max_bad_fraction, truncated=truncated, progress=progress
     )
     bad += failures.values()
     readable = np.array([position not in failures for position in range(len(listed.paths))], bool)

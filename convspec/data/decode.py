@@ -1,22 +1,30 @@
 """Decode picture files to RGB arrays of one size."""
 
+import importlib
+import io
 import os
-import struct
 import tempfile
+import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Literal, TextIO, cast
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from convspec import BadInput
+from convspec.data.appearance import DAMAGED, convert_as_seen, find_transform, find_transpose
+from convspec.data.content import CONVERT, identify
 from convspec.progress import bar
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # recognised by content, whatever the file's name
+Truncated = Literal["skip", "fill"]
+# Recognised by content, whatever the file's name.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+DNG_VERSION, SUBFILE_TYPE, REDUCED_RESOLUTION = 50706, 254, 1  # tags of TIFF, and a bit of the second
 MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
 REDUCED = {
@@ -27,38 +35,106 @@ REDUCED = {
 }
 MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures in memory
 CHUNK = 256  # pictures that wait to be decoded: each takes as much memory as a small one
-# What Pillow raises for damaged pictures.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 
 
 class UnreadableImage(BadInput):
     """A file that cannot be decoded as a picture."""
 
 
-def load_image(path: Path | str, size: int | None = None, interpolation: str = "nearest") -> np.ndarray:
+class _PillowsWarnings:
+    """Context in which this thread ignores what Pillow warns of: damaged metadata, and sizes that are limited here.
+
+    `warnings.catch_warnings` is not for threads: it changes the filters of all, and restores what another has changed.
+    Here the filter stays out of effect in every other thread.
+    """
+
+    def __init__(self) -> None:
+        self.thread = threading.local()
+        self.filter = ("ignore", None, Warning, self, 0)
+
+    def match(self, module: str) -> bool:
+        return module.startswith("PIL.") and getattr(self.thread, "decodes", False)
+
+    def __enter__(self) -> None:
+        self.thread.decodes = True
+        cast(list, warnings.filters).insert(0, self.filter)
+
+    def __exit__(self, *error: object) -> None:
+        self.thread.decodes = False
+        with suppress(ValueError):  # another thread has left catch_warnings
+            cast(list, warnings.filters).remove(self.filter)
+
+
+_PILLOWS_WARNINGS = _PillowsWarnings()
+
+
+def load_image(
+    path: Path | str, size: int | None = None, interpolation: str = "nearest", truncated: Truncated = "skip"
+) -> np.ndarray:
     """Decode a file as RGB, uint8 (height, width, 3), resized to size x size.
 
     Equals `keras.utils.load_img(path, target_size=(size, size), interpolation=interpolation)`, which listings 5.7 and
-    5.12 use, except where that shows something else than a viewer does: EXIF orientation is applied, transparent
-    pictures lie on white, 16-bit grey is scaled to 8 bits. "area" is a further, fast interpolation: each pixel is the
-    mean of those it covers (bilinear where fewer than two in a row), and JPEGs are decoded at a lower resolution.
+    5.12 use, except where that shows something else than a viewer does: EXIF and XMP orientation, ICC profiles and a
+    PNG's gamma are applied, transparent pictures lie on white, more than 8 bits are scaled to 8.
 
-    Raises BadInput for another interpolation, FileNotFoundError, and UnreadableImage, with the reason, for anything
-    but one whole picture: also animations, more than MAX_PIXELS (before decoding), and a side of one pixel.
+    Args:
+        path: Picture file; its content decides what it is.
+        size: Side of the picture, in pixels; None to leave it as it is.
+        interpolation: One of Keras's, or "area", which is fast: each pixel is the mean of those it covers (bilinear
+            where fewer than two in a row), and JPEGs are decoded at a lower resolution.
+        truncated: "fill" to read a file that ends early as far as it goes, as viewers do.
+
+    Raises:
+        BadInput: Another interpolation.
+        FileNotFoundError: No such file.
+        UnreadableImage: Anything but one whole picture, with the reason: also animations, more than MAX_PIXELS (before
+            decoding), and a side of one pixel.
     """
     if interpolation not in INTERPOLATIONS and interpolation != "area":
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
-    try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-            _refuse_others(picture)
-            if interpolation == "area" and size:
-                return _resize_by_area(picture, file, size)
-            rgb = _convert_as_seen(picture)
-            return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]) if size else rgb)
-    except FileNotFoundError:
-        raise
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
+    if truncated not in ("skip", "fill"):
+        raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
+    failures = (*DAMAGED, Image.DecompressionBombError)
+    with _PILLOWS_WARNINGS:
+        try:
+            with open(path, "rb") as file:
+                return _read(file, size, interpolation)
+        except FileNotFoundError:
+            raise
+        except failures as error:
+            if truncated == "fill":
+                with suppress(*failures), open(path, "rb") as file:
+                    return _read(_complete(file.read()), size, interpolation, partial=True)
+            raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
+
+
+def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool = False) -> np.ndarray:
+    with _open(file) as picture:
+        _refuse_others(picture)
+        if interpolation == "area" and size and not partial:
+            pixels = _decode_reduced(picture, file, size)
+            if pixels is not None:
+                return pixels
+        _load(picture, partial)
+        rgb = convert_as_seen(picture, file)
+        if not size:
+            return np.asarray(rgb)
+        if interpolation == "area":
+            return _resize_by_area(np.asarray(rgb), size)
+        return np.asarray(rgb.resize((size, size), INTERPOLATIONS[interpolation]))
+
+
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
+    with suppress(UnidentifiedImageError, KeyError):  # KeyError: AVIF is new to Pillow 11.3
+        return Image.open(file, formats=FORMATS)
+    content = identify(file)
+    if content.name == "HEIC picture":
+        with suppress(ImportError):
+            importlib.import_module("pillow_heif").register_heif_opener()
+            return Image.open(file, formats=["HEIF"])
+    if content.picture and (not content.remedy or (content.name == "AVIF picture" and "AVIF" in Image.OPEN)):
+        raise ValueError(f"{content.name} that is damaged, or of a rare kind; {CONVERT}")
+    raise ValueError(f"{content.name}; {content.remedy}" if content.remedy else content.name)
 
 
 def _refuse_others(picture: Image.Image) -> None:
@@ -70,40 +146,65 @@ def _refuse_others(picture: Image.Image) -> None:
     # A telephone's MPO holds one picture and its preview.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise ValueError("it is animated, or has several pages")
+    tags = getattr(picture, "tag_v2", {})
+    if DNG_VERSION in tags or tags.get(SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
+        raise ValueError("raw picture, which begins with a preview; develop it to JPEG or TIFF")
     if picture.mode == "F":
-        raise ValueError("what its floating-point pixels mean is not known")
+        raise ValueError("what its floating-point pixels mean is not known; save it with 8 bits")
 
 
-def _convert_as_seen(picture: Image.Image) -> Image.Image:
-    """Convert to RGB as viewers show it."""
-    picture.load()
-    with suppress(*_DAMAGED):  # EXIF data that cannot be read: viewers show the picture as it lies
-        ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion cuts off at 255
-        grey = np.asarray(picture).astype(np.int64).clip(0, 65535)
-        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _load(picture: ImageFile.ImageFile, partial: bool) -> None:
+    try:
+        picture.load()
+    except OSError:
+        if not partial:
+            raise
+        picture.tile = []
+        picture.load()  # what is decoded by now stays
+    if partial and all(low == high for low, high in np.reshape(picture.getextrema(), (-1, 2))):
+        raise ValueError("nothing of the picture is there")
 
 
-def _resize_by_area(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray:
-    pixels = None
-    if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
-        file.seek(0)
-        data = file.read()
-        if data.rstrip(b"\0").endswith(b"\xff\xd9"):  # else it may be cut off, which OpenCV 4 fills up with grey
-            # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
-            reduced = next(
-                flag for step, flag in REDUCED.items() if step == 1 or min(picture.size) >= 0.75 * step * size
-            )
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), reduced)
+def _complete(data: bytes) -> BinaryIO:
+    """Return a JPEG with an end after its last whole segment, and anything else as it is."""
+    if data.startswith(b"\xff\xd8"):
+        last = max(data.rfind(marker) for marker in (b"\xff\xc4", b"\xff\xda", b"\xff\xdb"))
+        whole = len(data) >= last + 4 and len(data) >= last + 2 + int.from_bytes(data[last + 2 : last + 4], "big")
+        data = (data if whole else data[:last]) + b"\xff\xd9"
+    return io.BytesIO(data)
+
+
+def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray | None:
+    """Decode a JPEG at a lower resolution, and resize it; None for pictures that need all of theirs."""
+    if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
+        return None
+    profile = picture.info.get("icc_profile")
+    transform = find_transform(profile, picture.mode) if profile else None
+    if transform and picture.mode == "L":
+        return None
+    file.seek(0)
+    data = file.read()
+    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off, which OpenCV 4 fills up with grey
+        return None
+    # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
+    step = next(step for step in REDUCED if step == 1 or min(picture.size) >= 0.75 * step * size)
+    if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda")) > 0:
+        # With restart intervals, where OpenCV writes to stderr what it skips: Pillow is slower, and silent.
+        picture.draft(None, (picture.width // step, picture.height // step))
+        pixels = cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR)
+    else:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
-        pixels = cv2.cvtColor(np.asarray(_convert_as_seen(picture)), cv2.COLOR_RGB2BGR)
+        return None
+    if (way := find_transpose(picture)) is not None:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(way))
+    rgb = cv2.cvtColor(_resize_by_area(pixels, size), cv2.COLOR_BGR2RGB)
+    return np.asarray(transform.apply(Image.fromarray(rgb))) if transform else rgb
+
+
+def _resize_by_area(pixels: np.ndarray, size: int) -> np.ndarray:
     covered = max(pixels.shape[:2]) / size
-    pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR if covered < 2 else cv2.INTER_AREA)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR if covered < 2 else cv2.INTER_AREA)
 
 
 def load_images(
@@ -112,6 +213,7 @@ def load_images(
     interpolation: str = "nearest",
     *,
     strict: bool = False,
+    truncated: Truncated = "skip",
     budget: int = MEMORY_BUDGET,
     progress: TextIO | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -122,6 +224,7 @@ def load_images(
         size: Side of the decoded pictures, in pixels.
         interpolation: As `load_image` takes it.
         strict: Raise UnreadableImage for the first file that cannot be read.
+        truncated: As `load_image` takes it.
         budget: Bytes of pictures to keep in memory; more are kept in a temporary file that is mapped into memory.
         progress: Stream for a progress bar; None for none.
 
@@ -137,7 +240,7 @@ def load_images(
 
     def decode(position: int) -> None:
         try:
-            images[position] = load_image(paths[position], size, interpolation)
+            images[position] = load_image(paths[position], size, interpolation, truncated)
         except UnreadableImage as error:
             failures[position] = str(error)
         except FileNotFoundError:

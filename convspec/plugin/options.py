@@ -14,6 +14,7 @@ Scale = Literal["mini", "full"]
 Mode = Literal["literal", "fast", "both"]
 Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
 Engine = Literal["local", "ray"]
+Truncated = Literal["skip", "fill"]
 
 DEFAULT_MARGIN = 0.01  # one point
 DEFAULT_SEEDS: dict[Scale, int] = {"mini": 5, "full": 1}
@@ -55,6 +56,7 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "require-gpu": FLAG,
     "require-data": FLAG,
     "strict-images": FLAG,
+    "truncated": {"choices": get_args(Truncated)},
 }
 OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the gate of any model, without Keras
     "seeds": {"metavar": "N", "type": _seeds},
@@ -78,6 +80,7 @@ HELP = {
     "require-gpu": "fail, instead of running on the CPU, where there is no GPU",
     "require-data": "fail, instead of skipping, where pictures or weights are missing",
     "strict-images": "fail at the first unreadable picture (default: skip and name them, and fail above 5 %%)",
+    "truncated": "skip (default): leave out pictures whose file ends early; fill: read them as far as they go",
     "seeds": "train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full); auto: with 3, and with up to 12"
     " until the verdict on its accuracy is certain",
     "margin": "the drop in accuracy that still passes the gate against the baseline (default: 0.01, one point)",
@@ -136,6 +139,7 @@ class Settings:
         self.require_gpu, self.require_data, self.strict_images, self.update_baselines = (
             bool(values[name]) for name in ("require-gpu", "require-data", "strict-images", "update-baselines")
         )
+        self.truncated: Truncated = values["truncated"] or "skip"
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
         self.baselines = config.rootpath / config.getini("convspec_baselines")

@@ -80,6 +80,7 @@ class Session:
                     self.data_root,
                     interpolation=recipe.interpolation,
                     max_bad_fraction=0.0 if self.settings.strict_images else 0.05,
+                    truncated=self.settings.truncated,
                     progress=terminal_stream(self.config),
                 )
         return self._datasets[key]

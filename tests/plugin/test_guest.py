@@ -113,9 +113,10 @@ def test_a_short_name_of_an_earlier_version_is_a_usage_error(option: str, pytest
 
 def test_an_ini_option_counts_where_the_command_line_has_none(pytester: pytest.Pytester) -> None:
     ini = "convspec_margin = 0.02\nconvspec_seeds = 4\nconvspec_strict_images = true\nconvspec_data_root = data"
-    pytester.makeini(f"[pytest]\n{ini}\nconvspec_baselines = kept")
+    pytester.makeini(f"[pytest]\n{ini}\nconvspec_baselines = kept\nconvspec_truncated = fill")
     settings = pytester.parseconfigure("--convspec-margin", "0.03").stash[SESSION].settings
     assert (settings.margin, settings.looks, settings.strict_images, settings.require_data) == (0.03, (4,), True, False)
+    assert settings.truncated == "fill"
     assert settings.data_root == pytester.path / "data", "from the folder of the ini file"
     assert settings.baselines == pytester.path / "kept"
 

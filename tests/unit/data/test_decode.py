@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -244,12 +245,12 @@ def noise_files(folder: Path, count: int) -> list[Path]:
 def slow_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode 001.png only once 005.png has been decoded, where there is more than one thread."""
 
-    def load(path: Path, size: int, interpolation: str) -> np.ndarray:
+    def load(path: Path, size: int, *options: Any) -> np.ndarray:
         if path.name == "001.png":
             last.wait(1)  # in vain where there is but one thread
         elif path.name == "005.png":
             last.set()
-        return load_image(path, size, interpolation)
+        return load_image(path, size, *options)
 
     last = threading.Event()
     monkeypatch.setattr(decode, "load_image", load)
@@ -295,9 +296,9 @@ def test_a_strict_load_fails_at_the_first_file_that_is_no_picture(tmp_path: Path
 def test_a_strict_load_does_not_read_on_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
 
-    def counted(path: Path, size: int, interpolation: str) -> np.ndarray:
+    def counted(path: Path, size: int, *options: Any) -> np.ndarray:
         read.append(path)
-        return load_image(path, size, interpolation)
+        return load_image(path, size, *options)
 
     monkeypatch.setattr(decode, "load_image", counted)
     with pytest.raises(UnreadableImage, match=r"gone\.png"):

@@ -3,7 +3,6 @@
 import io
 import struct
 import subprocess
-import warnings
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from convspec import BadInput
 from convspec.data import load_dataset
 from convspec.data.decode import UnreadableImage, load_image
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def picture(height: int = 30, width: int = 40, seed: int = 0) -> Image.Image:
@@ -67,14 +67,18 @@ HTML = b"<!DOCTYPE html>\n<html><title>404 Not Found</title></html>\n"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 10 10 rectfill\n%%EOF\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 FLOATING = Image.fromarray(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10))
-UNKNOWN, PAGES, ONE_PIXEL = "cannot identify image file", "animated, or has several pages", "no picture of anything"
-CUT = "truncated|Truncated|cannot identify|not enough|broken|decoder|bad EPS|-2"
+RARE, PAGES, ONE_PIXEL = (
+    "picture that is damaged, or of a rare kind; save it as JPEG or PNG",
+    "animated, or has several pages",
+    "no picture of anything",
+)
+CUT = "truncated|Truncated|that is damaged|: text$|not enough|broken|decoder|bad EPS|-2"
 
 # Name of the file: its bytes, and what the reason must say.
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty.jpg": (b"", UNKNOWN),
-    "zeros.png": (bytes(5000), UNKNOWN),
-    "page.jpg": (HTML, UNKNOWN),
+    "empty.jpg": (b"", "empty file$"),
+    "zeros.png": (bytes(5000), "file of zero bytes$"),
+    "page.jpg": (HTML, "web page$"),
     **{f"cut{share}.jpg": (cut("JPEG", share), CUT) for share in (0.01, 0.1, 0.5, 0.9)},
     **{f"cut{share}-progressive.jpg": (cut("JPEG", share, progressive=True), CUT) for share in (0.1, 0.5, 0.9)},
     **{f"cut{share}-turned.jpg": (cut("JPEG", share, exif=TURNED), CUT) for share in (0.5, 0.9)},
@@ -83,24 +87,26 @@ BAD: dict[str, tuple[bytes, str]] = {
     "one.png": (encoded("PNG", picture(1, 1)), f"1 x 1 is {ONE_PIXEL}"),
     "row.jpg": (encoded("JPEG", picture(1, 50)), f"50 x 1 is {ONE_PIXEL}"),
     "column.gif": (encoded("GIF", picture(50, 1)), f"1 x 50 is {ONE_PIXEL}"),
-    "no-rows.png": (declared(30, 0), "cannot identify|" + ONE_PIXEL),
+    "no-rows.png": (declared(30, 0), RARE + "|" + ONE_PIXEL),
     "huge.png": (declared(30_000, 30_000), "900000000 pixels.* exceeds limit"),
     "large.png": (declared(10_000, 10_000), "10000 x 10000 is more than 89,478,485 pixels"),
     "animated.gif": (animated("GIF"), PAGES),
     "animated.webp": (animated("WEBP"), PAGES),
     "animated.png": (animated("PNG"), PAGES),
     "pages.tif": (animated("TIFF"), PAGES),
-    "signature.png": (changed(encoded("PNG"), 1, b"QNG"), UNKNOWN),
-    "header.png": (changed(encoded("PNG"), 16, b"\xff\xff"), "cannot identify|broken PNG"),
+    "signature.png": (changed(encoded("PNG"), 1, b"QNG"), "file of an unknown kind$"),
+    "header.png": (changed(encoded("PNG"), 16, b"\xff\xff"), RARE + "|broken PNG"),
     "checksum.png": (changed(encoded("PNG"), 60, b"\0\0\0\0\0\0\0\0"), "broken PNG|decoder|broken data stream"),
-    "header.jpg": (changed(encoded("JPEG"), 0, b"\0\0"), UNKNOWN),
+    "header.jpg": (changed(encoded("JPEG"), 0, b"\0\0"), "file of an unknown kind$"),
     "tables.jpg": (encoded("JPEG").replace(b"\xff\xdb", b"\xff\xfe"), "broken data stream"),
-    "header.bmp": (changed(encoded("BMP"), 14, b"\xff\xff\xff\xff"), "Unsupported BMP|Truncated|cannot identify"),
-    "drawing.jpg": (EPS, UNKNOWN),
-    "drawing.svg": (SVG, UNKNOWN),
-    "drawing-svg.jpg": (SVG, UNKNOWN),
-    "paper.jpg": (encoded("PDF"), UNKNOWN),
-    "icon.jpg": (encoded("ICO"), UNKNOWN),
+    "header.bmp": (changed(encoded("BMP"), 14, b"\xff\xff\xff\xff"), "Unsupported BMP|Truncated|" + RARE),
+    "drawing.jpg": (EPS, "PostScript picture; draw it as PNG$"),
+    "drawing.svg": (SVG, "SVG picture; draw it as PNG$"),
+    "drawing-svg.jpg": (SVG, "SVG picture; draw it as PNG$"),
+    "paper.jpg": (encoded("PDF"), "PDF document; save its pages as PNG$"),
+    "icon.jpg": (encoded("ICO"), "icon picture; save it as JPEG or PNG$"),
+    "raw.tif": (encoded("TIFF", tiffinfo={254: 1}), "raw picture, which begins with a preview; develop it"),
+    "raw.dng": (encoded("TIFF", tiffinfo={50706: b"\1\4\0\0"}), "raw picture, which begins with a preview; develop it"),
     "floating.tif": (encoded("TIFF", FLOATING), "floating-point pixels"),
 }  # fmt: skip
 
@@ -133,6 +139,22 @@ def test_all_bad_files_in_a_folder_are_skipped_counted_and_named(tmp_path: Path)
     assert len(dataset.train) + len(dataset.test) == 6
 
 
+def test_pictures_that_end_early_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / ("cats", "dogs")[number % 2]).mkdir(exist_ok=True)
+        whole = encoded("JPEG", picture(seed=number))
+        (tmp_path / ("cats", "dogs")[number % 2] / f"{number}.jpg").write_bytes(whole[:-50])
+    dataset = load_dataset(tmp_path, 8, truncated="fill")
+    assert (len(dataset.train) + len(dataset.validation or ()) + len(dataset.test), dataset.skipped) == (8, ())
+    with pytest.raises(BadInput, match="no readable picture"):
+        load_dataset(tmp_path, 8)
+
+
+def test_an_unknown_way_with_files_that_end_early_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^truncated must be skip or fill, got 'cut'$"):
+        load_image(tmp_path / "0.jpg", truncated="cut")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["huge.png", "large.png"])
 def test_an_enormous_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -154,7 +176,7 @@ def test_no_program_is_ever_run_for_a_file(tmp_path: Path, name: str, monkeypatc
         monkeypatch.setattr(subprocess, way, lambda *arguments, **_: started.append(arguments))
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")  # as where Ghostscript is installed
     (tmp_path / name).write_bytes(BAD[name][0])
-    with pytest.raises(UnreadableImage, match=UNKNOWN):
+    with pytest.raises(UnreadableImage, match=BAD[name][1]):
         load_image(tmp_path / name, 8)
     assert started == []
 
@@ -237,9 +259,7 @@ def test_any_damage_leaves_a_picture_or_is_refused_in_one_line(tmp_path: Path, c
         size, interpolation = (None, "nearest") if seed % 2 else (8, "area")
         message = ""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                loaded = load_image(file, size, interpolation)
+            loaded = load_image(file, size, interpolation, ("skip", "fill")[seed % 3 == 0])
         except UnreadableImage as refused:
             message = str(refused)
         except BaseException as error:

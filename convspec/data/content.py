@@ -1,0 +1,82 @@
+"""Tell what a file is by its first bytes."""
+
+import re
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+HEAD = 1024  # bytes that are looked at
+
+
+class Content(NamedTuple):
+    """What a file holds: words for a message, whether it is a picture in any format, what to do if it is not read."""
+
+    name: str
+    picture: bool = False
+    remedy: str = ""
+
+
+CONVERT = "save it as JPEG or PNG"
+# Name, remedy, first bytes. The first that fits counts.
+_PICTURES = (
+    ("JPEG", "", rb"\xff\xd8\xff"),
+    ("PNG", "", rb"\x89PNG\r\n\x1a\n"),
+    ("GIF", "", rb"GIF8[79]a"),
+    ("raw", "develop it to JPEG or TIFF", rb".{8}CR\x02\0|II(U\0|RO|RS)|MMOR|FUJIFILM|FOVb|\0MRM|.{4}ftypcrx"),
+    ("TIFF", "", rb"II[*+]\0|MM\0[*+]"),
+    ("WebP", "", rb"RIFF.{4}WEBP"),
+    ("PPM", "", rb"P[1-7][ \t\r\n]"),
+    ("BMP", "", rb"BM.{4}\0{4}"),
+    ("JPEG 2000", "", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    ("AVIF", f"pip install 'pillow>=11.3', or {CONVERT}", rb".{4}ftypavi[fs]"),
+    ("HEIC", f"pip install pillow-heif, or {CONVERT}", rb".{4}ftyp(hei|hev|mif1|msf1)"),
+    ("JPEG XL", CONVERT, rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"),
+    ("Photoshop", CONVERT, rb"8BPS"),
+    ("GIMP", CONVERT, rb"gimp xcf"),
+    ("icon", CONVERT, rb"\0\0[\x01\x02]\0|icns"),
+    ("OpenEXR", CONVERT, rb"v/1\x01"),
+    ("Radiance HDR", CONVERT, rb"#\?RADIANCE"),
+    ("QOI", CONVERT, rb"qoif"),
+    ("DDS", CONVERT, rb"DDS "),
+    ("FITS", CONVERT, rb"SIMPLE  ="),
+    ("DICOM", CONVERT, rb".{128}DICM"),
+    ("PostScript", "draw it as PNG", rb"%!PS|\xc5\xd0\xd3\xc6"),
+    ("SVG", "draw it as PNG", rb"(?i)(\xef\xbb\xbf)?\s*<(?!html|!doctype html)([^\0]*<)?svg"),
+)
+_OTHERS = (
+    ("PDF document", "save its pages as PNG", rb"%PDF-"),
+    ("Git LFS pointer", "run git lfs pull", rb"version https://git-lfs"),
+    ("zip archive", "unpack it", rb"PK\x03\x04"),
+    ("gzip archive", "unpack it", rb"\x1f\x8b"),
+    ("7z archive", "unpack it", rb"7z\xbc\xaf\x27\x1c"),
+    ("RAR archive", "unpack it", rb"Rar!"),
+    ("video", "save its frames as pictures", rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01\xba"),
+    ("audio file", "", rb"RIFF.{4}WAVE|ID3|fLaC|OggS"),
+    ("Windows thumbnail store", "", rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+    ("macOS metadata", "", rb"\0\x05\x16\x07|\0\0\0\x01Bud1"),
+    ("NumPy array", "", rb"\x93NUMPY"),
+    ("HDF5 file", "", rb"\x89HDF\r\n\x1a\n"),
+    ("SQLite file", "", rb"SQLite format 3\0"),
+    ("web page", "", rb"(?i)\s*<(!doctype html|html)"),
+    ("XML file", "", rb"(\xef\xbb\xbf)?\s*<\??[a-zA-Z]"),
+    ("file of zero bytes", "", rb"\0+\Z"),
+    ("empty file", "", rb"\Z"),
+)
+_KINDS = [
+    *((Content(f"{name} picture", True, remedy), re.compile(start, re.DOTALL)) for name, remedy, start in _PICTURES),
+    *((Content(name, False, remedy), re.compile(start, re.DOTALL)) for name, remedy, start in _OTHERS),
+]
+
+
+def identify(file: Path | str | BinaryIO) -> Content:
+    """Return what the content of a file is, whatever its name; OSError where it cannot be read."""
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            return identify(opened)
+    file.seek(0)
+    head = file.read(HEAD)
+    for content, start in _KINDS:
+        if start.match(head):
+            return content
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or not re.search(rb"[\0-\x08\x0e-\x1a]", head):
+        return Content("text")
+    return Content("file of an unknown kind")
