@@ -7,7 +7,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain, count, repeat
+from itertools import count
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, TextIO
@@ -18,6 +18,7 @@ if sys.platform != "win32":
 
 # What NumPy raises for an archive that is cut short, overwritten or something else altogether.
 DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error, TokenError)
+PATIENCE = 5.0  # seconds until a message says which lock is waited for; doubled after each message
 MAX_WRITERS = 16  # of one file at once, whose folders are removed once they were killed
 
 
@@ -31,14 +32,14 @@ def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f".{path.name}.lock")
-    held = FileLock(file)
-    for seconds in chain([5], repeat(30)):
+    held, patience = FileLock(file), PATIENCE
+    while not held.is_locked:
         try:
-            held.acquire(timeout=seconds)
-            break
+            held.acquire(timeout=patience)
         except Timeout:
             if progress:
                 print(f"waiting for another process, which holds {str(file)!r}", file=progress, flush=True)
+            patience *= 2
     try:
         yield
     finally:
@@ -61,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if sys.platform == "win32":
             held.close()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # as soon as it is empty, others may remove it and make theirs
         held.close()
 
 
@@ -94,11 +95,11 @@ def _make_folder(path: Path) -> tuple[Path, IO]:
 def _remove_abandoned(path: Path) -> None:
     for folder in (_folder(path, number) for number in range(MAX_WRITERS)):
         if folder.is_dir():
-            with suppress(OSError), open(folder / ".lock", "r+") as held:  # somebody else's, or in use
+            with suppress(OSError), open(folder / ".lock", "r+") as held:  # in use, or another user's
                 _lock(held, wait=False)
                 if os.path.samestat(os.fstat(held.fileno()), os.stat(held.name)):
-                    shutil.rmtree(folder)
-            with suppress(OSError):  # killed before it had a lock
+                    shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # in use, or of a process that was killed before it had a lock
                 folder.rmdir()
 
 

@@ -86,14 +86,14 @@ def test_sessions_at_once_end_as_one_alone_and_leave_what_it_leaves(count: int, 
         file = tmp_path / "holiday" / ("fish", "key")[label] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(file), picture)
-    options = f"--convspec-dataset={tmp_path / 'holiday'}", "--convspec-rungs=dense_baseline,fine_tuned"
+    options = f"--convspec-dataset={tmp_path / 'holiday'}", "--convspec-rungs=feature_extraction,fine_tuned"
     alone, together = tmp_path / "alone", tmp_path / "together"
     expected = end(begin(alone, tmp_path / "alone.json", *options), tmp_path / "alone.json")
     records = [tmp_path / f"{number}.json" for number in range(count)]
     sessions = [(begin(together, record, *options), record) for record in records]
     for process, record in sessions:
         assert end(process, record) == expected
-    assert expected.keys() == {"dense_baseline", "fine_tuned"}
+    assert expected.keys() == {"feature_extraction", "fine_tuned"}
     assert in_baselines(together) == in_baselines(alone)
     assert entries(together) == entries(alone)
     assert not [name for name in entries(together) if "/." in name or name.startswith((".", "unfinished/"))]
