@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, TextIO
+from typing import TextIO
 from zipfile import BadZipFile
 
 if sys.platform != "win32":
@@ -60,10 +60,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield folder / path.name
         os.replace(folder / path.name, path)
     finally:
-        if sys.platform == "win32":
-            held.close()
+        if sys.platform == "win32":  # which removes no open file
+            os.close(held)
         shutil.rmtree(folder, ignore_errors=True)  # as soon as it is empty, others may remove it and make theirs
-        held.close()
+        if sys.platform != "win32":
+            os.close(held)
 
 
 def remove(path: Path) -> None:
@@ -76,38 +77,38 @@ def _folder(path: Path, number: int) -> Path:
     return path.with_name(f".partial{number}-{path.name}")
 
 
-def _make_folder(path: Path) -> tuple[Path, IO]:
-    """Return the first folder that no other process has, and a file in it that is locked while it is open."""
+def _make_folder(path: Path) -> tuple[Path, int]:
+    """Return the first folder that no other process has, and the descriptor of a file in it that stays locked."""
     numbers = count()
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = _folder(path, next(numbers))
         with suppress(FileExistsError, FileNotFoundError):  # another has it, or took it for abandoned and removed it
             folder.mkdir()
-            held = open(folder / ".lock", "x")
+            held = os.open(folder / ".lock", os.O_CREAT | os.O_EXCL | os.O_RDWR)
             with suppress(OSError):  # no locks on this file system: what a killed process leaves will stay
                 _lock(held)
-            if os.fstat(held.fileno()).st_nlink:
+            if os.fstat(held).st_nlink:
                 return folder, held
-            held.close()
+            os.close(held)
 
 
 def _remove_abandoned(path: Path) -> None:
     for folder in (_folder(path, number) for number in range(MAX_WRITERS)):
         if folder.is_dir():
             with suppress(OSError), open(folder / ".lock", "r+") as held:  # in use, or another user's
-                _lock(held, wait=False)
+                _lock(held.fileno(), wait=False)
                 if os.path.samestat(os.fstat(held.fileno()), os.stat(held.name)):
                     shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # in use, or of a process that was killed before it had a lock
                 folder.rmdir()
 
 
-def _lock(file: IO, wait: bool = True) -> None:
+def _lock(descriptor: int, wait: bool = True) -> None:
     """Lock an open file until it is closed or the process ends; OSError where another has it or nobody can."""
     if sys.platform == "win32":
-        raise OSError("Windows locks a file against its own removal, too")
-    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise OSError("this system has no such locks")
+    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def checksum(path: Path) -> str:

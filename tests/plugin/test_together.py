@@ -43,11 +43,9 @@ def begin(folder: Path, record: Path, *arguments: str) -> subprocess.Popen:
     plugins = record.parent / "plugins"
     plugins.mkdir(parents=True, exist_ok=True)
     (plugins / "recorder.py").write_text(RECORDER)
-    options = "--convspec-seeds=1", f"--convspec-report={folder}", "--convspec-update-baselines"
-    command = [
-        *(sys.executable, "-m", "pytest", LADDER, "-s", "-q", "-k", "test_rung[ or test_the_accuracy", "-p", "recorder"),
-        *("-p", "no:cacheprovider", f"--rootdir={folder}", "-o", "convspec_baselines=baselines", *options, *arguments),
-    ]
+    command = [sys.executable, "-m", "pytest", LADDER, "-s", "-q", "-p", "no:cacheprovider", "-p", "recorder"]
+    command += ["-k", "test_rung[ or test_the_accuracy", f"--rootdir={folder}", "-o", "convspec_baselines=baselines"]
+    command += [f"--convspec-report={folder}", "--convspec-seeds=1", "--convspec-update-baselines", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(plugins), *sys.path]), "RECORD": str(record)}
     with record.with_suffix(".log").open("w") as log:
         return subprocess.Popen(

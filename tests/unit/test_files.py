@@ -155,7 +155,7 @@ def test_a_lock_that_is_held_is_waited_for_and_named(file: Path, monkeypatch: py
     thread = threading.Thread(target=wait)
     with lock(file):
         thread.start()
-        while not said.getvalue():
+        while thread.is_alive() and not said.getvalue():
             thread.join(timeout=0.1)
         order.append("first")
     thread.join()
