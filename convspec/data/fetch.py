@@ -1,5 +1,6 @@
 """Downloads of MNIST, Dogs vs. Cats and VGG16's weights into the data folder."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -105,23 +106,17 @@ def download(url: str, path: Path, checksum: str, progress: TextIO | None = None
 
     pooch.get_logger().setLevel("WARNING")
     existed = path.exists()
-
-    def fetch_to(folder: Path) -> None:
-        files = pooch.create(
-            folder, "", registry={path.name: checksum}, urls={path.name: url},
-            retry_if_failed=retries, allow_updates=False,
-        )  # fmt: skip
-        with bar(0, f"downloading {path.name}", "B", progress) as shown:
-            shown.unit_scale = True
-            files.fetch(path.name, downloader=pooch.HTTPDownloader(shown, chunk_size=2**16, timeout=TIMEOUT))
-
     try:
-        if existed:
-            fetch_to(path.parent)
-        else:
-            with atomic_write(path) as partial:
-                fetch_to(partial.parent)
-                partial.chmod(0o644)  # pooch's temporary files are their owner's only
+        with nullcontext(path) if existed else atomic_write(path) as file:
+            files = pooch.create(
+                file.parent, "", registry={file.name: checksum}, urls={file.name: url},
+                retry_if_failed=retries, allow_updates=False,
+            )  # fmt: skip
+            with bar(0, f"downloading {file.name}", "B", progress) as shown:
+                shown.unit_scale = True
+                files.fetch(file.name, downloader=pooch.HTTPDownloader(shown, chunk_size=2**16, timeout=TIMEOUT))
+            if not existed:
+                file.chmod(0o644)  # pooch's temporary files are their owner's only
     except RequestException as error:
         raise MissingData(
             f"could not get {url} ({error}): try again later, or get the file by other means, put it at {str(path)!r}"

@@ -201,6 +201,7 @@ def test_a_predecessor_that_another_process_trains_is_waited_for(
         thread.start()
         while thread.is_alive() and "waiting" not in said.getvalue():
             thread.join(timeout=0.1)
+        assert "waiting" in said.getvalue(), "it does not wait"
         shutil.copy(start, file)
         taken = file.stat()
     thread.join()
