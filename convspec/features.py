@@ -14,11 +14,10 @@ from typing import Any, TextIO
 
 import keras
 import numpy as np
-from filelock import FileLock
 
 from convspec import BadInput, backend
 from convspec.data.batches import Batches
-from convspec.files import DAMAGED, atomic_write, checksum
+from convspec.files import DAMAGED, atomic_write, checksum, lock, remove
 from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
 
@@ -79,7 +78,7 @@ def extract(
         clock: Counts the seconds of the computation, whenever it was, as the phase "features".
         predict: Computes the features, in this process or with `ray.predict_batches` on many machines.
         title: Text before the progress bar.
-        progress: Where a bar is shown.
+        progress: Where a bar is shown, and which lock is waited for.
 
     Returns:
         Features, (n, *base.output_shape[1:]), mapped into memory.
@@ -90,8 +89,7 @@ def extract(
     identity = _identity(base, batches, dtype)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     store = folder / f"{base.name}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{store}.lock"):
+    with lock(store, progress):
         if store.is_dir():
             try:
                 return _open(store, identity, batches, clock)
@@ -184,7 +182,7 @@ def _compute(
     sha256 = checksum(partial / "features.npy")
     record = {"schema": SCHEMA, "identity": identity, "seconds": round(seconds, 3), "sha256": sha256}
     (partial / "store.json").write_text(json.dumps(record, indent=1))
-    spent.unlink(missing_ok=True)
+    remove(spent)
     os.replace(partial, store)
 
 

@@ -1,29 +1,114 @@
-"""Atomic writes and checksums of files."""
+"""Atomic writes, locks and checksums of files."""
 
 import hashlib
 import os
-import threading
+import shutil
+import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from tokenize import TokenError
+from typing import TextIO
 from zipfile import BadZipFile
+
+if sys.platform != "win32":
+    import fcntl
 
 # What NumPy raises for an archive that is cut short, overwritten or something else altogether.
 DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, BadZipFile, zlib.error, TokenError)
+PATIENCE = 5.0  # seconds until a message says which lock is waited for; doubled after each message
+MAX_WRITERS = 16  # of one file at once, whose folders are removed once they were killed
+
+
+@contextmanager
+def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
+    """Let one process or thread at a time into a block that makes `path`; `progress` shows what the others wait for.
+
+    The system frees the lock of a killed process.
+    """
+    from filelock import FileLock, Timeout  # gates do without
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{path.name}.lock")
+    held, patience = FileLock(file), PATIENCE
+    while not held.is_locked:
+        try:
+            held.acquire(timeout=patience)
+        except Timeout:
+            if progress:
+                print(f"waiting for another process, which holds {str(file)!r}", file=progress, flush=True)
+            patience *= 2
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows removes no open file
+            file.unlink()
+        held.release()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a name to write to; it replaces `path` when the block ends, or vanishes where the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial{threading.get_native_id()}-{path.name}")
+    """Yield a name to write to; it replaces `path` when the block ends, or vanishes where the block fails.
+
+    Several processes may write one file; the last one wins. What killed ones left is removed.
+    """
+    _remove_abandoned(path)
+    folder, held = _make_folder(path)
     try:
-        yield partial
-        os.replace(partial, path)
+        yield folder / path.name
+        os.replace(folder / path.name, path)
     finally:
-        partial.unlink(missing_ok=True)
+        if sys.platform == "win32":  # which removes no open file
+            os.close(held)
+        shutil.rmtree(folder, ignore_errors=True)  # as soon as it is empty, others may remove it and make theirs
+        if sys.platform != "win32":
+            os.close(held)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and what killed processes left of writing it."""
+    path.unlink(missing_ok=True)
+    _remove_abandoned(path)
+
+
+def _folder(path: Path, number: int) -> Path:
+    return path.with_name(f".partial{number}-{path.name}")
+
+
+def _make_folder(path: Path) -> tuple[Path, int]:
+    """Return the first folder that no other process has, and the descriptor of a file in it that stays locked."""
+    numbers = count()
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = _folder(path, next(numbers))
+        with suppress(FileExistsError, FileNotFoundError):  # another has it, or took it for abandoned and removed it
+            folder.mkdir()
+            held = os.open(folder / ".lock", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+            with suppress(OSError):  # no locks on this file system: what a killed process leaves will stay
+                _lock(held)
+            if os.fstat(held).st_nlink:
+                return folder, held
+            os.close(held)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for folder in (_folder(path, number) for number in range(MAX_WRITERS)):
+        if folder.is_dir():
+            with suppress(OSError), open(folder / ".lock", "r+") as held:  # in use, or another user's
+                _lock(held.fileno(), wait=False)
+                if os.path.samestat(os.fstat(held.fileno()), os.stat(held.name)):
+                    shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # in use, or of a process that was killed before it had a lock
+                folder.rmdir()
+
+
+def _lock(descriptor: int, wait: bool = True) -> None:
+    """Lock an open file until it is closed or the process ends; OSError where another has it or nobody can."""
+    if sys.platform == "win32":
+        raise OSError("this system has no such locks")
+    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def checksum(path: Path) -> str:

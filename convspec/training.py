@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TextIO
@@ -179,6 +180,22 @@ class _BufferedBatches(keras.utils.PyDataset):
                 self.source.close()
 
 
+@contextmanager
+def _steps(model: keras.Model, batches: _BufferedBatches) -> Iterator[None]:
+    """Close the batches after a block that trains on them; BadInput where memory does not suffice for a step."""
+    try:
+        yield
+    except Exception as error:
+        if not backend.out_of_memory(error):
+            raise
+        raise BadInput(
+            f"out of memory: {model.name} has no room for a step of {batches.size} pictures, and with fewer it would be"
+            " another result; change batch_size in the recipe, take smaller pictures, or a device with more memory"
+        ) from error
+    finally:
+        batches.close()
+
+
 def fit(
     model: keras.Model,
     batches: Iterable,
@@ -226,7 +243,7 @@ def fit(
         monitor = _FitMonitor(clock, bar, history, checkpoint, source)
         if devices > 1:
             monitor.validation, validation = validation, None
-        try:
+        with _steps(model, source):
             trained.fit(
                 backend.feed(source),
                 epochs=epochs,
@@ -237,16 +254,6 @@ def fit(
                 verbose=0,
                 callbacks=[monitor],
             )
-        except Exception as error:
-            if not backend.out_of_memory(error):
-                raise
-            raise BadInput(
-                f"out of memory: {model.name} has no room for a step of {source.size} pictures, and with fewer it would"
-                " be another result; change batch_size in the recipe, take smaller pictures, or a device with more"
-                " memory"
-            ) from error
-        finally:
-            source.close()
     return history
 
 

@@ -98,7 +98,7 @@ def read(folder: Path) -> list[Run]:
     except OSError as error:
         raise BadInput(f"baselines cannot be read: {error}") from error
     # What `atomic_write` writes to just now, or left behind when it was killed, is no baseline yet.
-    paths = [path for path in entries if path.suffix == ".json" and not re.match(r"partial\d+-", path.name)]
+    paths = [path for path in entries if path.suffix == ".json" and not re.match(r"\.partial\d+-", path.name)]
     runs = (_read(path, folder) for path in paths)
     return sorted(runs, key=lambda run: (environment(run.machine), run.name, run.dataset, run.seed))
 

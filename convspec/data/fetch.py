@@ -1,9 +1,11 @@
 """Downloads of MNIST, Dogs vs. Cats and VGG16's weights into the data folder."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from convspec import BadInput, MissingData
+from convspec.files import atomic_write, lock
 from convspec.progress import bar
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -48,18 +50,27 @@ def fetch(name: str, root: Path, progress: TextIO | None = None) -> tuple[Path, 
         raise BadInput(f"nothing called {name!r} to fetch; choose from {', '.join(FETCHABLE)}")
     source = FETCHABLE[name]
     file, ready = root / source.url.rpartition("/")[2], root / source.ready
-    is_archive = name == "dogs_vs_cats"
-    if ready.exists() and not (is_archive and file.exists()):  # an archive goes last: where it is, work is unfinished
-        _check(name, ready)
+    if _is_ready(name, file, ready):  # also in a data folder that cannot be written
         return ready, False
-    fetched = download(source.url, file, source.checksum, progress)
-    if not is_archive:
-        return file, fetched
-    from convspec.data.split import split
+    with lock(file, progress):
+        if _is_ready(name, file, ready):  # by now: another process has fetched it
+            return ready, False
+        fetched = download(source.url, file, source.checksum, progress)
+        if name != "dogs_vs_cats":
+            return file, fetched
+        from convspec.data.split import split
 
-    split(file, ready, progress=progress)
-    file.unlink()
-    return ready, True
+        split(file, ready, progress=progress)
+        file.unlink()
+        return ready, True
+
+
+def _is_ready(name: str, file: Path, ready: Path) -> bool:
+    """Return whether a target is there, and checked; an archive goes last: where it is, work is unfinished."""
+    if not ready.exists() or (name == "dogs_vs_cats" and file.exists()):
+        return False
+    _check(name, ready)
+    return True
 
 
 def _check(name: str, ready: Path) -> None:
@@ -95,17 +106,17 @@ def download(url: str, path: Path, checksum: str, progress: TextIO | None = None
 
     pooch.get_logger().setLevel("WARNING")
     existed = path.exists()
-    files = pooch.create(
-        path.parent, "", registry={path.name: checksum}, urls={path.name: url},
-        retry_if_failed=retries, allow_updates=False,
-    )  # fmt: skip
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with bar(0, f"downloading {path.name}", "B", progress) as shown:
-            shown.unit_scale = True
-            files.fetch(path.name, downloader=pooch.HTTPDownloader(shown, chunk_size=2**16, timeout=TIMEOUT))
-        if not existed:
-            path.chmod(0o644)  # pooch's temporary files are their owner's only
+        with nullcontext(path) if existed else atomic_write(path) as file:
+            files = pooch.create(
+                file.parent, "", registry={file.name: checksum}, urls={file.name: url},
+                retry_if_failed=retries, allow_updates=False,
+            )  # fmt: skip
+            with bar(0, f"downloading {file.name}", "B", progress) as shown:
+                shown.unit_scale = True
+                files.fetch(file.name, downloader=pooch.HTTPDownloader(shown, chunk_size=2**16, timeout=TIMEOUT))
+            if not existed:
+                file.chmod(0o644)  # pooch's temporary files are their owner's only
     except RequestException as error:
         raise MissingData(
             f"could not get {url} ({error}): try again later, or get the file by other means, put it at {str(path)!r}"

@@ -18,7 +18,7 @@ from convspec import BadInput, MissingData
 from convspec.data import decode, folders
 from convspec.data.archives import unpack
 from convspec.data.folders import PARTS
-from convspec.files import atomic_write, checksum
+from convspec.files import atomic_write, checksum, lock
 from convspec.progress import bar
 
 MANIFEST = "manifest.json"
@@ -91,7 +91,8 @@ def split(source: Path, target: Path, *, seed: int = 0, link: bool = False, prog
         raise BadInput(f"{str(source)!r} and {str(target)!r} overlap; give a target outside of the source")
     if source.is_dir():
         return _split(source, source, target, seed, _link if link else shutil.copyfile, progress)
-    with _unpack_beside(source, outside.parent / f".{outside.name}.unpacked", progress) as root:
+    unpacked = outside.parent / f".{outside.name}.unpacked"
+    with lock(unpacked, progress), _unpack_beside(source, unpacked, progress) as root:
         try:
             return _split(root, _find_top(root), target, seed, _move, progress)
         except BadInput as error:
@@ -116,10 +117,7 @@ def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, pro
         name: {"source": path.relative_to(root).as_posix(), "sha256": checksum(path)} for name, path in sources.items()
     }
     manifest = Manifest(seed, pictures.classes, counts, files, skipped, duplicates)
-    present, partials = _compare(target, sources, manifest)
-    for partial in partials:
-        with _name_failures(partial):
-            partial.unlink()
+    present = _compare(target, sources, manifest)
     with bar(len(sources), "writing pictures", "file", progress) as shown:
         for name, path in sources.items():
             if name not in present:
@@ -132,14 +130,14 @@ def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, pro
     return manifest
 
 
-def _compare(target: Path, sources: dict[str, Path], manifest: Manifest) -> tuple[set[str], list[Path]]:
-    """Return the names of files in place and what a killed run left half-written; BadInput for all else."""
+def _compare(target: Path, sources: dict[str, Path], manifest: Manifest) -> set[str]:
+    """Return the names of files in place; BadInput for all else but hidden files."""
     remedy = "give a target that is new or empty"
     parents = {str(folder) for name in sources for folder in PurePosixPath(name).parents}
-    present, partials = set(), []
+    present = set()
     for path in sorted(target.rglob("*")):
         place = path.relative_to(target)
-        name, whole = place.as_posix(), place.with_name(re.sub(r"^partial\d+-", "", place.name) or place.name)
+        name = place.as_posix()
         if any(part.startswith(".") for part in place.parts):
             continue
         if name == MANIFEST:
@@ -151,12 +149,10 @@ def _compare(target: Path, sources: dict[str, Path], manifest: Manifest) -> tupl
                 other = f"{str(path)!r} is there with other content than {str(sources[name])!r}"
                 raise BadInput(f"{other}; move it away, or {remedy}")
             present.add(name)
-        elif whole.as_posix() in {*sources, MANIFEST} and path.is_file():
-            partials.append(path)
         elif name not in parents or path.is_symlink() or not path.is_dir():
             other = f"{str(path)!r} does not belong to this split (another source or seed?)"
             raise BadInput(f"{other}; move it away, or {remedy}")
-    return present, partials
+    return present
 
 
 def _is_manifest(path: Path, manifest: Manifest) -> bool:

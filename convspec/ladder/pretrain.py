@@ -15,6 +15,7 @@ from keras import layers
 from convspec import backend, models, training
 from convspec.data import shapes
 from convspec.data.batches import rescale
+from convspec.files import atomic_write
 from convspec.progress import Clock
 
 BATCH = 64
@@ -93,5 +94,6 @@ def pretrain(
 
 if __name__ == "__main__":
     trained_base, accuracy = pretrain(progress=sys.stderr)
-    trained_base.save_weights(models.MINI_WEIGHTS)
+    with atomic_write(models.MINI_WEIGHTS) as partial:
+        trained_base.save_weights(partial)
     print(f"{accuracy:.3f} of the held-out source pictures right; weights written to {models.MINI_WEIGHTS}")

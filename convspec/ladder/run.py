@@ -16,7 +16,7 @@ from convspec import backend, features, machine, models, training
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
 from convspec.data.datasets import Dataset, Split
-from convspec.files import checksum
+from convspec.files import checksum, lock, remove
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -79,7 +79,8 @@ def run_recipe(
 ) -> Result:
     """Train `recipe` on `dataset` and evaluate it on the test pictures.
 
-    The same seed on the same machine gives the same result to the last digit. An interrupted run resumes.
+    The same seed on the same machine gives the same result to the last digit. An interrupted run resumes; of several
+    processes with one run, each waits for the one before.
 
     Args:
         recipe: The rung, as data.
@@ -160,6 +161,10 @@ class _Run:
         return self.recipe.steps or -(-len(self.dataset.train) // self.recipe.batch_size)
 
     def complete(self) -> Result:
+        with lock(self.model_file, self.progress):
+            return self.train()
+
+    def train(self) -> Result:
         backend.batch_share(self.recipe.batch_size, self.devices)
         backend.make_deterministic()
         checkpoint = training.Checkpoint(self.folder / "checkpoints" / f"{self.key}.npz", self.key)
@@ -178,14 +183,15 @@ class _Run:
             prepared = self.recipe.base if self.recipe.preprocessing == "base" else None
             settings = self.dataset.classes, prepared or "rescale", self.recipe.interpolation
             saved_model.save(network.model, self.model_file, *settings)
-        checkpoint.path.unlink(missing_ok=True)
+        remove(checkpoint.path)
         return self.summarise(network, history, probabilities, round(memory.mib))
 
     def train_predecessor(self, recipe: Recipe) -> Path:
         """Return the file of the model that this run goes on with, trained now if it isn't there."""
         predecessor = replace(self, recipe=recipe, clock=Clock())
-        if not predecessor.model_file.is_file():
-            predecessor.complete()
+        with lock(predecessor.model_file, self.progress):
+            if not predecessor.model_file.is_file():
+                predecessor.train()
         return predecessor.model_file
 
     def cached_features(self, trunk: keras.Model, pixels: _Inputs) -> _Inputs:

@@ -41,6 +41,7 @@ class Session:
         self.judgements: list[Judgement] = []
         self.repeats: dict[str, Repeat] = {}
         self._datasets: dict[tuple[str, int, str], Dataset] = {}
+        self._results: dict[Path, Result] = {}  # by the file, which another session may remove
 
     @property
     def data_root(self) -> Path:
@@ -100,20 +101,26 @@ class Session:
 
     def run(self, recipe: "Recipe", seed: int) -> "Result":
         """Train a recipe with one seed, unless a session that was interrupted has finished that run."""
+        from convspec.files import lock
         from convspec.ladder.result import Result
         from convspec.ladder.run import run_recipe
 
-        if not (file := self.unfinished(recipe, seed)).is_file():
-            dataset, weights, stream = self.dataset(recipe), self.weights(recipe), terminal_stream(self.config)
-            if self.settings.engine == "ray":
-                self._run_on_ray(recipe, seed)
-            else:
-                options: Any = {"weights": weights, "devices": self.settings.devices, "progress": stream}
-                run_recipe(recipe, dataset, seed, self.folder, **options).save(file)
-        result = Result.load(file)
+        file, stream = self.unfinished(recipe, seed), terminal_stream(self.config)
+        if file not in self._results:
+            with lock(file, stream):  # of several sessions one trains, and the others take its result
+                try:
+                    self._results[file] = Result.load(file)
+                except FileNotFoundError:
+                    if self.settings.engine == "ray":
+                        self._run_on_ray(recipe, seed)
+                    else:
+                        options: Any = {"weights": self.weights(recipe), "devices": self.settings.devices}
+                        inputs = recipe, self.dataset(recipe), seed, self.folder
+                        self._results[file] = run_recipe(*inputs, **options, progress=stream)
+                        self._results[file].save(file)
         if seed not in (seeds := self.begun.setdefault(recipe.name, [])):
             seeds.append(seed)
-        return result
+        return self._results[file]
 
     def _run_on_ray(self, recipe: "Recipe", seed: int) -> None:
         """Train that run, and with it all others of the session that are not finished, on a Ray cluster."""
@@ -127,7 +134,8 @@ class Session:
                     runs.append(ray.Run(other, self.dataset(other), number, self.weights(other)))
         stream = terminal_stream(self.config)
         for run, result in ray.runs(runs, self.folder, devices=self.settings.devices, progress=stream):
-            result.save(self.unfinished(run.recipe, run.seed))
+            self._results[file := self.unfinished(run.recipe, run.seed)] = result
+            result.save(file)
 
     def run_all_seeds(self, recipe: "Recipe") -> "list[Result]":
         """Train with all seeds of --convspec-seeds; with auto, add seeds while the verdict is open."""

@@ -16,11 +16,11 @@ import keras
 import numpy as np
 import pytest
 from builders import contents, store_in
-from filelock import FileLock
 
 from convspec import BadInput, features, models, training
 from convspec.data.batches import Batches, View, identity, rescale, stream
 from convspec.data.datasets import Dataset
+from convspec.files import lock
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.progress import Clock
 
@@ -152,9 +152,8 @@ def test_a_store_that_another_process_computes_is_waited_for_and_read(
     def read() -> None:
         recorded.append(features.extract(base, batches, tmp_path / "one", clock=Clock(), predict=lambda *_: iter([])))
 
-    store.parent.mkdir()
     thread = threading.Thread(target=read)
-    with FileLock(f"{store}.lock"):
+    with lock(store):
         thread.start()
         thread.join(timeout=1)  # long enough to fail in, where nothing is waited for
         assert thread.is_alive()

@@ -137,6 +137,33 @@ def test_a_wrong_checksum_is_refused_with_both_and_leaves_nothing(server: Server
     assert names(target.parent) == []
 
 
+def test_of_two_processes_that_fetch_at_once_one_waits(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And threads, which is what these are."""
+    monkeypatch.setitem(FETCHABLE, "vgg16", fetch.Source(server.url, SHA256, "weights"))
+    fetched: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: fetched.append(fetch.fetch("vgg16", target.parent)[1])) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(fetched) == [False, True]
+    assert server.requests == 1
+    assert names(target.parent) == ["data.bin"]
+
+
+def test_what_a_killed_download_left_goes_with_the_next(server: Server, target: Path) -> None:
+    left = target.with_name(".partial0-data.bin")
+    left.mkdir(parents=True)
+    for name in (".lock", "tmp1234"):  # pooch's own name
+        (left / name).touch()
+    download(server.url, target, SHA256)
+    assert names(target.parent) == ["data.bin"]
+
+
 def test_another_file_in_its_place_is_never_overwritten(server: Server, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"my own")

@@ -1,6 +1,9 @@
 """What `run_recipe` returns, saves and resumes."""
 
+import io
 import json
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +13,10 @@ import numpy as np
 import pytest
 from builders import short_recipe
 
-from convspec import BadInput, models, progress, training
+from convspec import BadInput, files, models, progress, training
 from convspec.data.batches import rescale
 from convspec.data.datasets import Dataset, Split
+from convspec.files import lock
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import ARCHITECTURES, run_key, run_recipe
@@ -178,6 +182,31 @@ def test_fine_tuning_starts_with_the_head_that_the_frozen_rung_trained(few_shape
     before = run_recipe(recipe.starts_from, few_shapes, 0, tmp_path)
     after = run_recipe(recipe, few_shapes, 0, tmp_path)
     assert after.confidence == before.confidence, "at a learning rate of 0 the head is that of the frozen rung"
+
+
+def test_a_predecessor_that_another_process_trains_is_waited_for(
+    few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.01)
+    recipe, results, said = short_recipe("fine_tuned"), list[Result](), io.StringIO()
+    expected = run_recipe(recipe, few_shapes, 0, tmp_path / "alone")
+    (start,) = (tmp_path / "alone" / "models").glob("frozen_end_to_end-*.keras")
+    file = tmp_path / "together" / "models" / start.name
+
+    def run() -> None:
+        results.append(run_recipe(recipe, few_shapes, 0, tmp_path / "together", progress=said))
+
+    thread = threading.Thread(target=run)
+    with lock(file):
+        thread.start()
+        while thread.is_alive() and "waiting" not in said.getvalue():
+            thread.join(timeout=0.1)
+        assert "waiting" in said.getvalue(), "it does not wait"
+        shutil.copy(start, file)
+        taken = file.stat()
+    thread.join()
+    assert results[0].history == expected.history
+    assert file.stat().st_ino == taken.st_ino, "it should be taken, not trained again"
 
 
 def test_the_last_validation_loss_is_that_of_the_saved_model(few_shapes: Dataset, tmp_path: Path) -> None:

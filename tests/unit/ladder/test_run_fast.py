@@ -1,8 +1,5 @@
-"""The fast forms of the rungs, runs in mixed precision, and runs that are killed."""
+"""The fast forms of the rungs, and runs in mixed precision."""
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,9 +11,7 @@ import pytest
 
 from convspec import backend, models, training
 from convspec.accuracy import baselines
-from convspec.data import datasets
 from convspec.data.datasets import Dataset
-from convspec.ladder.result import Result
 from convspec.ladder.run import run_key, run_recipe
 from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
 
@@ -138,64 +133,3 @@ def test_a_precision_that_the_session_asks_for_wins_over_the_fast_one(few_shapes
     backend.set_precision("mixed_float16")
     result = run_recipe(find_recipe("feature_extraction_fast", "mini"), few_shapes, 0, tmp_path)
     assert result.machine["precision"] == "mixed_float16"
-
-
-def run_and_kill(folder: Path, after: float | None) -> bool:
-    """Return whether the run was killed, so many seconds after it began, before it ended."""
-    process = subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    try:
-        assert process.communicate(timeout=after)[0] == "done\n"
-        return False
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return True
-
-
-def read_stores(folder: Path) -> dict[str, bytes]:
-    return {file.parent.name: file.read_bytes() for file in (folder / "features").glob("*/features.npy")}
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_at_20_moments_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    start = time.perf_counter()
-    run_and_kill(tmp_path / "whole", None)
-    last = 0.8 * (time.perf_counter() - start)
-    whole = Result.load(tmp_path / "whole" / "result.json")
-    moments, killed, resumed = np.random.default_rng(0), 0, False
-    while killed < 20:
-        killed += run_and_kill(tmp_path / "killed", moments.uniform(0, last))
-        resumed |= any((tmp_path / "killed" / "checkpoints").glob("*.npz"))
-        for file in (tmp_path / "killed").glob("result.json"):
-            assert Result.load(file).confidence == whole.confidence, "under its own name it must be whole"
-    run_and_kill(tmp_path / "killed", None)
-    again = Result.load(tmp_path / "killed" / "result.json")
-    assert resumed, "no kill came upon a checkpoint to go on from"
-    assert read_stores(tmp_path / "killed") == read_stores(tmp_path / "whole")
-    assert again.history == whole.history
-    assert (again.predicted, again.confidence) == (whole.predicted, whole.confidence)
-
-
-def main(folder: Path) -> None:
-    """Run a rung on few pictures, with a checkpoint after every epoch so that there is something to go on from."""
-    training.CHECKPOINT_EVERY = 0.0
-    whole = datasets.load_dataset("shapes", 48, Path())
-    train, validation, test = (
-        datasets.Split(part.images[::5], part.labels[::5], part.names[::5])
-        for part in (whole.train, whole.validation, whole.test)
-        if part
-    )
-    few = Dataset(whole.name, whole.classes, train, validation, test)
-    recipe = find_recipe("fine_tuned_fast", "mini")
-    assert recipe.starts_from
-    frozen = replace(recipe.starts_from, precision="float32")  # not what each process measures to be the faster one
-    recipe = replace(recipe, epochs=30, precision="float32", starts_from=frozen)
-    print("ready", flush=True)
-    run_recipe(recipe, few, 0, folder).save(folder / "result.json")
-    print("done", flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
