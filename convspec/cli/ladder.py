@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from convspec.cli import Commands
+from convspec.cli.arguments import add_layout
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,6 +25,7 @@ def add_parser(commands: Commands) -> None:
         "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
     )
     parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
+    add_layout(parser)
     parser.set_defaults(run=run, resumable=True)
 
 
@@ -47,6 +49,6 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",
     ]
-    values = {name: getattr(options, name) for name in ("rungs", "seeds", "weights")}
+    values = {name: getattr(options, name) for name in ("rungs", "seeds", "weights", "layout")}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))
