@@ -157,7 +157,8 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     bad += [f"{str(path)!r} is not named CLASS.NUMBER, as the others are" for path in odd]
     pointers = {path for each in tree.walk() for path in each.pointers}
     left_out = _list_left_out(tree, {file.path for file in files} | {*odd} | pointers)
-    files, duplicates = _drop_duplicates(file for file in files if file.path not in pointers)
+    split = any(file.part for file in files)
+    files, duplicates = _drop_duplicates(f for f in files if f.path not in pointers and bool(f.part) == split)
     files.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     classes = tuple(sorted({file.label for file in files}))
     parts = tuple(file.part for file in files if file.part) or None

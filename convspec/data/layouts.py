@@ -195,7 +195,7 @@ def _list_numbered(folder: Folder, odd: list[Path]) -> list[PictureFile]:
 
 
 def _split_as_listing_5_4(files: list[PictureFile], notes: list[str]) -> list[PictureFile]:
-    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; leave other files as they are."""
+    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; others are left without a part."""
     named: dict[tuple[str, int], Path] = {}
     for file in files:
         number = re.search(r"(\d+)\.\w+$", file.path.name)
@@ -203,10 +203,12 @@ def _split_as_listing_5_4(files: list[PictureFile], notes: list[str]) -> list[Pi
             named.setdefault((file.label.lower(), int(number[1])), file.path)
     if any((label, number) not in named for label in ("cat", "dog") for number in range(2000)):
         return files
-    notes.append("Dogs vs. Cats, split as in listing 5.4: pictures 0 to 1999 of each")
-    return [
+    chosen = [
         PictureFile(path, f"{label}s", f"{label}s/{label}.{number}{path.suffix}", part)
         for (label, number), path in named.items()
         for part, numbers in LISTING_5_4.items()
         if number in numbers
     ]
+    paths = {file.path for file in chosen}
+    notes.append(f"Dogs vs. Cats, split as in listing 5.4; pictures from number 2000 on are left: {len(files) - 4000}")
+    return [*chosen, *(file for file in files if file.path not in paths)]

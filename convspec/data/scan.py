@@ -21,7 +21,7 @@ KIND_OF = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suffix
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found", "__pycache__")
 )
-NO_PICTURES = "folders without pictures"
+HIDDEN = "hidden files and folders of the system"
 POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_POINTER = 1024  # bytes, by its specification
 
@@ -69,7 +69,7 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
     for entry in entries:
         path = Path(entry)
         if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
-            folder.others.append(("hidden files and folders of the system", path))
+            folder.others.append((HIDDEN, path))
             continue
         try:
             status = entry.stat()

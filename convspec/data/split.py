@@ -18,6 +18,7 @@ from convspec import BadInput, MissingData
 from convspec.data import folders
 from convspec.data.archives import unpack
 from convspec.data.folders import PARTS, Layout
+from convspec.data.scan import HIDDEN
 from convspec.files import atomic_write, checksum
 from convspec.progress import bar
 
@@ -119,7 +120,12 @@ def _split(
         sources |= {f"{part}/{reading.names[position]}": reading.paths[position] for position in chosen}
         labels = reading.labels[chosen]
         counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(reading.classes)}
-    left_out = [f"{str(path)!r} is left out: {kind}" for kind, paths in reading.left_out.items() for path in paths]
+    left_out = [
+        f"{str(path)!r} is left out: {kind}"
+        for kind, paths in reading.left_out.items()
+        for path in paths
+        if kind != HIDDEN
+    ]
     skipped, duplicates = (
         tuple(sorted(_relocate(reason, root, Path()) for reason in reasons))
         for reasons in ([*reading.bad, *failures.values(), *left_out], reading.duplicates)
