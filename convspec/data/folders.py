@@ -315,7 +315,7 @@ def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray
                 break
         else:
             raise BadInput(
-                f"{str(reading.folder / GROUPS)!r}: groups of {name!r} are too large for the parts; split them"
+                f"{str(reading.folder / GROUPS)!r}: the groups of {name!r} are too large for the parts; split them"
             )
         place[order] = parts
     return [np.flatnonzero(readable & (place == part)) for part in PARTS]
