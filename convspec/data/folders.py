@@ -323,12 +323,11 @@ def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray
 
 def _draw(units: np.ndarray, quotas: Mapping[str, int], drawn: dict[int, str]) -> list[str]:
     """Return the part of each picture in this order; those of a unit get into one, which `drawn` takes down."""
-    left, sizes = dict(quotas), Counter(units.tolist())
-    for unit in units.tolist():
-        if unit not in drawn:
-            drawn[unit] = next((part for part, room in left.items() if room >= sizes[unit]), "train")
-        if drawn[unit] in left:
-            left[drawn[unit]] -= 1
+    left = dict(quotas)
+    for unit, size in Counter(units.tolist()).items():
+        part = drawn.setdefault(unit, next((part for part, room in left.items() if room >= size), "train"))
+        if part in left:
+            left[part] -= size
     return [drawn[unit] for unit in units.tolist()]
 
 
