@@ -11,6 +11,14 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """Add --layout, under the name of the pytest option, too, which errors speak of."""
+    parser.add_argument(
+        "--layout", "--convspec-layout", choices=("classes", "parts"),
+        help="what the subfolders are, where they could be classes or parts such as train and test",
+    )  # fmt: skip
+
+
 def positive(text: str) -> int:
     """Parse a whole number from 1 up."""
     if not text.isdecimal() or not int(text):

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from convspec.cli.arguments import add_layout
+
 HELP = "train each technique on a folder of pictures, and report accuracy and time"
 DESCRIPTION = (
     "Run pytest on the ladder's benchmarks with the pictures of DIR, away from any project's settings."
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
     )
     parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
+    add_layout(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,6 +47,6 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",
     ]
-    values = {name: getattr(options, name) for name in ("rungs", "seeds", "weights")}
+    values = {name: getattr(options, name) for name in ("rungs", "seeds", "weights", "layout")}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

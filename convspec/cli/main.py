@@ -28,14 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from convspec.cli import activations, compare, explain, fetch, filters, ladder, split
+    from convspec.cli import activations, check, compare, explain, fetch, filters, ladder, split
 
     parser = argparse.ArgumentParser(
         prog="convspec",
         description="The ladder on your pictures, data for it, timings side by side, and what a model sees.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (ladder, fetch, split, compare, explain, activations, filters):
+    for command in (ladder, check, fetch, split, compare, explain, activations, filters):
         name = command.__name__.rpartition(".")[2]
         subparser = commands.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
         command.add_arguments(subparser)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from convspec.cli.arguments import seed
+from convspec.cli.arguments import add_layout, seed
 
 HELP = "make train, validation and test of a folder or an archive of pictures"
 DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the same way every time."
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", type=Path, help="new folder, or one that was interrupted")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
     parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")
+    add_layout(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,6 +24,6 @@ def run(options: argparse.Namespace) -> int:
     from convspec.data.split import split
 
     source, target = options.source.expanduser(), options.target.expanduser()
-    manifest = split(source, target, seed=options.seed, link=options.link, progress=sys.stderr)
+    manifest = split(source, target, seed=options.seed, layout=options.layout, link=options.link, progress=sys.stderr)
     print(*manifest.summary(), sep="\n")
     return 0

@@ -14,7 +14,7 @@ import platformdirs
 
 from convspec import BadInput, MissingData
 from convspec.data import decode, folders, shapes
-from convspec.data.folders import PARTS
+from convspec.data.folders import PARTS, Layout, Reading
 from convspec.files import DAMAGED
 
 NAMES = ("shapes", "mnist", "dogs_vs_cats")
@@ -70,11 +70,12 @@ def data_folder(given: str | Path | None = None) -> Path:
 
 
 def load_dataset(
-    path_or_name: str | Path,
+    path_or_name: str | Path | Reading,
     size: int,
     root: Path | None = None,
     seed: int = 0,
     *,
+    layout: Layout | None = None,
     interpolation: str = "nearest",
     max_bad_fraction: float = 0.05,
     truncated: decode.Truncated = "skip",
@@ -83,10 +84,11 @@ def load_dataset(
     """Load the dataset of that name, or the folder of classes at that path.
 
     Args:
-        path_or_name: "shapes", "mnist", "dogs_vs_cats" or a folder in a layout of `folders.list_pictures`.
+        path_or_name: "shapes", "mnist", "dogs_vs_cats", a folder that `folders.read_layout` takes, or what it returned.
         size: Side of the pictures, in pixels.
         root: Data folder that holds `mnist.npz` and `dogs_vs_cats_small/`; None for `data_folder()`.
         seed: Splits a folder that is not split yet.
+        layout: Whether a folder's subfolders are classes or parts, where it can be read in two ways.
         interpolation: Resizes a folder's pictures, as `decode.load_image` takes it.
         max_bad_fraction: Share of a folder's files, 0 to 1, that may be no pictures; with 0 the first is an error. They
             are skipped with a warning, and `Dataset.skipped` names each.
@@ -110,11 +112,12 @@ def load_dataset(
                 " train.zip from kaggle.com/c/dogs-vs-cats/data and"
                 f" `convspec split train.zip {folder}` (listing 5.4)"
             )
-    else:
+    elif not isinstance(path_or_name, Reading):
         check(path_or_name)
         folder = Path(path_or_name).expanduser()
-    name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else folder.resolve().name
-    return _folder(folder, size, seed, interpolation, max_bad_fraction, truncated, progress, name)
+    reading = path_or_name if isinstance(path_or_name, Reading) else folders.read_layout(folder, layout)
+    name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else reading.folder.resolve().name
+    return _folder(reading, size, seed, interpolation, max_bad_fraction, truncated, progress, name)
 
 
 def check(path_or_name: str | Path) -> None:
@@ -164,7 +167,7 @@ def _mnist(file: Path, size: int) -> Dataset:
 
 
 def _folder(
-    folder: Path,
+    reading: Reading,
     size: int,
     seed: int,
     interpolation: str,
@@ -173,23 +176,19 @@ def _folder(
     progress: TextIO | None,
     name: str,
 ) -> Dataset:
-    listed = folders.list_pictures(folder)
-    bad = list(listed.bad)
+    folder, bad = reading.folder, list(reading.bad)
     if bad and not max_bad_fraction:
         raise BadInput(bad[0])
+    if reading.copies is None and (reading.parts is None or reading.missing):
+        reading = folders.compare(reading, progress)
     pictures, failures = decode.load_images(
-        listed.paths, size, interpolation, strict=not max_bad_fraction, truncated=truncated, progress=progress
+        reading.paths, size, interpolation, strict=not max_bad_fraction, truncated=truncated, progress=progress
     )
     bad += failures.values()
-    readable = np.array([position not in failures for position in range(len(listed.paths))], bool)
-    parts = folders.assign(listed, readable, seed)
-    total = len(listed.paths) + len(listed.bad)
-    if len(bad) > max_bad_fraction * total:
-        raise BadInput(
-            f"{len(bad)} of {total} files in {str(folder)!r} are no pictures, more than {max_bad_fraction:.0%};"
-            f" take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
-        )
-    skipped = (*bad, *listed.duplicates)
+    readable = np.array([position not in failures for position in range(len(reading.paths))], bool)
+    parts = folders.assign(reading, readable, seed)
+    reading.refuse_bad(bad, max_bad_fraction)
+    skipped = (*bad, *reading.duplicates)
     if skipped:
         first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
         warnings.warn(f"skipped {len(skipped)} files in {str(folder)!r}: {first}", stacklevel=3)
@@ -197,9 +196,9 @@ def _folder(
     splits, start = [], 0
     for chosen in parts:
         end = start + len(chosen)
-        splits.append(Split(pictures[start:end], listed.labels[chosen], tuple(listed.names[i] for i in chosen)))
+        splits.append(Split(pictures[start:end], reading.labels[chosen], tuple(reading.names[i] for i in chosen)))
         start = end
-    return Dataset(name, listed.classes, splits[0], splits[1], splits[2], skipped)
+    return Dataset(name, reading.classes, splits[0], splits[1], splits[2], skipped)
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:

@@ -80,7 +80,7 @@ def _check(name: str, ready: Path) -> None:
     if name == "mnist":
         datasets.load_dataset(name, 28, ready.parent)
     if name == "dogs_vs_cats":
-        folders.list_pictures(ready)
+        folders.read_layout(ready)
 
 
 def download(url: str, path: Path, checksum: str, progress: TextIO | None = None, retries: int = RETRIES) -> bool:

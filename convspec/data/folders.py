@@ -1,31 +1,45 @@
-"""List the classes and pictures of a folder, and assign them to training, validation and test."""
+"""Read a folder of pictures, and assign its pictures to training, validation and test."""
 
-import os
+import csv
 import re
-import stat
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from convspec import BadInput
+from convspec.data.layouts import LISTING_5_4, PARTS, Layout, PictureFile, find_files
+from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
-PARTS = ("train", "validation", "test")
+if TYPE_CHECKING:
+    from convspec.data.copies import Copies
+
+__all__ = ["LISTING_5_4", "PARTS", "Layout", "Reading", "assign", "compare", "read_layout"]
+
 SHARES = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
-LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
-NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.jpg
+TAKEN = 0.2  # of the training pictures, for a part that the folder lacks
+MAX_BAD = 0.05  # share of files that may be no pictures
+MIN_DRAWN = 4  # pictures of a class that parts are drawn from
+GROUPS = "groups.csv"
+FEW = 10  # test pictures of a class, below which its accuracy says little
+EXAMPLES = 3  # named for each kind of what was left out
 
 
 @dataclass(frozen=True)
-class PictureFiles:
-    """Files of a folder of classes, in the order of their classes and names.
+class Reading:
+    """Files of a folder of classes, in the order of their parts, classes and names, and how the folder was read.
 
     `labels`: int64 (n,), positions in `classes`; `names`: one for each file, CLASS/FILE; `parts`: for each file one of
-    PARTS, or None where the folder does not say. `bad` names what cannot be a picture, `duplicates` what has the same
-    content as another file; neither is among the files.
+    PARTS, or None where the folder does not say; `groups`: positions of files, for each group that must stay in one
+    part. `bad` names what cannot be a picture, `duplicates` what has the same content as another file, `left_out` all
+    else by kind; none of them is among the files. `notes` say what was taken for what. `copies` are near copies, once
+    `compare` has looked for them.
     """
 
     folder: Path
@@ -36,196 +50,166 @@ class PictureFiles:
     parts: tuple[str, ...] | None
     bad: tuple[str, ...]
     duplicates: tuple[str, ...]
+    left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    groups: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    copies: "Copies | None" = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Parts that the folder lacks and that are taken from its training pictures."""
+        return [part for part in PARTS if self.parts and part not in self.parts]
+
+    def refuse_bad(self, bad: Sequence[str], max_fraction: float = MAX_BAD) -> None:
+        """Raise BadInput where more than that share of the files is bad."""
+        total = len(self.paths) + len(self.bad)
+        if len(bad) > max_fraction * total:
+            raise BadInput(
+                f"{len(bad)} of {total} files in {str(self.folder)!r} are no pictures, more than {max_fraction:.0%};"
+                f" take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
+            )
+
+    def explain(self, seed: int = 0) -> tuple[list[str], BadInput | None]:
+        """Return the reading in lines: parts, classes, counts, what is left out; and why it cannot be used, if so."""
+        failures = self.copies.failures if self.copies else {}
+        bad = [*self.bad, *failures.values()]
+        try:
+            self.refuse_bad(bad)
+            readable = np.array([position not in failures for position in range(len(self.paths))], bool)
+            parts, problem = dict(zip(PARTS, assign(self, readable, seed), strict=True)), None
+        except BadInput as error:
+            parts, problem = {"": np.arange(len(self.paths))}, error
+        lines = [f"{str(self.folder)!r}: {len(self.paths)} pictures of {len(self.classes)} classes"]
+        lines += [f"  {note}" for note in self.notes]
+        counts = {part: np.bincount(self.labels[chosen], minlength=len(self.classes)) for part, chosen in parts.items()}
+        for label, name in enumerate(self.classes):
+            shown = ", ".join(f"{count[label]} {part}".strip() for part, count in counts.items())
+            lines.append(f"  {_printable(name)}: {shown}")
+        lines += self._describe_balance(list(counts.values())[-1])
+        lines += [f"left out: {len(paths)} {kind} ({self._few(paths)})" for kind, paths in self.left_out.items()]
+        for title, reasons in (("no pictures", bad), ("the same content again, left out", self.duplicates)):
+            if reasons:
+                lines.append(f"{title}: {len(reasons)} ({'; '.join(reasons[:EXAMPLES])}{_dots(reasons, '; ')})")
+        return lines + self._describe_groups(parts), problem
+
+    def _few(self, paths: Sequence[Path]) -> str:
+        names = [_printable(path.relative_to(self.folder).as_posix()) for path in paths[:EXAMPLES]]
+        return f"{', '.join(names)}{_dots(paths)}"
+
+    def _describe_balance(self, counts: np.ndarray) -> list[str]:
+        """Say what always answering the largest class reaches, and which classes have few pictures to test with."""
+        always, share = _printable(self.classes[counts.argmax()]), counts.max() / max(counts.sum(), 1)
+        few = [f"{_printable(name)} ({n})" for name, n in zip(self.classes, counts, strict=True) if n < FEW]
+        lines = [f"a model that always answers {always} is right in {share:.1%}"]
+        if few:
+            shown = f"{', '.join(few[:EXAMPLES])}{_dots(few)}"
+            lines.append(f"few pictures to test with, so that accuracy says little about these classes: {shown}")
+        return lines
+
+    def _describe_groups(self, parts: Mapping[str, np.ndarray]) -> list[str]:
+        """Count groups and near copies, and how many of them lie in two parts."""
+        pairs = self.copies.pairs if self.copies else ()
+        kinds = {
+            f"pictures in a group with another ({GROUPS})": [(g[0], other) for g in self.groups for other in g[1:]],
+            "near copies": [pair[:2] for pair in pairs if not pair.mirrored],
+            "mirrored copies": [pair[:2] for pair in pairs if pair.mirrored],
+        }
+        part_of = {position: part for part, chosen in parts.items() for position in chosen.tolist()}
+        lines = []
+        for kind, links in kinds.items():
+            apart = [link for link in links if len({part_of[each] for each in link if each in part_of}) > 1]
+            for title, some in (
+                (kind, links),
+                (f"WARNING: {kind} in two parts, which make accuracy look better", apart),
+            ):
+                if some:
+                    shown = "; ".join(
+                        " = ".join(self._few([self.paths[each]]) for each in link) for link in some[:EXAMPLES]
+                    )
+                    lines.append(f"{title}: {len(some)} ({shown}{_dots(some, '; ')})")
+        return lines
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    label: str
-    name: str
-    part: str | None = None
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
-def list_pictures(folder: Path) -> PictureFiles:
-    """List the pictures of a folder in any of these layouts, without what is hidden.
+def _dots(items: Sequence[object], separator: str = ", ") -> str:
+    return f"{separator}..." if len(items) > EXAMPLES else ""
 
-    One subfolder a class; `train`, `validation` and `test` that each have one; Kaggle's `train/cat.0.jpg`; the public
-    download's `PetImages/Cat/0.jpg`. Cats and dogs in the latter two, complete to number 1999, are split as in listing
-    5.4. The same content under two names is taken once: in the test part rather than in validation or training, else
-    under the first name. Raises BadInput where there are not two classes, or a part lacks one.
+
+def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
+    """Read a folder of pictures, from names and the first bytes of files, in any of these layouts.
+
+    One subfolder a class; parts that each have one, named as in `layouts.KEYWORDS`; classes that each have parts;
+    Kaggle's `train/cat.0.jpg`; the public download's `PetImages/Cat/0.jpg`. A single folder on top is looked through.
+    Cats and dogs in the latter two layouts, complete to number 1999, are split as in listing 5.4. The same content
+    under two names is taken once: in the test part rather than in validation or training, else under the first name.
+
+    Raises BadInput where there are not two classes, a part lacks one, Git LFS has left texts in place of the pictures,
+    GROUPS cannot be used, or `layout` must say whether folders are classes or parts.
     """
-    bad: list[str] = []
-    present = [part for part in PARTS if (folder / part).is_dir()]
-    if (folder / "PetImages").is_dir():
-        files = _split_as_listing_5_4(_list_classes(folder / "PetImages", bad))
-    elif numbered := _list_numbered(folder / "train" if "train" in present else folder, bad):
-        files = _split_as_listing_5_4(numbered)
-    elif not present:
-        files = _list_classes(folder, bad)
-    elif missing := [part for part in PARTS if part not in present]:
-        raise BadInput(
-            f"{str(folder)!r} has {', '.join(present)} but no {', '.join(missing)};"
-            " give all three, or one subfolder a class"
-        )
-    else:
-        files = _list_parts(folder, bad)
+    tree = scan(folder)
+    bad = [reason for each in tree.walk() for reason in each.bad] + _find_pointers(tree)
+    notes: list[str] = []
+    odd: list[Path] = []
+    files = find_files(tree, layout, notes, odd)
+    bad += [f"{str(path)!r} is not named CLASS.NUMBER, as the others are" for path in odd]
+    pointers = {path for each in tree.walk() for path in each.pointers}
+    left_out = _list_left_out(tree, {file.path for file in files} | {*odd} | pointers)
+    split = any(file.part for file in files)
+    files, duplicates = _drop_duplicates(f for f in files if f.path not in pointers and bool(f.part) == split)
+    files.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     classes = tuple(sorted({file.label for file in files}))
-    unique, duplicates = _drop_duplicates(files)
-    unique.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
-    return PictureFiles(
+    parts = tuple(file.part for file in files if file.part) or None
+    if not parts:
+        notes.append("split by class and seed: 50 % train, 25 % validation, 25 % test")
+    notes += [
+        f"no {part} part: {TAKEN:.0%} of train, by class and seed" for part in PARTS if parts and part not in parts
+    ]
+    return Reading(
         folder=folder,
         classes=classes,
-        paths=tuple(file.path for file in unique),
-        labels=np.array([classes.index(file.label) for file in unique], np.int64),
-        names=tuple(file.name for file in unique),
-        parts=tuple(file.part for file in unique if file.part) or None,
+        paths=tuple(file.path for file in files),
+        labels=np.array([classes.index(file.label) for file in files], np.int64),
+        names=tuple(file.name for file in files),
+        parts=parts,
         bad=tuple(bad),
         duplicates=tuple(duplicates),
+        left_out=left_out,
+        groups=_read_groups(folder / GROUPS, files),
+        notes=tuple(notes),
     )
 
 
-def assign(files: PictureFiles, readable: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Return the positions of the train, validation and test pictures, of those that are `readable`.
-
-    A folder that is not split yet is split 50 / 25 / 25, stratified, in an order that only the names and the seed
-    fix. Raises BadInput, naming the class, where one is too small for that or has no readable picture in a part.
-    """
-    chosen: list[list[int]] = [[], [], []]
-    for label, name in enumerate(files.classes):
-        members = np.flatnonzero(readable & (files.labels == label))
-        if files.parts:
-            groups = [members[np.array(files.parts)[members] == part] for part in PARTS]
-            if empty := [part for part, group in zip(PARTS, groups, strict=True) if not len(group)]:
-                raise _empty_class(files.folder / empty[0] / name)
-        elif not len(members):
-            raise _empty_class(files.folder / name)
-        elif len(members) < 4:
-            raise BadInput(
-                f"{str(files.folder)!r}: a class needs at least 4 readable pictures to be split, but {name!r} has"
-                f" {len(members)}"
-            )
-        else:
-            members = members[np.random.RandomState(seed).permutation(len(members))]
-            held_out = [int(len(members) * share) for share in SHARES[1:]]
-            validation, test, train = np.split(members, np.cumsum(held_out))
-            groups = [train, validation, test]
-        for part, group in zip(chosen, groups, strict=True):
-            part.extend(group)
-    return [np.sort(np.array(part, np.int64)) for part in chosen]
+def _find_pointers(tree: Folder) -> list[str]:
+    """Return a reason for each text of Git LFS in the place of a picture; raise BadInput where there are many."""
+    pointers = [path for folder in tree.walk() for path in folder.pointers]
+    total = len(tree.all_pictures())
+    if len(pointers) > MAX_BAD * total:
+        raise BadInput(
+            f"{len(pointers)} of {total} pictures in {str(tree.path)!r} are pointers of Git LFS, texts in the place of"
+            f" pictures that were not downloaded, such as {str(pointers[0])!r}; run `git lfs pull` there"
+        )
+    return [f"{str(path)!r} is a pointer of Git LFS; run `git lfs pull`" for path in pointers]
 
 
-def _empty_class(folder: Path) -> BadInput:
-    return BadInput(f"the class {folder.name!r} is empty: no readable picture in {str(folder)!r}")
+def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]:
+    """Return by kind what is neither a used picture nor bad; of a folder without pictures the folder alone."""
+    left_out: dict[str, list[Path]] = defaultdict(list)
+    remaining = [tree]
+    while remaining:
+        folder = remaining.pop()
+        left_out["pictures outside of the classes"] += [path for path in folder.pictures if path not in used]
+        for kind, path in folder.others:
+            if path != tree.path / GROUPS:
+                left_out[kind].append(path)
+        left_out["folders without pictures"] += [each.path for each in folder.folders if each not in folder.filled]
+        remaining += folder.filled
+    return {kind: tuple(sorted(paths)) for kind, paths in sorted(left_out.items()) if paths}
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        paths = sorted(Path(entry) for entry in entries if not entry.name.startswith("."))
-    return [path for path in paths if path.is_dir()]  # unlike an entry's, not an error for a link to itself
-
-
-def _list_classes(folder: Path, bad: list[str], part: str | None = None) -> list[_File]:
-    """List the files of each subfolder, which is a class."""
-    above = tuple(_identity(parent.stat()) for parent in [folder, *folder.absolute().parents])
-    subfolders = _subfolders(folder)
-    classes = [label for label in subfolders if _identity(label.stat()) not in above]
-    bad += [_loop_reason(label) for label in subfolders if label not in classes]
-    if len(classes) < 2:
-        content = f"only the class {classes[0].name!r}" if classes else "no subfolders"
-        raise BadInput(f"{str(folder)!r} has {content}; give at least two subfolders of pictures, one a class")
-    files = []
-    for label in classes:
-        paths = sorted(_regular_files(label, bad, above))
-        if not paths:
-            raise _empty_class(label)
-        files += [_File(path, label.name, path.relative_to(folder).as_posix(), part) for path in paths]
-    return files
-
-
-def _list_parts(folder: Path, bad: list[str]) -> list[_File]:
-    files = {part: _list_classes(folder / part, bad, part) for part in PARTS}
-    classes = {part: sorted({file.label for file in files[part]}) for part in PARTS}
-    for part in PARTS:
-        if classes[part] != classes["train"]:
-            raise BadInput(
-                f"{str(folder / part)!r} has the classes {', '.join(classes[part])}; train has"
-                f" {', '.join(classes['train'])}"
-            )
-    return [file for part in PARTS for file in files[part]]
-
-
-def _list_numbered(folder: Path, bad: list[str]) -> list[_File]:
-    """List the files of a folder without subfolders whose names begin with their class: Kaggle's layout."""
-    if _subfolders(folder):
-        return []
-    odd: list[str] = []
-    files = []
-    for path in _regular_files(folder, odd, ()):
-        if match := NUMBERED.fullmatch(path.name):
-            files.append(_File(path, match["label"], f"{match['label']}/{path.name}"))
-        else:
-            odd.append(f"{str(path)!r} is not named CLASS.NUMBER, as the others are")
-    if len({file.label for file in files}) < 2:
-        return []
-    bad += odd
-    return files
-
-
-def _split_as_listing_5_4(files: list[_File]) -> list[_File]:
-    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; leave other files as they are."""
-    named: dict[tuple[str, int], Path] = {}
-    for file in files:
-        number = re.search(r"(\d+)\.\w+$", file.path.name)
-        if number and file.label.lower() in ("cat", "dog"):
-            named.setdefault((file.label.lower(), int(number[1])), file.path)
-    if any((label, number) not in named for label in ("cat", "dog") for number in range(2000)):
-        return files
-    return [
-        _File(path, f"{label}s", f"{label}s/{label}.{number}{path.suffix}", part)
-        for (label, number), path in named.items()
-        for part, numbers in LISTING_5_4.items()
-        if number in numbers
-    ]
-
-
-def _regular_files(folder: Path, bad: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Yield regular files at any depth, through links; add what else is there to `bad`, with its reason."""
-    try:
-        here = _identity(folder.stat())
-        with os.scandir(folder) as listing:
-            entries = sorted(
-                (entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name
-            )
-    except OSError as error:
-        bad.append(f"{str(folder)!r} cannot be listed: {error.strerror}")
-        return
-    if here in above:
-        bad.append(_loop_reason(folder))
-        return
-    for entry in entries:
-        path = Path(entry)
-        try:
-            mode = entry.stat().st_mode
-        except OSError as error:
-            bad.append(f"{str(path)!r} is a link that leads nowhere: {error.strerror}")
-            continue
-        if stat.S_ISDIR(mode):
-            yield from _regular_files(path, bad, (*above, here))
-        elif stat.S_ISREG(mode):
-            yield path
-        else:
-            bad.append(f"{str(path)!r} is not a file but a pipe, socket or device")
-
-
-def _loop_reason(folder: Path) -> str:
-    return f"{str(folder)!r} is a link to a folder that it is in"
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _drop_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:
+def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], list[str]]:
     """Return one file of each content, and what was left out; only files of equal size are read."""
     sizes = defaultdict(list)
     order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
@@ -236,7 +220,7 @@ def _drop_duplicates(files: Iterable[_File]) -> tuple[list[_File], list[str]]:
             sizes[-1].append(file)  # gone since it was listed: whoever reads it says so
     unique, duplicates = [], []
     for size, group in sizes.items():
-        first: dict[str, _File] = {}
+        first: dict[str, PictureFile] = {}
         for file in group:
             content = _digest(file.path) if len(group) > 1 and size > 0 else None
             if content is None:
@@ -254,3 +238,101 @@ def _digest(path: Path) -> str | None:
         return checksum(path)
     except OSError:
         return None  # whoever reads it as a picture says so
+
+
+def _read_groups(file: Path, files: Sequence[PictureFile]) -> tuple[tuple[int, ...], ...]:
+    """Return the positions of each group's files, from a table of the columns file and group.
+
+    A file is a path from the table's folder, or a regular expression of such paths whose `(?P<group>...)` is the group.
+    """
+    if not file.is_file():
+        return ()
+    positions = {entry.path.relative_to(file.parent).as_posix(): number for number, entry in enumerate(files)}
+    groups: dict[str, list[int]] = defaultdict(list)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as table:
+            rows = csv.DictReader(table)
+            if not {"file", "group"} <= {*(rows.fieldnames or ())}:
+                raise ValueError("its first line must name the columns file and group")
+            for row in rows:
+                name, group = row["file"] or "", row["group"] or ""
+                if "(?P<group>" in name:
+                    matches = [
+                        (match["group"], n) for path, n in positions.items() if (match := re.fullmatch(name, path))
+                    ]
+                elif name and group:
+                    matches = [(group, positions[name])] if name in positions else []
+                else:
+                    raise ValueError(f"line {rows.line_num} lacks a file or a group")
+                if not matches and not (file.parent / name).is_file():
+                    raise ValueError(f"line {rows.line_num}: no picture {name!r} in this folder")
+                for group, number in matches:
+                    groups[group].append(number)
+    except (OSError, ValueError, re.error, csv.Error) as error:
+        raise BadInput(f"{str(file)!r}: {error}; put that right, or take the file away") from error
+    return tuple(tuple(numbers) for _, numbers in sorted(groups.items()))
+
+
+def compare(reading: Reading, progress: TextIO | None = None) -> Reading:
+    """Return the reading with its near copies; every picture is decoded once, as a thumbnail."""
+    from convspec.data.copies import find_copies  # imports OpenCV and Pillow
+
+    return replace(reading, copies=find_copies(reading.paths, progress))
+
+
+def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return the positions of the train, validation and test pictures, of those that are `readable`.
+
+    A folder that is not split yet is split 50 / 25 / 25, stratified, in an order that only the names and the seed fix;
+    a part that it lacks is taken from train in the same way. Pictures of a group, and near copies as far as the sizes
+    of the parts allow, get into one part. Raises BadInput, naming the class, where one is too small for that, has no
+    readable picture in a part, or consists of groups that are too large.
+    """
+    count, source = len(reading.paths), "train" if reading.parts else ""
+    place = np.array(reading.parts or ("",) * count, "<U10")
+    shares = dict.fromkeys(reading.missing, TAKEN) if reading.parts else dict(zip(PARTS[1:], SHARES[1:], strict=True))
+    pairs = [(group[0], other) for group in reading.groups for other in group]
+    groups = join(count, pairs)
+    linked = join(count, [*pairs, *(pair[:2] for pair in reading.copies.pairs)]) if reading.copies else groups
+    drawn: dict[int, str] = {}  # part of each of `linked`, which may have members in several classes
+    for label, name in enumerate(reading.classes):
+        here = readable & (reading.labels == label)
+        if empty := [part for part in {*(reading.parts or ("",))} if not (here & (place == part)).any()]:
+            where = f"{min(empty)} of " if reading.parts else ""
+            raise BadInput(f"the class {name!r} is empty: no readable picture of it in {where}{str(reading.folder)!r}")
+        members = np.flatnonzero(here & (place == source))
+        if shares and len(members) < MIN_DRAWN:
+            raise BadInput(
+                f"{str(reading.folder)!r}: a class needs at least {MIN_DRAWN} readable pictures to be split, but"
+                f" {name!r} has {len(members)}"
+            )
+        order = members[np.random.RandomState(seed).permutation(len(members))]
+        quotas = {part: max(int(len(members) * share), 1) for part, share in shares.items()}
+        for units, earlier in ((linked, drawn), (groups, {})):
+            parts = _draw(units[order], quotas, earlier)
+            sizes = Counter(parts)
+            if sizes["train"] and all(sizes[part] >= quota / 2 for part, quota in quotas.items()):
+                break
+        else:
+            raise BadInput(
+                f"{str(reading.folder / GROUPS)!r}: the groups of {name!r} are too large for the parts; split them"
+            )
+        place[order] = parts
+    return [np.flatnonzero(readable & (place == part)) for part in PARTS]
+
+
+def _draw(units: np.ndarray, quotas: Mapping[str, int], drawn: dict[int, str]) -> list[str]:
+    """Return the part of each picture in this order; those of a unit get into one, which `drawn` takes down."""
+    left = dict(quotas)
+    for unit, size in Counter(units.tolist()).items():
+        part = drawn.setdefault(unit, next((part for part, room in left.items() if room >= size), "train"))
+        if part in left:
+            left[part] -= size
+    return [drawn[unit] for unit in units.tolist()]
+
+
+def join(count: int, pairs: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return a number for each of `count` things, the same for those that pairs connect."""
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
+    links = coo_array((np.ones(len(first), np.int8), (first, second)), (count, count))
+    return connected_components(links, directed=False)[1]

@@ -15,9 +15,10 @@ from typing import TextIO
 import numpy as np
 
 from convspec import BadInput, MissingData
-from convspec.data import decode, folders
+from convspec.data import folders
 from convspec.data.archives import unpack
-from convspec.data.folders import PARTS
+from convspec.data.folders import PARTS, Layout
+from convspec.data.scan import HIDDEN
 from convspec.files import atomic_write, checksum, lock
 from convspec.progress import bar
 
@@ -62,15 +63,24 @@ class Manifest:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
 
-def split(source: Path, target: Path, *, seed: int = 0, link: bool = False, progress: TextIO | None = None) -> Manifest:
+def split(
+    source: Path,
+    target: Path,
+    *,
+    seed: int = 0,
+    layout: Layout | None = None,
+    link: bool = False,
+    progress: TextIO | None = None,
+) -> Manifest:
     """Copy the pictures of `source` to `target`/PART/CLASS/NAME, then write `target`/manifest.json.
 
     What `target` has already is compared, never overwritten, so that an interrupted run can be repeated.
 
     Args:
-        source: Folder in one of the layouts of `folders.list_pictures`, or a zip or tar of one; never changed.
+        source: Folder in one of the layouts of `folders.read_layout`, or a zip or tar of one; never changed.
         target: New folder, or one that a run with the same source and seed left unfinished.
         seed: Splits a folder that listing 5.4 says nothing about (see `folders.assign`).
+        layout: Whether subfolders are classes or parts, where the source can be read in two ways.
         link: Hard-link a folder's pictures instead of copying them.
         progress: Stream for progress bars; None for none.
 
@@ -90,33 +100,41 @@ def split(source: Path, target: Path, *, seed: int = 0, link: bool = False, prog
     if inside == outside or inside in outside.parents or outside in inside.parents:
         raise BadInput(f"{str(source)!r} and {str(target)!r} overlap; give a target outside of the source")
     if source.is_dir():
-        return _split(source, source, target, seed, _link if link else shutil.copyfile, progress)
+        return _split(source, target, seed, layout, _link if link else shutil.copyfile, progress)
     unpacked = outside.parent / f".{outside.name}.unpacked"
     with lock(unpacked, progress), _unpack_beside(source, unpacked, progress) as root:
         try:
-            return _split(root, _find_top(root), target, seed, _move, progress)
+            return _split(root, target, seed, layout, _move, progress)
         except BadInput as error:
             raise BadInput(_relocate(str(error), root, source)) from error
 
 
-def _split(root: Path, folder: Path, target: Path, seed: int, place: _Place, progress: TextIO | None) -> Manifest:
-    pictures = folders.list_pictures(folder)
-    _, failures = decode.load_images(pictures.paths, 1, "area", progress=progress)  # decodes in half the time
-    readable = np.array([position not in failures for position in range(len(pictures.paths))], bool)
+def _split(
+    root: Path, target: Path, seed: int, layout: Layout | None, place: _Place, progress: TextIO | None
+) -> Manifest:
+    reading = folders.compare(folders.read_layout(root, layout), progress)
+    failures = reading.copies.failures if reading.copies else {}
+    readable = np.array([position not in failures for position in range(len(reading.paths))], bool)
     sources: dict[str, Path] = {}
     counts: dict[str, dict[str, int]] = {}
-    for part, chosen in zip(PARTS, folders.assign(pictures, readable, seed), strict=True):
-        sources |= {f"{part}/{pictures.names[position]}": pictures.paths[position] for position in chosen}
-        labels = pictures.labels[chosen]
-        counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(pictures.classes)}
+    for part, chosen in zip(PARTS, folders.assign(reading, readable, seed), strict=True):
+        sources |= {f"{part}/{reading.names[position]}": reading.paths[position] for position in chosen}
+        labels = reading.labels[chosen]
+        counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(reading.classes)}
+    left_out = [
+        f"{str(path)!r} is left out: {kind}"
+        for kind, paths in reading.left_out.items()
+        for path in paths
+        if kind != HIDDEN
+    ]
     skipped, duplicates = (
         tuple(sorted(_relocate(reason, root, Path()) for reason in reasons))
-        for reasons in ([*pictures.bad, *failures.values()], pictures.duplicates)
+        for reasons in ([*reading.bad, *failures.values(), *left_out], reading.duplicates)
     )
     files = {
         name: {"source": path.relative_to(root).as_posix(), "sha256": checksum(path)} for name, path in sources.items()
     }
-    manifest = Manifest(seed, pictures.classes, counts, files, skipped, duplicates)
+    manifest = Manifest(seed, reading.classes, counts, files, skipped, duplicates)
     present = _compare(target, sources, manifest)
     with bar(len(sources), "writing pictures", "file", progress) as shown:
         for name, path in sources.items():
@@ -193,18 +211,9 @@ def _unpack_beside(archive: Path, folder: Path, progress: TextIO | None) -> Iter
     try:
         with _name_failures(folder):
             unpack(archive, folder / "archive", progress)
-        shutil.rmtree(folder / "archive" / "__MACOSX", ignore_errors=True)  # no class, but what Macs put into zips
         yield folder / "archive"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _find_top(folder: Path) -> Path:
-    """Return where the layout begins: inside of a single top folder that is none of it."""
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if len(visible) == 1 and visible[0].is_dir() and visible[0].name not in (*PARTS, "PetImages"):
-        return _find_top(visible[0])
-    return folder
 
 
 def _relocate(text: str, old: Path, new: Path) -> str:

@@ -13,6 +13,7 @@ from convspec import BadInput, require_extras
 Scale = Literal["mini", "full"]
 Mode = Literal["literal", "fast", "both"]
 Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
+Layout = Literal["classes", "parts"]
 Engine = Literal["local", "ray"]
 Truncated = Literal["skip", "fill"]
 
@@ -46,6 +47,7 @@ FLAG = {"action": "store_true"}
 LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "scale": {"choices": get_args(Scale)},
     "dataset": {"metavar": "NAME_OR_DIR"},
+    "layout": {"choices": get_args(Layout)},
     "data-root": {"metavar": "DIR", "type": Path},
     "weights": {"metavar": "FILE_OR_imagenet"},
     "rungs": {"metavar": "A,B", "type": _names},
@@ -68,6 +70,7 @@ HELP = {
     "scale": "mini (default): embedded pictures, minutes on two cores; full: MNIST, Dogs vs. Cats, VGG16",
     "dataset": "run every rung on these pictures: shapes, mnist, dogs_vs_cats, or a folder with a subfolder for each"
     " class, or with train, validation and test that have such subfolders (default: each rung's own)",
+    "layout": "what the subfolders of the dataset's folder are, where they could be classes or parts",
     "data-root": "folder of data sets and weights, unless CONVSPEC_DATA names one (default: the user's cache folder)",
     "weights": "weights of the base (default: BASE_notop.weights.h5 in the data folder, else imagenet, from Keras)",
     "rungs": "run only these rungs of the ladder (default: all seven)",
@@ -129,6 +132,7 @@ class Settings:
         values = {name: _value(config, name) for name in OPTIONS}
         self.scale: Scale = values["scale"] or "mini"
         self.dataset: str | None = values["dataset"]
+        self.layout: Layout | None = values["layout"]
         self.data_root: Path | None = values["data-root"]
         self.weights: str | None = values["weights"]
         self.rungs: list[str] | None = values["rungs"]

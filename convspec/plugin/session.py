@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from convspec.accuracy.baselines import Run
     from convspec.accuracy.judgement import Judgement
     from convspec.data.datasets import Dataset
+    from convspec.data.folders import Reading
     from convspec.ladder.determinism import Repeat
     from convspec.ladder.recipe import Recipe
     from convspec.ladder.result import Result
@@ -76,7 +78,7 @@ class Session:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "skipped")  # the summary names each file
                 self._datasets[key] = datasets.load_dataset(
-                    name,
+                    self.reading or name,
                     recipe.size,
                     self.data_root,
                     interpolation=recipe.interpolation,
@@ -85,6 +87,17 @@ class Session:
                     progress=terminal_stream(self.config),
                 )
         return self._datasets[key]
+
+    @cached_property
+    def reading(self) -> "Reading | None":
+        """How the folder of --convspec-dataset is read, with its near copies; None for a dataset of the package."""
+        from convspec.data import datasets, folders
+
+        name = self.settings.dataset
+        if name is None or name in datasets.NAMES:
+            return None
+        layout = folders.read_layout(Path(name).expanduser(), self.settings.layout)
+        return folders.compare(layout, terminal_stream(self.config))
 
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:
         """Return the file that keeps a run's result until its session ends, so that the next one can go on."""

@@ -83,6 +83,7 @@ def write_report(
             for recipe in session.recipes
             if recipe.name not in session.runs
         },
+        "reading": session.reading.explain()[0] if session.runs and session.reading else [],
         "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},
         "verdicts": [judgement.properties | {"lines": judgement.lines} for judgement in session.judgements],
     }

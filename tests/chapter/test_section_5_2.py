@@ -24,9 +24,9 @@ def convnet() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def files(data_folder: Path) -> folders.PictureFiles:
+def files(data_folder: Path) -> folders.Reading:
     """The files of listing 5.4, as the package lists them."""
-    return folders.list_pictures(data_folder / "dogs_vs_cats_small")
+    return folders.read_layout(data_folder / "dogs_vs_cats_small")
 
 
 def batches(count: int, batch_size: int, size: int = 6) -> Batches:
@@ -34,7 +34,7 @@ def batches(count: int, batch_size: int, size: int = 6) -> Batches:
     return Batches(pixels, np.arange(count) % 2, batch_size, rescale)
 
 
-def test_of_each_class_1000_pictures_train_500_validate_and_500_test(files: folders.PictureFiles) -> None:
+def test_of_each_class_1000_pictures_train_500_validate_and_500_test(files: folders.Reading) -> None:
     """Listing 5.4 and the counts printed after it: a balanced problem, where guessing is right half the time."""
     assert files.classes == ("cats", "dogs")
     counts = Counter(zip(files.parts or (), files.labels.tolist(), strict=True))
@@ -42,13 +42,13 @@ def test_of_each_class_1000_pictures_train_500_validate_and_500_test(files: fold
     assert counts == {(part, label): count for part, count in expected.items() for label in (0, 1)}
 
 
-def test_training_takes_8_percent_of_the_competitions_data(files: folders.PictureFiles) -> None:
+def test_training_takes_8_percent_of_the_competitions_data(files: folders.Reading) -> None:
     """Section 5.2.2: "less than 10% of the data": 8 % to train; validation makes it 12 % and testing 16 %."""
     shares = [(files.parts or ()).count(part) / KAGGLE for part in ("train", "validation", "test")]
     assert np.cumsum(shares).tolist() == pytest.approx([0.08, 0.12, 0.16])
 
 
-def test_the_pictures_are_medium_resolution_colour_and_differ_in_size(files: folders.PictureFiles) -> None:
+def test_the_pictures_are_medium_resolution_colour_and_differ_in_size(files: folders.Reading) -> None:
     """Figure 5.8: "heterogeneous in size, appearance, and so on"."""
     shapes = [decode.load_image(path).shape for path in files.paths[::200]]
     assert len(set(shapes)) > 10

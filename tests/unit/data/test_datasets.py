@@ -211,7 +211,7 @@ def test_the_order_in_which_the_file_system_lists_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, already_split: bool
 ) -> None:
     folder = (fill_parts if already_split else fill)(tmp_path / "pets", cats=8, dogs=12, newts=4)
-    spoil(folder, *(f"{'test/' if already_split else ''}cats/{number}.txt" for number in range(3)))
+    spoil(folder, *(f"{'test/' if already_split else ''}cats/{number}x.png" for number in range(3)))
     expected = load_dataset(folder, 6, max_bad_fraction=0.5)
     listed: list[list[str]] = []
 
@@ -232,7 +232,7 @@ def test_the_order_in_which_the_file_system_lists_changes_nothing(
 
 def test_what_is_left_out_is_counted_and_named_in_one_warning(folder: Path) -> None:
     before = load_dataset(folder, 6).fingerprint
-    spoil(folder, "cats/notes.txt")
+    spoil(folder, "cats/notes.png")
     (folder / "dogs" / "cut.png").write_bytes((folder / "dogs" / "00.png").read_bytes()[:40])
     (folder / "dogs" / "lost.png").symlink_to("nowhere")
     shutil.copy(folder / "dogs" / "03.png", folder / "dogs" / "zcopy.png")
@@ -240,7 +240,7 @@ def test_what_is_left_out_is_counted_and_named_in_one_warning(folder: Path) -> N
         dataset = load_dataset(folder, 6, max_bad_fraction=0.5)
     lines = (
         f"'{folder}/dogs/lost.png' is a link that leads nowhere",
-        f"'{folder}/cats/notes.txt' is not a readable picture: ",
+        f"'{folder}/cats/notes.png' is not a readable picture: ",
         f"'{folder}/dogs/cut.png' is not a readable picture: ",
         f"'{folder}/dogs/zcopy.png' is the same picture as ",
     )
@@ -251,7 +251,7 @@ def test_what_is_left_out_is_counted_and_named_in_one_warning(folder: Path) -> N
     assert dataset.fingerprint == before, "what is skipped must leave no trace in the pictures"
 
 
-@pytest.mark.parametrize("where", ["!{}", "04{}.png", "~{}"], ids=["first", "between", "last"])
+@pytest.mark.parametrize("where", ["!{}.png", "04{}.png", "~{}.png"], ids=["first", "between", "last"])
 def test_every_picture_keeps_its_name_and_label_wherever_bad_files_lie(folder: Path, where: str) -> None:
     expected = load_dataset(folder, 6, seed=3)
     spoil(folder, *(f"{label}/{where.format(number)}" for label in ("cats", "dogs", "newts") for number in range(3)))
@@ -270,7 +270,7 @@ def test_bad_files_are_skipped_up_to_their_share(
     tmp_path: Path, good: int, bad: int, share: float | None, allowed: bool
 ) -> None:
     fill(tmp_path, cats=4, dogs=good - 4)
-    spoil(tmp_path, *(f"cats/{number}.txt" for number in range(bad - 1)))
+    spoil(tmp_path, *(f"cats/{number}x.png" for number in range(bad - 1)))
     shutil.copy(tmp_path / "cats" / "00.png", tmp_path / "cats" / "copy.png")  # a duplicate is no bad file
     (tmp_path / "dogs" / "lost.png").symlink_to("nowhere")
     options: dict[str, Any] = {} if share is None else {"max_bad_fraction": share}
@@ -285,8 +285,8 @@ def test_bad_files_are_skipped_up_to_their_share(
 
 
 def test_where_no_bad_file_is_allowed_the_first_is_an_error(folder: Path) -> None:
-    spoil(folder, "dogs/05.txt", "cats/03.txt")
-    with pytest.raises(BadInput, match=r"^'[^']*/cats/03\.txt' is not a readable picture: [^;]*$"):
+    spoil(folder, "dogs/05x.png", "cats/03x.png")
+    with pytest.raises(BadInput, match=r"^'[^']*/cats/03x\.png' is not a readable picture: [^;]*$"):
         load_dataset(folder, 6, max_bad_fraction=0)
     (folder / "dogs" / "lost.png").symlink_to("nowhere")
     with pytest.raises(BadInput, match=r"^'[^']*/dogs/lost\.png' is a link that leads nowhere"):
@@ -327,9 +327,10 @@ def test_pictures_and_bad_files_may_have_any_name_and_long_paths(tmp_path: Path)
     loaded = {name for name in names_of(dataset) if not re.fullmatch(r"\w+/\d\d\.png", name)}
     assert loaded == {f"cats/{name}" for name in odd}
     assert len(dataset.fingerprint) == 64
+    pictures = [name for name in ODD_NAMES if name.endswith(".png")]
     for name in ODD_NAMES:
         (tmp_path / "cats" / name).write_bytes(b"")
-    for name, reason in zip(sorted(ODD_NAMES), load_dataset(tmp_path, 6, max_bad_fraction=1.0).skipped, strict=True):
+    for name, reason in zip(sorted(pictures), load_dataset(tmp_path, 6, max_bad_fraction=1.0).skipped, strict=True):
         assert reason.startswith(f"{str(tmp_path / 'cats' / name)!r} is not a readable picture: ")
         assert "\n" not in reason
         reason.encode()  # what a terminal or a JSON file can take
@@ -424,9 +425,9 @@ def unlike_classes(folder: Path) -> None:
     shutil.move(folder / "test" / "dogs", folder / "test" / "newts")
 
 
-def empty_class(folder: Path, *names: str) -> None:
-    fill(folder, cats=4, dogs=4, newts=0)
-    spoil(folder, *names)
+def unreadable_class(folder: Path) -> None:
+    fill(folder, cats=4, dogs=4)
+    spoil(folder, "newts/notes.png")
 
 
 TWO = "give at least two subfolders of pictures, one a class"
@@ -440,24 +441,19 @@ def no_folder(folder: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.rmdir, "no dataset or folder 'FOLDER': give shapes, mnist, dogs_vs_cats, or a folder"),
     "a file": (no_folder, "no dataset or folder 'FOLDER'"),
-    "empty": (lambda folder: None, f"'FOLDER' has no subfolders; {TWO}"),
-    "no subfolders": (lambda folder: spoil(folder, "00.png"), f"'FOLDER' has no subfolders; {TWO}"),
+    "empty": (lambda folder: None, f"'FOLDER' has no subfolders with pictures; {TWO}"),
+    "no subfolders": (
+        lambda folder: spoil(folder, "00.png"),
+        f"'FOLDER' has no subfolders with pictures beside 1 loose pictures; {TWO}",
+    ),
     "single class": (lambda folder: fill(folder, cats=9), f"'FOLDER' has only the class 'cats'; {TWO}"),
-    "empty class": (empty_class, "the class 'newts' is empty: no readable picture in 'FOLDER/newts'"),
-    "unreadable class": (
-        lambda folder: empty_class(folder, "newts/notes.txt"),
-        "the class 'newts' is empty: no readable picture in 'FOLDER/newts'",
-    ),
-    "lacks parts": (
-        lambda folder: fill(folder / "train", cats=1, dogs=1),
-        "'FOLDER' has train but no validation, test; give all three, or one subfolder a class",
-    ),
+    "unreadable class": (unreadable_class, "the class 'newts' is empty: no readable picture of it in 'FOLDER'"),
     "unlike classes": (unlike_classes, "'FOLDER/test' has the classes cats, newts; train has cats, dogs"),
     "too few pictures": (
         lambda folder: fill(folder, cats=4, dogs=3),
         "'FOLDER': a class needs at least 4 readable pictures to be split, but 'dogs' has 3",
     ),
-    "all empty": (lambda folder: fill(folder, cats=0, dogs=0), "the class 'cats' is empty"),
+    "all empty": (lambda folder: fill(folder, cats=0, dogs=0), f"'FOLDER' has no subfolders with pictures; {TWO}"),
 }
 
 

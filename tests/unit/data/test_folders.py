@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convspec import BadInput
-from convspec.data.folders import LISTING_5_4, PARTS, PictureFiles, assign, list_pictures
+from convspec.data.folders import LISTING_5_4, PARTS, Reading, assign, read_layout
 
 
 def put(folder: Path, names: Iterable[str]) -> Path:
@@ -43,7 +43,7 @@ def test_one_subfolder_a_class_is_read_in_the_order_of_classes_and_names(tmp_pat
     odd = os.fsdecode(b"caf\xe9.png")
     put(tmp_path, ["newts/b.png", "cats/2.png", "cats/10.png", f"newts/{odd}", "dogs/old/1.png", "readme.txt"])
     (tmp_path / "cats" / "2.png").write_text("a file of another size")
-    listed = list_pictures(tmp_path)
+    listed = read_layout(tmp_path)
     assert listed.classes == ("cats", "dogs", "newts")
     assert listed.names == ("cats/10.png", "cats/2.png", "dogs/old/1.png", "newts/b.png", f"newts/{odd}")
     assert (listed.labels.dtype, listed.labels.tolist()) == (np.int64, [0, 0, 1, 2, 2])
@@ -52,7 +52,7 @@ def test_one_subfolder_a_class_is_read_in_the_order_of_classes_and_names(tmp_pat
 
 
 def test_a_folder_that_is_split_already_says_of_each_file_its_part(tmp_path: Path) -> None:
-    listed = list_pictures(split_pets(tmp_path))
+    listed = read_layout(split_pets(tmp_path))
     assert listed.parts == ("train", "train", "validation", "validation", "test", "test")
     assert listed.names == tuple(f"{label}/{part}.png" for part in PARTS for label in ("cats", "dogs"))
     assert listed.labels.tolist() == [0, 1, 0, 1, 0, 1]
@@ -65,17 +65,17 @@ def test_files_named_by_class_and_number_are_sorted_into_classes(
     tmp_path: Path, inside: str, labels: tuple[str, ...]
 ) -> None:
     put(tmp_path / inside, [f"{label}.{number}.jpg" for label in reversed(labels) for number in (0, 7, 30)])
-    listed = list_pictures(tmp_path)
+    listed = read_layout(tmp_path)
     assert listed.classes == labels
     assert listed.names == tuple(f"{label}/{label}.{number}.jpg" for label in labels for number in (0, 30, 7))
     assert listed.labels.tolist() == [label for label in range(len(labels)) for _ in range(3)]
     assert listed.parts is None
 
 
-@pytest.mark.parametrize("name", ["dog.x.jpg", "dog.jpg", "dog.1.jpg~", "dog.1", "1.jpg"])
+@pytest.mark.parametrize("name", ["dog.x.jpg", "dog.jpg", "dog.1.2-3.jpg", "1.jpg"])
 def test_a_file_without_class_and_number_among_others_is_bad(tmp_path: Path, name: str) -> None:
     put(tmp_path / "train", ["cat.0.jpg", "dog.0.jpg", name])
-    listed = list_pictures(tmp_path)
+    listed = read_layout(tmp_path)
     assert listed.bad == (f"{str(tmp_path / 'train' / name)!r} is not named CLASS.NUMBER, as the others are",)
     assert listed.names == ("cat/cat.0.jpg", "dog/dog.0.jpg")
 
@@ -90,7 +90,7 @@ def stored(layout: str, animal: str, number: int) -> str:
 @pytest.mark.parametrize("layout", DOWNLOADS)
 def test_complete_cats_and_dogs_are_split_and_named_as_in_listing_5_4(tmp_path: Path, layout: str) -> None:
     put(tmp_path, [stored(layout, animal, number) for animal in ("cat", "dog") for number in range(2010)])
-    listed = list_pictures(tmp_path)
+    listed = read_layout(tmp_path)
     assert listed.parts is not None
     assert listed.classes == ("cats", "dogs")
     expected = {
@@ -103,13 +103,13 @@ def test_complete_cats_and_dogs_are_split_and_named_as_in_listing_5_4(tmp_path: 
     assert len(entries) == 4000
     assert sorted(expected.symmetric_difference(entries))[:5] == []
     (tmp_path / stored(layout, "cat", 1999)).unlink()
-    rest = list_pictures(tmp_path)
+    rest = read_layout(tmp_path)
     assert (rest.parts, len(rest.names)) == (None, 4019), "where one is missing they are left as they are"
 
 
 def test_the_public_download_of_cats_and_dogs_is_looked_for_in_its_folder(tmp_path: Path) -> None:
     put(tmp_path, [*(f"PetImages/{label}/{n}.jpg" for label in ("Dog", "Cat") for n in range(3)), "readme.txt"])
-    listed = list_pictures(tmp_path)
+    listed = read_layout(tmp_path)
     assert (listed.classes, listed.parts) == (("Cat", "Dog"), None)
     assert listed.names == tuple(f"{label}/{number}.jpg" for label in ("Cat", "Dog") for number in range(3))
 
@@ -125,7 +125,7 @@ def test_of_the_same_picture_twice_the_first_name_is_kept(pets: Path) -> None:
     for source, target in (("cats/2.png", "cats/9.png"), ("cats/2.png", "cats/0a.png"), ("dogs/1.png", "cats/8.png")):
         shutil.copy(pets / source, pets / target)
     (pets / "dogs" / "link.png").symlink_to(pets / "dogs" / "3.png")
-    listed = list_pictures(pets)
+    listed = read_layout(pets)
     assert listed.duplicates == duplicates(
         pets,
         ("cats/2.png", "cats/0a.png"),
@@ -144,7 +144,7 @@ def test_a_picture_in_two_parts_is_kept_where_it_is_tested_with(tmp_path: Path, 
     split_pets(tmp_path)
     for part in where:
         (tmp_path / part / "cats" / "shared.png").write_text("shared")
-    listed = list_pictures(tmp_path)
+    listed = read_layout(tmp_path)
     *left, kept = where
     pairs = ((f"{part}/cats/shared.png", f"{kept}/cats/shared.png") for part in left)
     assert listed.duplicates == duplicates(tmp_path, *pairs)
@@ -155,7 +155,7 @@ def test_empty_files_and_files_of_equal_size_are_no_duplicates(pets: Path) -> No
     assert len({path.stat().st_size for path in pets.glob("*/*")}) == 1
     for name in ("cats/8.png", "cats/9.png"):
         (pets / name).touch()
-    listed = list_pictures(pets)
+    listed = read_layout(pets)
     assert listed.duplicates == ()
     assert set(listed.names) == {*ALL_PETS, "cats/8.png", "cats/9.png"}, "each is for the decoder to refuse"
 
@@ -164,13 +164,13 @@ def test_empty_files_and_files_of_equal_size_are_no_duplicates(pets: Path) -> No
 def test_each_content_is_listed_exactly_once(
     tmp_path_factory: pytest.TempPathFactory, contents: list[tuple[str, int]]
 ) -> None:
-    folder = put(tmp_path_factory.mktemp("pets"), ["a/first", "b/second"])
+    folder = put(tmp_path_factory.mktemp("pets"), ["a/first.png", "b/second.png"])
     for number, (label, content) in enumerate(contents):
-        (folder / label / f"{number}").write_text(f"content {content}")
-    listed = list_pictures(folder)
+        (folder / label / f"{number}.png").write_text(f"content {content}")
+    listed = read_layout(folder)
     read = sorted(path.read_text() for path in listed.paths)
     distinct = {f"content {content}" for _, content in contents}
-    assert read == sorted(distinct | {"the picture a/first", "the picture b/second"})
+    assert read == sorted(distinct | {"the picture a/first.png", "the picture b/second.png"})
     assert len(listed.paths) + len(listed.duplicates) == len(contents) + 2, "the others are named"
 
 
@@ -179,7 +179,7 @@ def test_each_content_is_listed_exactly_once(
 
 def refuse(folder: Path, path: str, reason: str) -> None:
     """Expect that one file or folder is bad, for that reason, and that all others are listed."""
-    listed = list_pictures(folder)
+    listed = read_layout(folder)
     assert [line.partition(": ")[0] for line in listed.bad] == [f"{str(folder / path)!r} {reason}"]
     assert (listed.classes, listed.names) == (("cats", "dogs"), ALL_PETS)
 
@@ -197,7 +197,6 @@ def test_a_link_that_leads_nowhere_is_bad_and_named(pets: Path, target: str) -> 
 def test_a_link_to_a_folder_above_it_is_bad_and_adds_no_picture(pets: Path, link: str, target: str) -> None:
     (pets / link).parent.mkdir(exist_ok=True)
     (pets / link).symlink_to(target)
-    (pets / "newts").symlink_to("newts")  # a link to itself is no class
     refuse(pets, link, "is a link to a folder that it is in")
 
 
@@ -228,7 +227,7 @@ def test_files_that_may_not_be_read_are_left_to_the_decoder(pets: Path, monkeypa
 
     opened = Path.open
     monkeypatch.setattr(Path, "open", forbidding)
-    listed = list_pictures(pets)
+    listed = read_layout(pets)
     assert (listed.names, listed.duplicates) == (ALL_PETS, ())
 
 
@@ -239,7 +238,7 @@ def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path: Path, pets:
     (pets / link).parent.mkdir(exist_ok=True)
     (pets / link).symlink_to(elsewhere)
     (pets / "cats" / "9.png").symlink_to(tmp_path / "one.png")
-    listed = list_pictures(pets)
+    listed = read_layout(pets)
     assert listed.names == tuple(sorted([*ALL_PETS, "cats/9.png", f"{link}/8.png", f"{link}/sub/9.png"]))
     assert listed.bad == ()
 
@@ -250,27 +249,26 @@ def test_a_folder_may_be_given_by_a_link_or_from_where_one_is(
     (tmp_path / "link").symlink_to(pets)
     monkeypatch.chdir(pets)
     for folder in (tmp_path / "link", Path()):
-        assert list_pictures(folder).names == ALL_PETS
+        assert read_layout(folder).names == ALL_PETS
 
 
 @pytest.mark.parametrize("hidden", ["cats/.DS_Store", ".git/0.png", "cats/.cache/0.png", ".notes", "cats/._0.png"])
 def test_what_is_hidden_is_neither_a_picture_nor_bad_nor_fills_a_class(pets: Path, hidden: str) -> None:
     put(pets, [hidden])
-    listed = list_pictures(pets)
+    listed = read_layout(pets)
     assert (listed.names, listed.bad) == (ALL_PETS, ())
     put(pets, ["newts/.DS_Store"])
-    with pytest.raises(BadInput, match=r"^the class 'newts' is empty: no readable picture in '.*/newts'$"):
-        list_pictures(pets)
+    assert read_layout(pets).classes == ("cats", "dogs")
 
 
 # Parts
 
 
-def unsplit(counts: list[int], parts: tuple[str, ...] | None = None) -> PictureFiles:
+def unsplit(counts: list[int], parts: tuple[str, ...] | None = None) -> Reading:
     labels = np.repeat(np.arange(len(counts)), counts)
     names = tuple(f"{label}/{number}" for number, label in enumerate(labels))
     classes = tuple("abcde"[: len(counts)])
-    return PictureFiles(Path("pets"), classes, tuple(map(Path, names)), labels, names, parts, (), ())
+    return Reading(Path("pets"), classes, tuple(map(Path, names)), labels, names, parts, (), ())
 
 
 @given(
@@ -294,7 +292,7 @@ def test_each_class_is_split_by_quarters_completely_and_without_overlap(
 
 
 def test_the_seed_decides_the_parts_unless_the_folder_does() -> None:
-    def split(files: PictureFiles, seed: int) -> list[list[int]]:
+    def split(files: Reading, seed: int) -> list[list[int]]:
         return [part.tolist() for part in assign(files, np.ones(len(files.labels), bool), seed)]
 
     files = unsplit([20, 20])
@@ -306,13 +304,13 @@ def test_the_seed_decides_the_parts_unless_the_folder_does() -> None:
 @pytest.mark.parametrize(
     ("files", "bad", "message"),
     [
-        (unsplit([3, 3], PARTS * 2), [4], "the class 'b' is empty: no readable picture in 'pets/validation/b'"),
-        (unsplit([5, 5]), range(5, 10), "the class 'b' is empty: no readable picture in 'pets/b'"),
+        (unsplit([3, 3], PARTS * 2), [4], "the class 'b' is empty: no readable picture of it in validation of 'pets'"),
+        (unsplit([5, 5]), range(5, 10), "the class 'b' is empty: no readable picture of it in 'pets'"),
         (unsplit([5, 5]), [8, 9], "'pets': a class needs at least 4 readable pictures to be split, but 'b' has 3"),
     ],
 )
 def test_a_class_without_enough_readable_pictures_is_refused_by_name(
-    files: PictureFiles, bad: list[int], message: str
+    files: Reading, bad: list[int], message: str
 ) -> None:
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
         assign(files, ~np.isin(np.arange(len(files.labels)), bad), 0)

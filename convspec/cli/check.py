@@ -1,0 +1,33 @@
+"""`convspec check`: how a folder of pictures is read, before anything is trained."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from convspec.cli.arguments import add_layout, seed
+
+HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
+DESCRIPTION = (
+    "Print the parts and classes of DIR with counts, what is left out, near copies, and what speaks against using it."
+    " The exit code is 1 where it cannot be used."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of pictures")
+    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
+    add_layout(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the reading; return 0, or raise BadInput where the folder cannot be used."""
+    from convspec.data import datasets, folders
+
+    datasets.check(folder := options.folder.expanduser())
+    reading = folders.compare(folders.read_layout(folder, options.layout), sys.stderr)
+    lines, problem = reading.explain(options.seed)
+    print(*lines, sep="\n")
+    if problem:
+        raise problem
+    return 0

@@ -1,0 +1,214 @@
+"""Tell parts, classes and the pictures of each from where files lie in a folder."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from convspec import BadInput
+from convspec.data.scan import Folder
+
+Layout = Literal["classes", "parts"]
+LAYOUTS = get_args(Layout)
+PARTS = ("train", "validation", "test")
+LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
+NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.jpg
+KEYWORDS = {
+    "train": "train training",
+    "validation": "validation valid val dev",
+    "test": "test testing eval evaluation",
+}  # those of Hugging Face's imagefolder
+PART_OF = {word: part for part, words in KEYWORDS.items() for word in words.split()}
+FILLERS = {"set", "sets", "data", "dataset", "images", "imgs", "img", "pictures", "photos", "part", "split"}
+WORDS = re.compile(r"[^\W\d_]+")
+CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # within TrainingData
+GLUED = re.compile(rf"({'|'.join(PART_OF)})(?:set|sets|data|dataset|images|imgs|img|pictures|photos)")  # trainset
+OPTION = "--convspec-layout"
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture's file, its class, its name CLASS/FILE, and its part where the folder says so."""
+
+    path: Path
+    label: str
+    name: str
+    part: str | None = None
+
+
+def find_part(name: str) -> tuple[str | None, bool]:
+    """Return the part that a folder's name speaks of, and whether it says nothing else; None for no part or two."""
+    words = [GLUED.sub(r"\1", word.lower()) for word in WORDS.findall(CAPITAL.sub(" ", name))]
+    parts = {PART_OF[word] for word in words if word in PART_OF}
+    return parts.pop() if len(parts) == 1 else None, all(word in PART_OF or word in FILLERS for word in words)
+
+
+def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[Path]) -> list[PictureFile]:
+    """Return the pictures of a folder with their classes and parts; see `folders.read_layout`.
+
+    Args:
+        tree: What the folder holds.
+        layout: What folders are that could be classes or parts; None to ask where that is open.
+        notes: Takes lines that say what was taken for what.
+        odd: Takes the pictures among numbered ones that belong to no class.
+
+    Raises:
+        BadInput: There are not two classes, a part lacks one, or the layout is open.
+    """
+    top = _look_through(tree)
+    if top is not tree:
+        notes.append(f"all pictures are in {top.path.relative_to(tree.path).as_posix()!r}, which is read")
+    for folder in top.filled:
+        if folder.path.name == "PetImages":
+            return _split_as_listing_5_4(_list_classes(folder, folder.filled), notes)
+    parts = {folder.path.name: find_part(folder.path.name) for folder in top.filled}
+    if layout != "classes":
+        for folder in (*(each for each in top.filled if parts[each.path.name] == ("train", True)), top):
+            if numbered := _list_numbered(folder, odd):
+                notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
+                return _split_as_listing_5_4(numbered, notes)
+        if any(part for part, _ in parts.values()):
+            return _list_named(top, layout, notes)
+        if _has_parts(top):
+            notes.append("each class has parts")
+            return [
+                PictureFile(path, label.path.name, f"{label.path.name}/{path.relative_to(inner.path).as_posix()}", part)
+                for label in top.filled
+                for inner in label.filled
+                for path in inner.all_pictures()
+                if (part := find_part(inner.path.name)[0])
+            ]
+        if layout == "parts":
+            raise BadInput(f"{str(top.path)!r} has no folder that is named after a part: leave out {OPTION}")
+    return _list_classes(top, top.filled)
+
+
+def _look_through(folder: Folder) -> Folder:
+    """Return where the layout begins: inside of a single top folder that has others in it."""
+    while len(folder.filled) == 1 and not folder.pictures:
+        (inner,) = folder.filled
+        if inner.path.name == "PetImages" or not inner.filled:
+            break
+        folder = inner
+    return folder
+
+
+def _has_classes(folder: Folder) -> bool:
+    return len(folder.filled) > 1 or (len(folder.filled) == 1 and not folder.pictures)
+
+
+def _has_parts(top: Folder) -> bool:
+    """Return whether each subfolder, a class, has training pictures and those of another part, and nothing else."""
+    inner = [[find_part(folder.path.name) for folder in label.filled] for label in top.filled]
+    return len(top.filled) > 1 and all(
+        len(parts) == len(dict(parts)) > 1 and ("train", True) in parts and all(exact for _, exact in parts)
+        for parts in inner
+    ) and not any(label.pictures for label in top.filled)  # fmt: skip
+
+
+def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[PictureFile]:
+    """List the pictures of a folder some of whose subfolders are named after parts."""
+    with_classes: dict[str, list[Folder]] = {}
+    flat: list[tuple[str, bool]] = []
+    others = []
+    for folder in top.filled:
+        part, exact = find_part(folder.path.name)
+        if not part:
+            others.append(folder)
+        elif _has_classes(inner := _look_through(folder)):
+            with_classes.setdefault(part, []).append(inner)
+        else:
+            flat.append((part, exact))
+    if "train" in with_classes:
+        if layout is None and others and len(with_classes) == 1:
+            (train, *_), names = with_classes["train"], ", ".join(repr(folder.path.name) for folder in top.filled)
+            raise _ask(top, names, f"{train.path.name!r} as the part to train with, and its subfolders as the classes")
+        return _list_parts(top, with_classes, notes)
+    if with_classes:
+        raise BadInput(f"{str(top.path)!r} has {', '.join(with_classes)} but no train part with classes; give one")
+    if len(others) > 1 and layout == "parts":
+        return _list_classes(top, others)
+    if len(others) > 1 and any(exact and part != "train" for part, exact in flat):
+        names = ", ".join(repr(folder.path.name) for folder in others)
+        raise _ask(top, ", ".join(repr(folder.path.name) for folder in top.filled), f"{names} alone as the classes")
+    if layout == "parts" or (not others and all(exact for _, exact in flat) and len(dict(flat)) == len(flat)):
+        raise BadInput(
+            f"{str(top.path)!r} has parts ({', '.join(folder.path.name for folder in top.filled)}) without classes:"
+            f" give each a subfolder of pictures a class, or {OPTION} classes if these are the classes"
+        )
+    return _list_classes(top, top.filled)
+
+
+def _ask(top: Folder, classes: str, parts: str) -> BadInput:
+    return BadInput(
+        f"{str(top.path)!r} can be read in two ways: {classes} as the classes, or {parts}; choose with"
+        f" {OPTION} classes or {OPTION} parts"
+    )
+
+
+def _list_classes(folder: Folder, classes: Sequence[Folder], part: str | None = None) -> list[PictureFile]:
+    """List the pictures of subfolders, each a class."""
+    if len(classes) < 2:
+        content = f"only the class {classes[0].path.name!r}" if classes else "no subfolders with pictures"
+        content += f" beside {len(folder.pictures)} loose pictures" if folder.pictures else ""
+        raise BadInput(f"{str(folder.path)!r} has {content}; give at least two subfolders of pictures, one a class")
+    return [
+        PictureFile(path, label.path.name, path.relative_to(folder.path).as_posix(), part)
+        for label in classes
+        for path in label.all_pictures()
+    ]
+
+
+def _list_parts(top: Folder, by_part: dict[str, list[Folder]], notes: list[str]) -> list[PictureFile]:
+    for part, folders in by_part.items():
+        if len(folders) > 1:
+            both = " and ".join(repr(folder.path.name) for folder in folders)
+            raise BadInput(f"{str(top.path)!r}: {both} are both {part} by their names; rename one")
+    folders_of = {part: by_part[part][0] for part in PARTS if part in by_part}
+    classes = {part: [label.path.name for label in folder.filled] for part, folder in folders_of.items()}
+    for part, names in classes.items():
+        if names != classes["train"]:
+            raise BadInput(
+                f"{str(folders_of[part].path)!r} has the classes {', '.join(names)}; train has"
+                f" {', '.join(classes['train'])}"
+            )
+    shown = ", ".join(f"{part} is {folder.path.name!r}" for part, folder in folders_of.items())
+    notes.append(f"parts with classes: {shown}")
+    return [
+        file
+        for part, folder in folders_of.items()
+        for file in _list_classes(folder, folder.filled, part if len(folders_of) > 1 else None)
+    ]
+
+
+def _list_numbered(folder: Folder, odd: list[Path]) -> list[PictureFile]:
+    """List the pictures of a folder without subfolders whose names begin with their class: Kaggle's layout."""
+    matches = {path: NUMBERED.fullmatch(path.name) for path in folder.pictures}
+    files = [
+        PictureFile(path, match["label"], f"{match['label']}/{path.name}") for path, match in matches.items() if match
+    ]
+    if folder.filled or len({file.label for file in files}) < 2:
+        return []
+    odd += [path for path, match in matches.items() if not match]
+    return files
+
+
+def _split_as_listing_5_4(files: list[PictureFile], notes: list[str]) -> list[PictureFile]:
+    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; others are left without a part."""
+    named: dict[tuple[str, int], Path] = {}
+    for file in files:
+        number = re.search(r"(\d+)\.\w+$", file.path.name)
+        if number and file.label.lower() in ("cat", "dog"):
+            named.setdefault((file.label.lower(), int(number[1])), file.path)
+    if any((label, number) not in named for label in ("cat", "dog") for number in range(2000)):
+        return files
+    chosen = [
+        PictureFile(path, f"{label}s", f"{label}s/{label}.{number}{path.suffix}", part)
+        for (label, number), path in named.items()
+        for part, numbers in LISTING_5_4.items()
+        if number in numbers
+    ]
+    paths = {file.path for file in chosen}
+    notes.append(f"Dogs vs. Cats, split as in listing 5.4; pictures from number 2000 on are left: {len(files) - 4000}")
+    return [*chosen, *(file for file in files if file.path not in paths)]

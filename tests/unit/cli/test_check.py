@@ -1,0 +1,72 @@
+"""`convspec check` says how a folder is read, and whether it can be used."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convspec.cli.main import main
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    for label, count in (("cats", 12), ("dogs", 8)):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for number in range(count):
+            noise = np.random.default_rng([count, number]).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "pets" / label / f"{number:02d}.png")
+    return tmp_path / "pets"
+
+
+def test_a_folder_that_can_be_used_is_explained(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pets / "cats" / "Thumbs.db").touch()
+    (pets / "dogs" / "copy.png").write_bytes((pets / "dogs" / "00.png").read_bytes())
+    Image.open(pets / "cats" / "03.png").resize((80, 80), Image.Resampling.BICUBIC).save(pets / "cats" / "large.png")
+    before = {path: path.stat().st_mtime_ns for path in pets.rglob("*")}
+    assert main(["check", str(pets)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"'{pets}': 21 pictures of 2 classes",
+        "  split by class and seed: 50 % train, 25 % validation, 25 % test",
+        "  cats: 7 train, 3 validation, 3 test",
+        "  dogs: 4 train, 2 validation, 2 test",
+        "a model that always answers cats is right in 60.0%",
+        "few pictures to test with, so that accuracy says little about these classes: cats (3), dogs (2)",
+        "left out: 1 system files (cats/Thumbs.db)",
+        f"the same content again, left out: 1 ('{pets}/dogs/copy.png' is the same picture as '{pets}/dogs/00.png')",
+        "near copies: 1 (cats/03.png = cats/large.png)",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in pets.rglob("*")} == before
+
+
+def test_a_folder_that_cannot_be_used_is_explained_and_exits_1(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        (pets / "cats" / f"bad{number}.png").write_text(f"<html>{number}</html>")
+    assert main(["check", str(pets)]) == 1
+    shown = capsys.readouterr()
+    assert "  cats: 14" in shown.out.splitlines()
+    assert f"no pictures: 2 ('{pets}/cats/bad0.png' is not a readable picture: " in shown.out
+    assert "convspec: error: 2 of 22 files in " in shown.err
+    for path in (pets / "dogs").iterdir():
+        path.unlink()
+    assert main(["check", str(pets)]) == 1
+    assert "has only the class 'cats'" in capsys.readouterr().err
+
+
+def test_the_option_that_an_error_names_is_taken(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pets / "test").mkdir()
+    Image.effect_noise((40, 40), 50).save(pets / "test" / "1.png")
+    assert main(["check", str(pets)]) == 1
+    assert "choose with --convspec-layout classes or --convspec-layout parts" in capsys.readouterr().err
+    for option in ("--layout", "--convspec-layout"):
+        assert main(["check", str(pets), option, "parts"]) == 0
+    assert main(["split", str(pets), str(pets.parent / "new"), "--layout", "parts"]) == 0
+
+
+def test_the_check_needs_no_keras(pets: Path) -> None:
+    code = "import sys; from convspec.cli.main import main; sys.exit(main(sys.argv[1:]) or 'keras' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, "check", str(pets)], check=True)

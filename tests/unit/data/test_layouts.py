@@ -1,0 +1,328 @@
+"""Which folders are parts and which are classes, and what is neither, in the layouts that people have."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convspec import BadInput
+from convspec.data import load_dataset
+from convspec.data.folders import PARTS, Layout, Reading, assign, read_layout
+from convspec.data.layouts import find_part
+
+pytestmark = pytest.mark.filterwarnings("error")
+PETS = ("cats", "dogs")
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 12345\n"
+)
+
+
+def put(folder: Path, *classes: str, count: int = 10) -> Path:
+    """Write pictures of noise into each of these subfolders."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            seed = [number, *name.encode()]
+            noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / name / f"{number}.png")
+    return folder
+
+
+def counts(reading: Reading) -> Counter[tuple[str, str]]:
+    """Return the number of files by part and class."""
+    parts = reading.parts or ("",) * len(reading.paths)
+    return Counter((part, reading.classes[label]) for part, label in zip(parts, reading.labels, strict=True))
+
+
+def in_parts(**parts: int) -> dict[tuple[str, str], int]:
+    return {(part, label): count for part, count in parts.items() for label in PETS}
+
+
+def sizes(folder: Path, layout: Layout | None = None) -> list[list[int]]:
+    """Return the number of pictures of each class in train, validation and test, as loaded."""
+    dataset = load_dataset(folder, 8, layout=layout)
+    assert dataset.validation is not None
+    return [np.bincount(split.labels).tolist() for split in (dataset.train, dataset.validation, dataset.test)]
+
+
+# Parts
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("train", "valid", "test"),
+        ("Train", "Validation", "Test"),
+        ("training_set", "dev_set", "test_set"),
+        ("Training Set", "Validation Set", "Testing Set"),
+        ("TrainingData", "ValData", "EvaluationData"),
+        ("trainset", "valset", "testset"),
+        ("seg_train/seg_train", "seg_dev/seg_dev", "seg_test/seg_test"),
+        ("animals-train-1", "animals-valid-1", "animals-eval-1"),
+    ],
+)
+def test_parts_are_known_by_keywords_whatever_the_case_and_place(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        put(tmp_path, *(f"{name}/{label}" for label in PETS), count=2)
+    reading = read_layout(tmp_path)
+    assert (reading.classes, counts(reading)) == (PETS, in_parts(train=2, validation=2, test=2))
+    for path, part in zip(reading.paths, reading.parts or (), strict=True):
+        assert path.is_relative_to(tmp_path / names[PARTS.index(part)])
+    assert sizes(tmp_path) == [[2, 2]] * 3
+
+
+@pytest.mark.parametrize("name", ["bus", "constrain", "contest", "latest", "devil", "train and test", "medieval"])
+def test_a_name_without_a_keyword_of_its_own_is_no_part(name: str) -> None:
+    assert find_part(name)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [(("train", "val"), "test"), (("train", "test"), "validation"), (("Training", "Testing"), "validation")],
+)
+def test_a_missing_part_is_taken_from_train_by_class_and_seed(
+    names: tuple[str, str], missing: str, tmp_path: Path
+) -> None:
+    put(tmp_path, *(f"{name}/{label}" for name in names for label in PETS))
+    given = "test" if missing == "validation" else "validation"
+    reading = read_layout(tmp_path)
+    assert f"no {missing} part: 20% of train, by class and seed" in reading.notes
+    first, again, other = (assign(reading, np.ones(40, bool), seed) for seed in (0, 0, 1))
+    assert [part.tolist() for part in first] == [part.tolist() for part in again]
+    drawn, kept = PARTS.index(missing), PARTS.index(given)
+    assert first[drawn].tolist() != other[drawn].tolist()
+    assert {reading.paths[n].parts[-3] for n in first[drawn]} == {names[0]}, "from train"
+    assert {reading.paths[n].parts[-3] for n in first[kept]} == {names[1]}, "what is given stays"
+    assert sorted(np.concatenate(first).tolist()) == list(range(40))
+    expected = {"train": [8, 8], missing: [2, 2], given: [10, 10]}
+    assert sizes(tmp_path) == [expected[part] for part in PARTS]
+
+
+def test_where_train_alone_has_classes_all_parts_are_taken_from_it(tmp_path: Path) -> None:
+    put(tmp_path, "train/cats", "train/dogs", "test")
+    reading = read_layout(tmp_path)
+    assert (reading.classes, reading.parts) == (PETS, None)
+    assert reading.left_out == {"pictures outside of the classes": tuple(sorted((tmp_path / "test").iterdir()))}
+    assert sizes(tmp_path) == [[6, 6], [2, 2], [2, 2]]
+
+
+def test_a_flat_test_part_beside_train_and_val_is_left_out_with_a_line(tmp_path: Path) -> None:
+    put(tmp_path, "train/cats", "train/dogs", "val/cats", "val/dogs", "test")
+    reading = read_layout(tmp_path)
+    assert counts(reading) == in_parts(train=10, validation=10)
+    lines, _ = reading.explain()
+    assert "left out: 10 pictures outside of the classes (test/0.png, test/1.png, test/2.png, ...)" in lines
+
+
+def test_parts_inside_of_classes_are_parts(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{label}/{part}" for label in PETS for part in ("train", "Test")), count=5)
+    reading = read_layout(tmp_path)
+    assert (reading.classes, counts(reading)) == (PETS, in_parts(train=5, test=5))
+    assert reading.names[:2] == ("cats/0.png", "cats/1.png")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("train/cats", "train/dogs", "Training/cats", "Training/dogs"), "'Training' and 'train' are both train by"),
+        (("val/cats", "val/dogs", "test/cats", "test/dogs"), "has test, validation but no train part with classes"),
+        (("train", "test"), r"has parts \(test, train\) without classes: .* --convspec-layout classes if"),
+        (("train/cats", "train/dogs", "test/cats", "test/newts"), "has the classes cats, newts; train has cats, dogs"),
+    ],
+)
+def test_parts_that_cannot_be_used_are_refused(classes: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_layout(put(tmp_path, *classes))
+
+
+# Classes named as parts are
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("bus", "car", "train"),
+        ("bullet train", "steam train"),
+        ("test tube", "train"),
+        ("car", "test"),
+        ("bus", "test tube", "flask"),
+    ],
+)
+def test_folders_of_pictures_alone_are_classes_whatever_their_names(classes: tuple[str, ...], tmp_path: Path) -> None:
+    reading = read_layout(put(tmp_path, *classes))
+    assert (reading.classes, reading.parts) == (tuple(sorted(classes)), None)
+    assert set(counts(reading).values()) == {10}
+
+
+OPEN: list[tuple[tuple[str, ...], Mapping[Layout, tuple[str, ...]]]] = [
+    (("bus", "train/steam", "train/electric"), {"classes": ("bus", "train"), "parts": ("electric", "steam")}),
+    (("cats", "dogs", "test"), {"classes": ("cats", "dogs", "test"), "parts": ("cats", "dogs")}),
+]
+
+
+@pytest.mark.parametrize(("folders", "readings"), OPEN)
+def test_where_two_readings_are_plausible_the_error_names_both(
+    folders: tuple[str, ...], readings: Mapping[Layout, tuple[str, ...]], tmp_path: Path
+) -> None:
+    put(tmp_path, *folders)
+    choice = "choose with --convspec-layout classes or --convspec-layout parts"
+    with pytest.raises(
+        BadInput, match=rf"^'{tmp_path}' can be read in two ways: .* as the classes.*, or .*; {choice}$"
+    ):
+        load_dataset(tmp_path, 8)
+    for layout, classes in readings.items():
+        assert read_layout(tmp_path, layout).classes == classes
+        assert load_dataset(tmp_path, 8, layout=layout).classes == classes
+
+
+# What is neither
+
+
+@pytest.mark.parametrize("top", ["photos", "a/b/c", "pets/train"])
+def test_single_folders_on_top_are_looked_through(top: str, tmp_path: Path) -> None:
+    put(tmp_path / top, *PETS)
+    reading = read_layout(tmp_path)
+    assert (reading.classes, reading.names[0]) == (PETS, "cats/0.png")
+    assert reading.notes[0] == f"all pictures are in {top!r}, which is read"
+    assert sizes(tmp_path) == sizes(tmp_path / top)
+
+
+FOREIGN = ("notes", "__MACOSX", ".git", "@eaDir", ".ipynb_checkpoints", "annotations", "cats/@eaDir", "cats/xml")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_empty_and_foreign_folders_are_left_out_and_named(name: str, tmp_path: Path) -> None:
+    expected = read_layout(put(tmp_path, *PETS)).names
+    (tmp_path / name).mkdir()
+    foreign = name.rpartition("/")[2] in FOREIGN[1:5]
+    (tmp_path / name / ("thumb.png" if foreign else "1.xml")).write_bytes((tmp_path / "cats" / "1.png").read_bytes())
+    (tmp_path / name / "1.xml").write_text("<a/>")
+    if not foreign:
+        (tmp_path / name / "deeper").mkdir()
+    reading = read_layout(tmp_path)
+    assert (reading.names, reading.bad, reading.duplicates) == (expected, (), ())
+    assert list(reading.left_out.values()) == [(tmp_path / name,)]
+    assert name in "\n".join(reading.explain()[0])
+    assert sizes(tmp_path) == [[6, 6], [2, 2], [2, 2]]
+
+
+NO_PICTURES = {
+    "Thumbs.db": "system files",
+    "desktop.ini": "system files",
+    "labels.csv": "texts and tables",
+    "1.json": "texts and tables",
+    "1.XML": "texts and tables",
+    "README": "other files",
+    "film.mp4": "videos and sounds",
+    "1.CR2": "raw photographs",
+}
+
+
+def test_files_that_are_no_pictures_are_counted_by_kind_and_not_as_broken(tmp_path: Path) -> None:
+    put(tmp_path, *PETS)
+    for label in PETS:
+        for name in NO_PICTURES:
+            (tmp_path / label / name).write_bytes(b"II*\0" * 9 if name == "1.CR2" else b"[no picture]")
+    reading = read_layout(tmp_path)
+    assert len(reading.paths) == 20
+    assert reading.bad == ()
+    kinds = {path.relative_to(tmp_path).as_posix(): kind for kind, paths in reading.left_out.items() for path in paths}
+    assert kinds == {f"{label}/{name}": kind for label in PETS for name, kind in NO_PICTURES.items()}
+    assert "left out: 6 texts and tables (cats/1.XML, cats/1.json, cats/labels.csv, ...)" in reading.explain()[0]
+    assert load_dataset(tmp_path, 8, max_bad_fraction=0).skipped == ()
+
+
+@pytest.mark.parametrize("name", ["1", "photo.dat", "1.txt", "1.ini"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_a_picture_under_any_name_is_told_by_its_content(kind: str, name: str, tmp_path: Path) -> None:
+    put(tmp_path, *PETS)
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "cats" / name, kind)
+    reading = read_layout(tmp_path)
+    assert tmp_path / "cats" / name in reading.paths
+    assert reading.left_out == {}
+
+
+def test_pictures_loose_beside_the_classes_are_named(tmp_path: Path) -> None:
+    put(tmp_path, *PETS, ".")
+    reading = read_layout(tmp_path)
+    assert len(reading.paths) == 20
+    assert "left out: 10 pictures outside of the classes (0.png, 1.png, 2.png, ...)" in reading.explain()[0]
+
+
+def test_pointers_of_git_lfs_say_what_to_run(tmp_path: Path) -> None:
+    put(tmp_path, *PETS, count=20)
+    (tmp_path / "cats" / "3.png").write_bytes(POINTER)
+    assert read_layout(tmp_path).bad == (f"'{tmp_path}/cats/3.png' is a pointer of Git LFS; run `git lfs pull`",)
+    for path in tmp_path.glob("*/*.png"):
+        path.write_bytes(POINTER)
+    with pytest.raises(BadInput, match=rf"^40 of 40 pictures in '{tmp_path}' are pointers of Git LFS.*`git lfs pull`"):
+        load_dataset(tmp_path, 8)
+
+
+# What an accuracy is worth
+
+
+def test_the_reading_says_what_the_majority_reaches_and_who_is_few(tmp_path: Path) -> None:
+    put(tmp_path, "cats", count=55)
+    put(tmp_path, "dogs", count=5)
+    lines, problem = read_layout(tmp_path).explain()
+    assert problem is None
+    assert "  cats: 29 train, 13 validation, 13 test" in lines
+    assert "a model that always answers cats is right in 92.9%" in lines, "13 of 14"
+    assert "few pictures to test with, so that accuracy says little about these classes: dogs (1)" in lines
+
+
+# Groups
+
+
+def part_of(reading: Reading, seed: int) -> dict[str, str]:
+    """Return the part of each picture, by its path in the folder."""
+    chosen = assign(reading, np.ones(len(reading.paths), bool), seed)
+    return {
+        reading.paths[n].relative_to(reading.folder).as_posix(): part
+        for part, positions in zip(PARTS, chosen, strict=True)
+        for n in positions
+    }
+
+
+@pytest.mark.parametrize("names_part", ["", "train/"])
+def test_a_group_of_a_table_or_a_pattern_stays_in_one_part(names_part: str, tmp_path: Path) -> None:
+    for label in PETS:
+        for scene in range(8):
+            put(tmp_path, f"{names_part}{label}/scene{scene}", count=3)
+    if names_part:
+        put(tmp_path, "test/cats", "test/dogs")
+    rows = rf"{names_part}cats/(?P<group>scene\d)/.*,"
+    singles = [f"{names_part}dogs/scene{scene}/{n}.png,dog {scene}" for scene in range(8) for n in range(3)]
+    (tmp_path / "groups.csv").write_text("\n".join(["file,group", rows, *singles]))
+    reading = read_layout(tmp_path)
+    assert (len(reading.groups), reading.left_out) == (16, {})
+    for seed in range(5):
+        parts: dict[str, set[str]] = {}
+        for name, part in part_of(reading, seed).items():
+            if not name.startswith("test/"):
+                parts.setdefault(str(Path(name).parent), set()).add(part)
+        assert all(len(places) == 1 for places in parts.values()), parts
+        assert len(set.union(*parts.values())) == (2 if names_part else 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("picture,scene\ncats/0.png,a\n", "its first line must name the columns file and group"),
+        ("file,group\ncats/nobody.png,a\n", r"line 2: no picture 'cats/nobody\.png' in this folder"),
+        ("file,group\ncats/0.png,\n", "line 2 lacks a file or a group"),
+        ("file,group\n(?P<group>,a\n", "(missing|unterminated)"),
+        ("file,group\n(?P<group>cats)/.*,\n", "groups of 'cats' are too large for the parts"),
+    ],
+)
+def test_a_table_of_groups_that_cannot_be_used_is_refused(table: str, message: str, tmp_path: Path) -> None:
+    put(tmp_path, *PETS)
+    (tmp_path / "groups.csv").write_text(table)
+    with pytest.raises(BadInput, match=rf"^{re.escape(repr(str(tmp_path / 'groups.csv')))}: .*{message}"):
+        load_dataset(tmp_path, 8)
