@@ -12,14 +12,17 @@ from builders import LADDER, lines, result_with_history
 from builders import result as result_of
 
 from convspec.data import shapes
+from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 from convspec.models import MINI_WEIGHTS
+from convspec.plugin import summary
 from convspec.plugin.options import Settings
 from convspec.plugin.session import SESSION
 from convspec.plugin.summary import write_report
-from convspec.plugin.verdicts import REGRESSED
+from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
+from convspec.report import tables
 
 OPTIONS = (
     "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-weights", "--convspec-rungs",
@@ -209,11 +212,12 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_ladder_that_could_not_run_is_a_usage_error_in_one_line(
-    arguments: list[str], message: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, pytester: pytest.Pytester
 ) -> None:
     (pytester.path / "file").touch()
-    monkeypatch.setattr("convspec.plugin.session.Session.run", None)
-    result = pytester.runpytest_inprocess(*arguments_of(pytester, *arguments))
+    options = arguments_of(pytester, *arguments, "--convspec-rungs=dense_baseline", "--convspec-seeds=1")
+    run = pytester.runpytest_subprocess if "-n" in arguments else pytester.runpytest_inprocess
+    result = run(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert sum(line.startswith(f"ERROR: {message}") for line in result.errlines) == 1
     assert "INTERNALERROR" not in lines(result)
@@ -227,15 +231,20 @@ def accuracy(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
         return result_with_history(recipe.name, recipe.scale, share[0], seed)
 
-    monkeypatch.setattr("convspec.ladder.run.run_recipe", run)
+    monkeypatch.setattr(run_module, "run_recipe", run)
     return share
 
 
 def test_a_gate_alone_trains_its_rung_and_stays_a_failure_until_it_passes(
-    pytester: pytest.Pytester, accuracy: list[float], monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, accuracy: list[float], few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convspec.plugin.summary.write_report", lambda *_: [])
-    ladder = LADDER, "--convspec-rungs=dense_baseline", f"--rootdir={pytester.path}"
+    monkeypatch.setattr(summary, "write_report", lambda *_: [])
+    ladder = (
+        LADDER,
+        "--convspec-rungs=dense_baseline",
+        f"--rootdir={pytester.path}",
+        f"--convspec-dataset={few_pictures}",
+    )
 
     def outcome(*arguments: str) -> tuple[int, dict[str, int]]:
         for file in (pytester.path / ".convspec").rglob("*.json"):  # of the session before
@@ -243,7 +252,7 @@ def test_a_gate_alone_trains_its_rung_and_stays_a_failure_until_it_passes(
         result = pytester.runpytest_inprocess(*ladder, "-o", "convspec_baselines=kept", *arguments)
         return int(result.ret), result.parseoutcomes()
 
-    assert outcome("-k", "is_that_of_the_baseline", "--convspec-update-baselines")[0] == pytest.ExitCode.OK
+    assert outcome("-k", "is_that_of_the_baseline", "--convspec-update-baselines")[0] == NO_BASELINE
     accuracy[0] = 0.8
     for arguments in (["-k", "test_rung[ or is_that_of_the_baseline"], ["--lf"], ["--lf"], ["--sw", "-x"]):
         code, counts = outcome(*arguments)
@@ -254,13 +263,13 @@ def test_a_gate_alone_trains_its_rung_and_stays_a_failure_until_it_passes(
 
 
 def test_a_record_that_cannot_be_written_is_a_line_and_no_internal_error(
-    pytester: pytest.Pytester, accuracy: list[float], monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, accuracy: list[float], few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("convspec.report.tables.record", full)
-    options = "--convspec-rungs=dense_baseline", "-k", "test_rung["
+    monkeypatch.setattr(tables, "record", full)
+    options = "--convspec-rungs=dense_baseline", "-k", "test_rung[", f"--convspec-dataset={few_pictures}"
     result = pytester.runpytest_inprocess(*arguments_of(pytester, *options))
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["no report: *No space left on device; another folder for it: --convspec-report=DIR"])
