@@ -95,9 +95,15 @@ def why_unwritable(folder: Path) -> str | None:
 
 def refuse_ladder_under_xdist(config: pytest.Config, ids: Sequence[str]) -> None:
     """Raise UsageError where a worker of pytest-xdist collected the ladder."""
-    files = {config.rootpath / identifier.partition("::")[0] for identifier in ids}
-    # The id of a test outside of the root folder has no folder.
-    if any(file.name == LADDER.name and (not file.exists() or file.samefile(LADDER)) for file in files):
+
+    def is_ladder(identifier: str) -> bool:
+        file, _, test = identifier.partition("::")
+        if not file:  # outside of the root folder pytest leaves the folder out, or even the file
+            return f"def {test.partition('[')[0]}(" in LADDER.read_text(encoding="utf-8")
+        path = config.rootpath / file
+        return path.name == LADDER.name and (not path.exists() or path.samefile(LADDER))
+
+    if any(map(is_ladder, ids)):
         raise pytest.UsageError(
             "the ladder trains and times one rung at a time: run it without pytest-xdist, -n 0 (-n may also stand in"
             " PYTEST_ADDOPTS), or leave it out with -k 'not test_ladder'"
