@@ -1,18 +1,26 @@
 """The pytest plugin: what a user types, and what the terminal answers."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import pytest
-from builders import LADDER, lines
+from builders import LADDER, lines, result_with_history
 
 from convspec.data import shapes
+from convspec.ladder import run as run_module
+from convspec.ladder.recipe import Recipe
+from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 from convspec.models import MINI_WEIGHTS
+from convspec.plugin import summary
+from convspec.plugin.options import Settings
 from convspec.plugin.session import SESSION
+from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
+from convspec.report import tables
 
 OPTIONS = (
     "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-weights", "--convspec-rungs",
@@ -48,7 +56,7 @@ def test_help_explains_every_option_in_one_group(pytester: pytest.Pytester) -> N
 
 def test_the_header_shows_what_the_options_resolved_to(pytester: pytest.Pytester, tmp_path: Path) -> None:
     text = lines(
-        pytester.runpytest("--convspec-seeds", "3", "--convspec-data-root", str(tmp_path), "--convspec-report", "out")
+        pytester.runpytest("--convspec-seeds", "3", f"--convspec-data-root={tmp_path}", "--convspec-report", "out")
     )
     assert "convspec: scale mini, dataset each rung its own, seeds 0-2" in text
     assert f"convspec: data folder {tmp_path}, report folder {pytester.path / 'out'}" in text
@@ -59,7 +67,7 @@ def test_the_variable_overrides_the_data_root(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVSPEC_DATA", str(tmp_path / "variable"))
-    session = pytester.parseconfigure("--convspec-data-root", str(tmp_path / "option")).stash[SESSION]
+    session = pytester.parseconfigure(f"--convspec-data-root={tmp_path / 'option'}").stash[SESSION]
     assert session.data_root == tmp_path / "variable"
 
 
@@ -101,14 +109,14 @@ def test_require_gpu_fails_where_there_is_none(
 
 def test_the_default_weights_of_a_base_lie_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
     (tmp_path / "vgg16_notop.weights.h5").touch()
-    session = pytester.parseconfigure("--convspec-data-root", str(tmp_path)).stash[SESSION]
+    session = pytester.parseconfigure(f"--convspec-data-root={tmp_path}").stash[SESSION]
     assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
     assert session.weights(find_recipe("fine_tuned", "mini")) == str(MINI_WEIGHTS), "the package has its own"
     assert session.weights(find_recipe("from_scratch", "full")) is None, "it has no base"
 
 
 def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    session = pytester.parseconfigure("--convspec-dataset", str(few_pictures)).stash[SESSION]
+    session = pytester.parseconfigure(f"--convspec-dataset={few_pictures}").stash[SESSION]
     large, small = find_recipe("from_scratch", "mini"), find_recipe("mnist_convnet", "full")
     assert session.dataset(large).train.images.shape[1:] == (48, 48, 3)
     assert session.dataset(small).train.images.shape[1:] == (28, 28, 3)
@@ -132,8 +140,7 @@ def test_missing_pictures_are_a_skip_that_says_how_to_get_them(
         "full",
         "--convspec-rungs",
         rung,
-        "--convspec-data-root",
-        str(pytester.path),
+        f"--convspec-data-root={pytester.path}",
         "-rs",
         "-k",
         "test_rung[",
@@ -159,10 +166,10 @@ def add_text_file(folder: Path) -> None:
         (lambda folder: (folder / "key").rename(folder.parent / "key"),
          "--convspec-rungs dense_baseline", "has only the class 'fish'; give at least two"),
         (lambda folder: (folder.parent / "wrong.weights.h5").write_text("not weights"),
-         "--convspec-rungs feature_extraction --convspec-weights {}/wrong.weights.h5",
+         "--convspec-rungs feature_extraction --convspec-weights={}/wrong.weights.h5",
          "wrong.weights.h5' does not hold the weights of a mini base without its top"),
         (lambda folder: None,
-         "--convspec-require-data --convspec-rungs dense_baseline --convspec-dataset mnist --convspec-data-root {}",
+         "--convspec-require-data --convspec-rungs dense_baseline --convspec-dataset mnist --convspec-data-root={}",
          "MNIST is not at"),
     ],
     ids=["text file", "empty class", "single class", "weights of another architecture", "missing pictures"],
@@ -174,12 +181,118 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     words = arguments.format(few_pictures.parent).split()
     result = pytester.runpytest_inprocess(
         *arguments_of(
-            pytester, "--convspec-seeds", "1", "-k", "test_rung[", "--convspec-dataset", str(few_pictures), *words
+            pytester, "--convspec-seeds", "1", "-k", "test_rung[", f"--convspec-dataset={few_pictures}", *words
         )
     )
     result.assert_outcomes(failed=1)
     assert expected in lines(result)
     assert "Traceback" not in lines(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--benchmark-only"], "--benchmark-only would leave out rungs or gates of the ladder: leave that option out"),
+        (["--benchmark-skip"], "--benchmark-skip would leave out rungs or gates of the ladder: leave that option out"),
+        (["-n", "1"], "the ladder trains and times one rung at a time: run it without pytest-xdist, -n 0"),
+        (["--convspec-report=file/report"], "--convspec-report: nothing can be written in '"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_ladder_that_could_not_run_is_a_usage_error_in_one_line(
+    arguments: list[str], message: str, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "file").touch()
+    options = arguments_of(pytester, *arguments, "--convspec-rungs=dense_baseline", "--convspec-seeds=1")
+    run = pytester.runpytest_subprocess if "-n" in arguments else pytester.runpytest_inprocess
+    result = run(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert sum(line.startswith(f"ERROR: {message}") for line in result.errlines) == 1
+    assert "INTERNALERROR" not in lines(result)
+
+
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the accuracy, to be changed, of what runs give that train nothing."""
+    share = [0.9]
+
+    def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
+        return result_with_history(recipe.name, recipe.scale, share[0], seed)
+
+    monkeypatch.setattr(run_module, "run_recipe", run)
+    return share
+
+
+def test_a_gate_alone_trains_its_rung_and_stays_a_failure_until_it_passes(
+    pytester: pytest.Pytester, accuracy: list[float], few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "write_report", lambda *_: [])
+    ladder = (
+        LADDER,
+        "--convspec-rungs=dense_baseline",
+        f"--rootdir={pytester.path}",
+        f"--convspec-dataset={few_pictures}",
+    )
+
+    def outcome(*arguments: str) -> tuple[int, dict[str, int]]:
+        for file in (pytester.path / ".convspec").rglob("*.json"):  # of the session before
+            file.unlink()
+        result = pytester.runpytest_inprocess(*ladder, "-o", "convspec_baselines=kept", *arguments)
+        return int(result.ret), result.parseoutcomes()
+
+    assert outcome("-k", "is_that_of_the_baseline", "--convspec-update-baselines")[0] == NO_BASELINE
+    accuracy[0] = 0.8
+    for arguments in (["-k", "test_rung[ or is_that_of_the_baseline"], ["--lf"], ["--lf"], ["--sw", "-x"]):
+        code, counts = outcome(*arguments)
+        assert counts["failed"] == 1, arguments
+        assert code == REGRESSED or "--sw" in arguments, arguments
+    accuracy[0] = 0.9
+    assert outcome("--lf")[1]["passed"] == 1
+
+
+def test_a_record_that_cannot_be_written_is_a_line_and_no_internal_error(
+    pytester: pytest.Pytester, accuracy: list[float], few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tables, "record", full)
+    options = "--convspec-rungs=dense_baseline", "-k", "test_rung[", f"--convspec-dataset={few_pictures}"
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, *options))
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["no report: *No space left on device; another folder for it: --convspec-report=DIR"])
+    result.assert_outcomes(passed=1)
+
+
+def test_an_option_after_a_space_does_not_move_the_root_folder(pytester: pytest.Pytester, few_pictures: Path) -> None:
+    pytester.makeini("[pytest]")
+    for option, value in (("--convspec-dataset", few_pictures), ("--convspec-report", few_pictures.parent / "new")):
+        result = pytester.runpytest_inprocess(option, str(value))
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"ERROR: {option} {value}: written with a space, it makes pytest look for its root" in lines(result)
+        assert f"and not in '{pytester.path}'; write {option}={value}" in lines(result)
+        assert pytester.parseconfig(f"{option}={value}").rootpath == pytester.path
+    (pytester.path / "inside").mkdir()
+    assert pytester.parseconfig("--convspec-report", "inside").rootpath == pytester.path
+
+
+@pytest.mark.parametrize("name", ["dataset", "weights"])
+def test_a_file_in_an_ini_option_is_looked_for_beside_the_ini_file(name: str, pytester: pytest.Pytester) -> None:
+    for value in ("here", "imagenet"):
+        pytester.makeini(f"[pytest]\nconvspec_{name} = {value}")
+        (pytester.path / "here").touch()
+        (elsewhere := pytester.path / "below").mkdir(exist_ok=True)
+        os.chdir(elsewhere)
+        expected = str(pytester.path / "here") if value == "here" else value
+        assert getattr(Settings(pytester.parseconfig()), name) == expected
+        os.chdir(pytester.path)
+
+
+def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--pyargs", "convspec", "--collect-only", "-q", "--convspec-rungs=fine_tuned")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*test_ladder.py::test_rung?fine_tuned?"])
+    assert not (pytester.path / ".convspec").exists()
 
 
 def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pytester, few_pictures: Path) -> None:
@@ -226,7 +339,7 @@ def test_an_interrupted_session_keeps_finished_runs_for_the_next(pytester: pytes
         """
     )
     arguments = arguments_of(
-        pytester, "--convspec-dataset", str(few_pictures), "--convspec-rungs", "dense_baseline", "--convspec-seeds", "3"
+        pytester, f"--convspec-dataset={few_pictures}", "--convspec-rungs", "dense_baseline", "--convspec-seeds", "3"
     )
     assert pytester.runpytest_subprocess("-p", "conftest", *arguments).ret == pytest.ExitCode.INTERRUPTED
     files = sorted((pytester.path / ".convspec" / "unfinished").iterdir())
