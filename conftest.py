@@ -1,5 +1,6 @@
 """Settings and fixtures of this repository's own tests; the options come from convspec.plugin."""
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in enabled.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # pytest collects garbage five times at its end; pytest in pytest need not search all that is imported
 
 
 def _refuse_stale_skips(config: pytest.Config, items: list[pytest.Item]) -> None:
