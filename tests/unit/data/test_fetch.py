@@ -355,7 +355,7 @@ def test_a_wrong_argument_is_a_usage_error(arguments: list[str], message: str, c
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "convspec", "--help"],
-        cwd=Path(convspec.__file__).parents[1], capture_output=True, text=True, timeout=60, check=True,
+        cwd=Path(convspec.__file__).parents[1], capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert re.search(r"fetch +download.*\n(.*\n)*.*split +make", result.stdout)
     assert re.search(r"\| +convspec\.data\.fetch", result.stderr)
