@@ -124,7 +124,7 @@ def test_changed(benchmark):
 
 @pytest.fixture
 def sides(tmp_path: Path) -> dict[str, Path]:
-    """Two installed versions of the package: copies of it with benchmarks on clocks of their own, the new one's faster."""
+    """Two installed versions of the package: copies whose benchmarks have clocks of their own, the new one's faster."""
     folders = {}
     for side, seconds in (("base", 0.02), ("new", 0.06)):
         folders[side] = tmp_path / side
