@@ -1,6 +1,8 @@
 """Settings and fixtures of this repository's own tests; the options come from convspec.plugin."""
 
+import gc
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,12 @@ from hypothesis import HealthCheck, Phase, settings
 from convspec.plugin.session import SESSION
 
 if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one line where its backend is missing
+    from collections.abc import Callable
+
     import numpy as np
 
     from convspec.data.datasets import Dataset
+    from convspec.ladder.result import Result
 
 pytest_plugins = ["pytester"]
 
@@ -45,6 +50,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in enabled.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # pytest collects garbage five times at its end; pytest in pytest need not search all that is imported
 
 
 def _refuse_stale_skips(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -101,6 +110,22 @@ def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
 
     pictures = _cut(datasets.load_dataset("dogs_vs_cats", 150, data_folder), 40, 20, 20)
     return pictures, data_folder / "vgg16_notop.weights.h5"
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the runs of `trained`."""
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="session")
+def trained(few_shapes: "Dataset", run_folder: Path) -> "Callable[[str], Result]":
+    """Return a function that runs a rung for two epochs with seed 0, once for all tests."""
+    from builders import short_recipe
+
+    from convspec.ladder.run import run_recipe
+
+    return cache(lambda rung: run_recipe(short_recipe(rung), few_shapes, 0, run_folder))
 
 
 @pytest.fixture

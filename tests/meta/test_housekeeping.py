@@ -4,7 +4,6 @@ import ast
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 ROOT = Path(__file__).parents[2]
 MODULES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("test_*.py"))}
@@ -62,12 +61,3 @@ def test_a_skip_that_nothing_can_end_is_refused(two_tests: pytest.Pytester) -> N
     result = two_tests.runpytest()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_other.py::test_other: skipped for good; mark it xfail*"])
-
-
-def test_an_expected_failure_that_passes_is_a_failure(pytestconfig: pytest.Config) -> None:
-    assert pytestconfig.getini("xfail_strict")
-
-
-@pytest.mark.parametrize(("profile", "examples"), [("quick", 30), ("thorough", 500)])
-def test_there_are_a_quick_and_a_thorough_profile(profile: str, examples: int) -> None:
-    assert settings.get_profile(profile).max_examples == examples

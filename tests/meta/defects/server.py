@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-LIBRARIES = ("cv2", "keras", "matplotlib.figure", "scipy.signal", "scipy.stats")
+LIBRARIES = ("cv2", "hypothesis.extra.numpy", "jinja2", "keras", "matplotlib.figure", "scipy.signal", "scipy.stats")
 PLUGINS = ("_hypothesis_pytestplugin", "_pytest.pytester", "pytest_benchmark.plugin", "xdist.plugin")
 OPTIONS = ("-vv", "--no-header", "--maxfail=1", "--hypothesis-profile=first-example", "--slow")
 

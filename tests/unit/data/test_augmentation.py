@@ -165,15 +165,6 @@ def sampled(parameters: dict[str, float], height: int, width: int) -> np.ndarray
     return np.stack([warp(ramps[..., axis, None], parameters)[..., 0] for axis in (0, 1)], axis=-1) - centre
 
 
-def test_the_chapters_shear_range_is_a_fifth_of_a_degree() -> None:
-    drawn = [CHAPTER.draw(np.random.default_rng(seed), 150, 150)["shear"] for seed in range(1000)]
-    assert 0.199 < max(np.abs(drawn)) <= 0.2
-    rows = sampled(STILL | {"shear": 0.2}, 150, 150)[..., 0]
-    slant = (rows[75, 149] - rows[75, 0]) / -149
-    # Coordinates in float32, or rounded to 1/32, at both ends.
-    assert slant == pytest.approx(np.sin(np.deg2rad(0.2)), abs=2 * tolerance(150) / 255 / 149)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -351,14 +342,6 @@ def test_the_keras_layers_in_order_make_the_map_of_one_warp_and_blur() -> None:
     assert left < 0.8 * kept, (
         f"of the contrast between pixels the layers leave {left:.2f} where one warp leaves {kept:.2f}"
     )
-
-
-def test_what_the_chapter_counts_in_degrees_is_none_for_the_keras_layers() -> None:
-    with pytest.raises(ValueError, match=r"\[-1, 1\].*factor=40"):
-        layers.RandomRotation(CHAPTER.rotation_range)
-    layer = layers.RandomShear(y_factor=CHAPTER.shear_range, seed=1)
-    steepest = np.abs(drawn_by(layer, np.zeros((1000, 2, 2, 1)))[1]["shear"]).max()
-    assert 11 < steepest < 11.4, "degrees, for 0.2 given as it stands"
 
 
 def test_the_keras_layers_mirror_at_the_border_by_default() -> None:

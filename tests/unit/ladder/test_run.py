@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,14 +41,9 @@ def grey_dataset(classes: int) -> Dataset:
     return Dataset("grey", tuple("abc"[:classes]), split(24), None, split(9))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("run")
-
-
-@pytest.fixture(scope="module")
-def result(few_shapes: Dataset, folder: Path) -> Result:
-    return run_recipe(short_recipe("feature_extraction"), few_shapes, 0, folder)
+@pytest.fixture
+def result(trained: Callable[[str], Result]) -> Result:
+    return trained("feature_extraction")
 
 
 @pytest.mark.parametrize("recipe", [recipe for rungs in RECIPES.values() for recipe in rungs.values()])
@@ -64,21 +60,27 @@ def test_an_unknown_rung_is_refused_with_the_list_of_rungs() -> None:
 @pytest.mark.parametrize(
     "rung", [pytest.param(rung, marks=pytest.mark.slow if rung in SLOW else ()) for rung in (*RUNGS, "fine_tuned_fast")]
 )
-def test_the_same_seed_gives_the_same_result_to_the_last_digit(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
-    first, again = (run_recipe(short_recipe(rung), few_shapes, 3, tmp_path / name) for name in ("first", "again"))
+def test_the_same_seed_gives_the_same_result_to_the_last_digit(
+    rung: str, trained: Callable[[str], Result], few_shapes: Dataset, tmp_path: Path
+) -> None:
+    first, again = trained(rung), run_recipe(short_recipe(rung), few_shapes, 0, tmp_path)
     assert first.history == again.history
     assert (first.predicted, first.confidence) == (again.predicted, again.confidence)
 
 
-def test_another_seed_gives_another_result(few_shapes: Dataset, tmp_path: Path) -> None:
-    one, other = (run_recipe(short_recipe("from_scratch"), few_shapes, seed, tmp_path) for seed in (0, 1))
-    assert one.history["loss"] != other.history["loss"]
+def test_another_seed_gives_another_result(
+    trained: Callable[[str], Result], few_shapes: Dataset, tmp_path: Path
+) -> None:
+    other = run_recipe(short_recipe("from_scratch"), few_shapes, 1, tmp_path)
+    assert trained("from_scratch").history["loss"] != other.history["loss"]
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_the_saved_model_predicts_what_the_result_says(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
-    result = run_recipe(short_recipe(rung), few_shapes, 0, tmp_path)
-    model = load_model(tmp_path, short_recipe(rung), few_shapes)
+def test_the_saved_model_predicts_what_the_result_says(
+    rung: str, trained: Callable[[str], Result], few_shapes: Dataset, run_folder: Path
+) -> None:
+    result = trained(rung)
+    model = load_model(run_folder, short_recipe(rung), few_shapes)
     probabilities = model.predict(rescale(few_shapes.test.images.astype(np.float32)), verbose=0)
     assert training.predicted_classes(probabilities).tolist() == result.predicted
     # Results keep four digits; another batch size may add the products in another order.
@@ -134,7 +136,7 @@ def test_a_damaged_result_is_refused_by_name(content: str, tmp_path: Path) -> No
 
 
 def test_the_result_holds_all_that_is_needed_to_repeat_it_and_no_path(
-    result: Result, folder: Path, few_shapes: Dataset
+    result: Result, run_folder: Path, few_shapes: Dataset
 ) -> None:
     content = json.loads(json.dumps(result.as_dict()))
     assert content["recipe"]["learning_rate"] == 1e-4
@@ -143,7 +145,7 @@ def test_the_result_holds_all_that_is_needed_to_repeat_it_and_no_path(
     assert content["machine"]["versions"].keys() >= {"python", "keras", "numpy", "convspec", keras.backend.backend()}
     assert result.weights is not None
     assert result.weights.startswith("mini_base.weights.h5 sha256:")
-    assert str(folder) not in json.dumps(content)
+    assert str(run_folder) not in json.dumps(content)
     assert str(Path(models.__file__).parent) not in json.dumps(content)
 
 
@@ -155,18 +157,19 @@ def test_every_phase_of_a_run_is_timed(result: Result) -> None:
 
 
 def test_features_are_computed_once_and_shared_by_the_seeds(
-    result: Result, few_shapes: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
+    result: Result, few_shapes: Dataset, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keras.Model, "predict_on_batch", None)  # the base must not run again
-    second = run_recipe(short_recipe("feature_extraction"), few_shapes, 1, folder)
+    second = run_recipe(short_recipe("feature_extraction"), few_shapes, 1, run_folder)
     assert second.seconds["features"] == pytest.approx(result.seconds["features"], abs=2e-3)
 
 
-def test_frozen_tensors_stay_bit_for_bit_and_thawed_ones_move(few_shapes: Dataset, tmp_path: Path) -> None:
-    recipe = short_recipe("fine_tuned")
-    run_recipe(recipe, few_shapes, 0, tmp_path)
+def test_frozen_tensors_stay_bit_for_bit_and_thawed_ones_move(
+    trained: Callable[[str], Result], few_shapes: Dataset, run_folder: Path
+) -> None:
+    recipe = trained("fine_tuned").recipe
     before, after = (
-        load_model(tmp_path, which, few_shapes).get_layer("mini") for which in (recipe.starts_from, recipe) if which
+        load_model(run_folder, which, few_shapes).get_layer("mini") for which in (recipe.starts_from, recipe) if which
     )
     for layer in models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3)).layers[1:]:
         frozen, tuned = (base.get_layer(layer.name).get_weights() for base in (before, after))

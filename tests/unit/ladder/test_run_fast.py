@@ -1,6 +1,6 @@
 """The fast forms of the rungs, and runs in mixed precision."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from convspec import backend, models, training
 from convspec.accuracy import baselines
 from convspec.data.datasets import Dataset
+from convspec.ladder.result import Result
 from convspec.ladder.run import run_key, run_recipe
 from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
 
@@ -69,13 +70,11 @@ def test_the_fast_form_of_a_rung_changes_what_an_expert_would_change(rung: str, 
 
 
 @pytest.mark.parametrize("rung", FAST)
-def test_a_fast_rung_saves_a_whole_model_with_its_predictions(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
-    recipe = replace(find_recipe(rung, "mini"), epochs=2)
-    if recipe.starts_from:
-        recipe = replace(recipe, starts_from=replace(recipe.starts_from, epochs=1))
-    result = run_recipe(recipe, few_shapes, 0, tmp_path)
-    (file,) = (tmp_path / "models").glob(f"{rung}-*.keras")
-    model = keras.models.load_model(file)
+def test_a_fast_rung_saves_a_whole_model_with_its_predictions(
+    rung: str, trained: Callable[[str], Result], few_shapes: Dataset, run_folder: Path
+) -> None:
+    result = trained(rung)
+    model = keras.models.load_model(run_folder / "models" / f"{run_key(result.recipe, few_shapes, 0)}.keras")
     prepared = models.PREPROCESSING["mini"](few_shapes.test.images.astype(np.float32))
     probabilities = model.predict(prepared, verbose=0)
     # bfloat16 has 8 binary digits, and the features were kept in float16.
@@ -94,10 +93,9 @@ def test_a_fast_rung_saves_a_whole_model_with_its_predictions(rung: str, few_sha
     ],
 )
 def test_a_result_counts_the_pictures_that_went_through_the_base(
-    rung: str, expected: int | None, few_shapes: Dataset, tmp_path: Path
+    rung: str, expected: int | None, trained: Callable[[str], Result]
 ) -> None:
-    recipe = replace(find_recipe(rung, "mini"), epochs=2, batch_size=8)
-    assert run_recipe(recipe, few_shapes, 0, tmp_path).base_pictures == expected
+    assert trained(rung).base_pictures == expected
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Files of trained models, with their classes and the preparation of their pictures."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -11,8 +11,8 @@ import pytest
 from keras import layers
 
 from convspec import BadInput, models
-from convspec.data.datasets import Dataset
-from convspec.ladder import run, rungs, saved_model
+from convspec.ladder import saved_model
+from convspec.ladder.result import Result
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,11 @@ def test_a_model_is_saved_whole_or_not_at_all(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_of_the_ladder_leaves_its_model_with_the_classes(few_shapes: Dataset, tmp_path: Path) -> None:
-    recipe = replace(rungs.find_recipe("feature_extraction", "mini"), epochs=1)
-    run.run_recipe(recipe, few_shapes, 0, tmp_path)
-    (file,) = tmp_path.glob("models/*.keras")
+def test_a_run_of_the_ladder_leaves_its_model_with_the_classes(
+    trained: Callable[[str], Result], run_folder: Path
+) -> None:
+    trained("feature_extraction")
+    (file,) = run_folder.glob("models/feature_extraction-*seed0-*.keras")
     assert saved_model.load(file)[1:] == (("fish", "key"), "rescale", "nearest")
 
 
