@@ -36,16 +36,16 @@ def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureReque
     """Train the rung with every seed, but for runs that an interrupted session finished."""
     session, config = convspec_session, request.config
     recipe = find_recipe(rung, session.scale)
-    if hasattr(config, "workerinput"):
-        pytest.skip("the ladder is timed, one run at a time: leave out -n")
+    session.failed.add(rung)
     with skip_or_fail_on_bad_data(config):
         pending = iter(new := [seed for seed in session.seeds if not session.unfinished(recipe, seed).is_file()])
-        if new:
+        if timed := bool(new) and config.getoption("benchmark_disable", None) is not None:  # None without the plugin
             benchmark = request.getfixturevalue("benchmark")
             benchmark.group = f"ladder, {session.dataset(recipe).name}, {session.scale}"
             benchmark.pedantic(session.run, setup=lambda: ((recipe, next(pending)), {}), rounds=len(new))
         runs = session.run_all_seeds(recipe)
-    if new:
+    session.failed.remove(rung)
+    if timed:
         benchmark.extra_info.update(tables.summary(runs), machine=runs[-1].machine)
     for run in runs:
         assert len(run.history["loss"]) == recipe.epochs, (
@@ -58,10 +58,11 @@ def test_rung_repeats_itself(
 ) -> None:
     """The same seed gives the same losses on this backend and device, to the rounding of float32."""
     session = convspec_session
-    if rung not in session.runs:
-        pytest.skip(f"needs the rung {rung} in this session")
+    if rung in session.failed:
+        pytest.skip(f"needs the rung {rung}, whose own test did not finish")
     recipe = find_recipe(rung, session.scale)
-    repeat = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
+    with skip_or_fail_on_bad_data(request.config):
+        repeat = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
     session.repeats[rung] = repeat
     request.node.user_properties.append(("determinism", repeat.outcome))
     assert not repeat.outcome.startswith("diverging"), (
@@ -74,31 +75,30 @@ def test_the_accuracy_is_that_of_the_baseline(
     rung: str, convspec_session: Session, request: pytest.FixtureRequest
 ) -> None:
     """The gate compares the runs of this session with their baselines."""
-    session = convspec_session
-    if rung not in session.runs:
-        pytest.skip(f"needs the rung {rung} in this session")
-    settings = session.settings
+    session, settings = convspec_session, convspec_session.settings
     if not settings.baselines.is_dir() and not settings.update_baselines:
         pytest.skip(f"no baselines in {str(settings.baselines)!r}: --convspec-update-baselines begins them")
+    runs = [result.as_run() for result in session.results(rung)]
     with skip_or_fail_on_bad_data(request.config):
-        runs = [result.as_run() for result in session.runs[rung]]
         if not settings.update_baselines and session.judge(runs).outcome == "missing":
             pytest.skip(f"no comparable baseline for {rung}: --convspec-update-baselines begins one")
         apply_gate(session, runs, request.node)
+
+
+def skip_where_the_chapter_claims_nothing(session: Session, rung: str) -> None:
+    """Skip on other pictures than the chapter's, and with a single seed, which cannot show a difference."""
+    if session.settings.dataset not in (None, find_recipe(rung, session.scale).dataset):
+        pytest.skip(f"the chapter claims this for its own pictures, not for {session.settings.dataset}")
+    if len(session.seeds) < 2:
+        pytest.skip("one seed cannot show a difference between rungs: give --convspec-seeds 5")
 
 
 @pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)
 def test_the_ladder_has_the_chapters_order(
     lower: str, higher: str, least_gain: float, convspec_session: Session
 ) -> None:
-    runs = convspec_session.runs
-    if lower not in runs or higher not in runs:
-        pytest.skip(f"needs the rungs {lower} and {higher} in this session")
-    if (name := runs[lower][0].dataset["name"]) != runs[lower][0].recipe.dataset:
-        pytest.skip(f"the chapter claims this order for its own pictures, not for {name}")
-    below, above = ([run.test_accuracy for run in runs[rung]] for rung in (lower, higher))
-    if len(below) < 2:
-        pytest.skip("one seed cannot show a step of the order: give --convspec-seeds 5")
+    skip_where_the_chapter_claims_nothing(convspec_session, lower)
+    below, above = ([run.test_accuracy for run in convspec_session.results(rung)] for rung in (lower, higher))
     p = statistics.probability_of_no_gain(below, above, least_gain)
     assert p < 0.05, (
         f"{higher} should gain more than {least_gain} over {lower} with p < 0.05; p is {p:.3f},"
@@ -113,12 +113,9 @@ def test_from_scratch_overfits_and_with_augmentation_training_and_validation_sta
 
     From scratch, training climbs ten points above validation, whose loss rises; with augmentation validation keeps up.
     """
-    runs = convspec_session.runs
     rungs = "from_scratch", "augmented"
-    if any(len(runs.get(rung, ())) < 2 for rung in rungs):
-        pytest.skip("needs the rungs from_scratch and augmented in this session, with two seeds at least")
-    if runs[rungs[0]][0].dataset["name"] != runs[rungs[0]][0].recipe.dataset:
-        pytest.skip("the chapter claims this for its own pictures")
+    skip_where_the_chapter_claims_nothing(convspec_session, rungs[0])
+    runs = {rung: convspec_session.results(rung) for rung in rungs}
     ends, rises = {}, {}
     for rung in rungs:
         last = {name: [np.mean(np.array_split(run.history[name], 4)[-1]) for run in runs[rung]] for name in CURVES}
@@ -141,8 +138,9 @@ def test_from_scratch_overfits_and_with_augmentation_training_and_validation_sta
 def test_shapes_leaves_each_rung_something_to_win(
     rung: str, low: float, high: float, convspec_session: Session
 ) -> None:
-    runs = convspec_session.runs.get(rung)
-    if not runs or runs[0].dataset["name"] != "shapes" or convspec_session.scale != "mini":
-        pytest.skip(f"needs the rung {rung} on shapes at --convspec-scale mini in this session")
+    settings = convspec_session.settings
+    if settings.dataset not in (None, "shapes") or settings.scale != "mini":
+        pytest.skip("a claim on shapes at --convspec-scale mini")
+    runs = convspec_session.results(rung)
     mean = sum(run.test_accuracy for run in runs) / len(runs)
     assert low <= mean <= high, f"{rung} on shapes should reach {low} to {high}, got {mean:.3f}"

@@ -3,9 +3,12 @@
 Imported by every pytest run in an environment that has convspec, so nothing heavy is imported at the top.
 """
 
+from typing import Any
+
 import pytest
 
 from convspec import BadInput, MissingData
+from convspec.plugin import checks
 from convspec.plugin.fixtures import accuracy_gate, convspec_session
 from convspec.plugin.options import add_options, prepare_ladder
 from convspec.plugin.session import SESSION, Session
@@ -19,10 +22,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+@pytest.hookimpl(tryfirst=True)  # before anything of a wrong root folder is read
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Refuse an option that moves the root folder."""
+    checks.refuse_moved_root(early_config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Resolve the options, and prepare what the ladder needs where it is used."""
     session = config.stash[SESSION] = Session(config)
-    channel = config.stash[CHANNEL] = Channel()
+    checks.find_package(config)
+    channel = config.stash[CHANNEL] = Channel(session.settings.baselines)
     config.pluginmanager.register(channel, "convspec-verdicts")
     if not session.settings.uses_ladder:
         return
@@ -64,13 +74,35 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """End the session before it trains where something is in the way; a worker of pytest-xdist fails tests instead."""
+    options = session.config.option
+    if not (options.collectonly or options.setuponly or hasattr(session.config, "workerinput")):
+        if why := checks.obstacle(session.config.stash[SESSION].settings, getattr(session, "items", ())):
+            raise pytest.UsageError(why)
+
+
+@pytest.hookimpl(tryfirst=True)  # before a fixture trains
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test in a worker of pytest-xdist where something is in its way."""
+    if hasattr(item.config, "workerinput") and (why := checks.obstacle(item.config.stash[SESSION].settings, [item])):
+        pytest.fail(why, pytrace=False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """Refuse the ladder under pytest-xdist."""
+    checks.refuse_ladder_under_xdist(node.config, ids)
+
+
 def pytest_terminal_summary(
     terminalreporter: "pytest.TerminalReporter", exitstatus: int, config: pytest.Config
 ) -> None:
     """Show the gates' verdicts and the ladder, and write the report, where a test used them."""
-    session, verdicts = config.stash[SESSION], config.stash[CHANNEL].verdicts
-    if verdicts or session.begun:
+    session, channel = config.stash[SESSION], config.stash[CHANNEL]
+    if channel.verdicts or session.begun:
         from convspec.plugin import summary
 
-        summary.show_verdicts(terminalreporter, verdicts)
+        summary.show_verdicts(terminalreporter, channel)
         summary.show_ladder(terminalreporter, session, exitstatus == pytest.ExitCode.INTERRUPTED)

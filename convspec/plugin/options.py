@@ -145,7 +145,7 @@ class Settings:
         self.uses_ladder = (
             any(values[name] for name in LADDER_OPTIONS)
             or (config.rootpath / "convspec" / "plugin" / "hooks.py").is_file()
-            or any(argument.partition(".")[0] == "convspec" for argument in config.args)
+            or (config.option.pyargs and any(name.partition(".")[0] == "convspec" for name in config.args))
         )
 
 

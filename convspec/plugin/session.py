@@ -29,7 +29,7 @@ class Session:
     """Settings, datasets and runs of one pytest session.
 
     `runs` holds the finished rungs, `begun` the finished seeds of every rung that was begun, `judgements` the verdicts
-    of this process's gates, and `repeats` whether a rung repeated itself.
+    of this process's gates, `repeats` whether a rung repeated itself, and `failed` rungs whose own test did not finish.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -38,6 +38,7 @@ class Session:
         self.scale, self.folder, self.seeds = settings.scale, settings.folder, range(settings.looks[0])
         self.runs: dict[str, list[Result]] = {}
         self.begun: dict[str, list[int]] = {}
+        self.failed: set[str] = set()
         self.judgements: list[Judgement] = []
         self.repeats: dict[str, Repeat] = {}
         self._datasets: dict[tuple[str, int, str], Dataset] = {}
@@ -136,6 +137,18 @@ class Session:
                 break
             runs += [self.run(recipe, seed) for seed in range(len(runs), count)]
         return runs
+
+    def results(self, rung: str) -> "list[Result]":
+        """Return the runs of a rung, trained now where its own test was left out; skip where there can be none."""
+        recipe = next((recipe for recipe in self.recipes if recipe.name == rung), None)
+        if recipe is None:
+            pytest.skip(f"needs the rung {rung}, which --convspec-rungs and --convspec-mode leave out")
+        if rung in self.failed:
+            pytest.skip(f"needs the rung {rung}, whose own test did not finish")
+        if rung not in self.runs:
+            with skip_or_fail_on_bad_data(self.config):
+                self.run_all_seeds(recipe)
+        return self.runs[rung]
 
     def judge(self, runs: "Sequence[Run]") -> "Judgement":
         """Compare runs of one model with its baseline, by the margin and the number of looks that the options set."""

@@ -8,18 +8,19 @@ from typing import Any, Literal
 import pytest
 
 from convspec.plugin.session import Session, terminal_stream
-from convspec.plugin.verdicts import Verdict
+from convspec.plugin.verdicts import Channel
 
 Outcome = Literal["complete", "failed", "interrupted"]
 
 
-def show_verdicts(terminal: "pytest.TerminalReporter", verdicts: Sequence[Verdict]) -> None:
-    """Print each gate's verdict, in green, yellow or red."""
-    if verdicts:
+def show_verdicts(terminal: "pytest.TerminalReporter", channel: Channel) -> None:
+    """Print each gate's verdict, in green, yellow or red; once where a repeated test has the same again."""
+    outcomes = {verdict["text"]: verdict["outcome"] for verdict in channel.verdicts}
+    if outcomes:
         terminal.section("accuracy against the baseline")
-    for verdict in verdicts:
-        first, *others = verdict["text"].split("\n")
-        colour = {"pass": "green", "underpowered": "yellow"}.get(verdict["outcome"], "red")
+    for text, outcome in (outcomes | dict.fromkeys(channel.errors, "error")).items():
+        first, *others = text.split("\n")
+        colour = {"pass": "green", "underpowered": "yellow"}.get(outcome, "red")
         terminal.write_line(first, **{colour: True})
         for line in others:
             terminal.write_line(f"    {line}")
@@ -48,8 +49,12 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
             "interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True
         )
     outcome: Outcome = "interrupted" if interrupted else "failed" if failures else "complete"
-    for line in write_report(session, outcome, failures):
-        terminal.write_line(line, red=True)
+    try:
+        for line in write_report(session, outcome, failures):
+            terminal.write_line(line, red=True)
+    except OSError as error:
+        terminal.write_line(f"no report: {error}; another folder for it: --convspec-report=DIR", red=True)
+        return
     terminal.write_line("record, picture and a summary in Markdown: ladder.json, ladder.png, ladder.md beside")
     terminal.write_line(f"report: {session.folder / 'index.html'}")
 

@@ -1,13 +1,21 @@
 """Verdicts of gates: how a test gets its own, and how all reach the summary and the exit code.
 
 A test's verdicts are kept in its stash, travel as an attribute of its report, which pytest-xdist carries from process
-to process, and are collected by the `Channel` of the session.
+to process, and are collected by the `Channel` of the session. It writes baselines when the session ends, so that no
+run is judged by another of its own session: not in a rerun, a repeat, another worker or another test.
 """
 
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import pytest
+
+from convspec import BadInput
+from convspec.plugin import checks
 
 if TYPE_CHECKING:
     from convspec.accuracy.baselines import Run
@@ -18,18 +26,27 @@ ATTRIBUTE = "convspec_verdicts"
 
 
 class Verdict(TypedDict):
-    """One gate's `outcome`, its `text` for people, and whether it `failed` the test; plain data, to be serialised."""
+    """One gate's verdict; plain data, to be serialised."""
 
     outcome: str
-    text: str
-    failed: bool
+    text: str  # for people
+    failed: bool  # whether it failed the test
+    test: str  # its node id, the same for all repeats
+    model: str
+    predictions: str  # their checksum
+    staged: str  # folder of the runs that become baselines when the session ends, else empty
 
 
 class Channel:
-    """Hooks that collect the verdicts of a session, and set the exit code of one in which only gates failed."""
+    """Hooks that collect the verdicts of a session, write its baselines, and set its exit code if only gates failed.
 
-    def __init__(self) -> None:
+    `errors` are those that no test could report.
+    """
+
+    def __init__(self, baselines: Path) -> None:
         self.verdicts: list[Verdict] = []
+        self.errors: list[str] = []
+        self._baselines = baselines
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -47,10 +64,44 @@ class Channel:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Set an exit code of its own for a session in which nothing failed but gates."""
+        """Write the baselines, and set an exit code of its own for a session in which nothing failed but gates."""
+        if hasattr(session.config, "workerinput"):
+            return
         failed = [verdict["outcome"] for verdict in self.verdicts if verdict["failed"]]
-        if failed and exitstatus == pytest.ExitCode.TESTS_FAILED and len(failed) == session.testsfailed:
+        gates_alone = len(failed) == session.testsfailed and "conflict" not in failed
+        if failed and exitstatus == pytest.ExitCode.TESTS_FAILED and gates_alone:
             session.exitstatus = REGRESSED if "regressed" in failed else NO_BASELINE
+        self._write_baselines()
+        if self.errors and session.exitstatus in (pytest.ExitCode.OK, REGRESSED, NO_BASELINE):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def conflict(self, verdict: Verdict, earlier_in_test: Sequence[Verdict] = ()) -> str | None:
+        """Return a message where another test, or this one earlier, gates other predictions under the same name."""
+        others = [other for other in self.verdicts if other["test"] != verdict["test"]]
+        for other in (*others, *earlier_in_test):
+            if other["model"] == verdict["model"] and other["predictions"] != verdict["predictions"]:
+                first, second = sorted((other["test"], verdict["test"]))
+                return (
+                    f"two gates of {verdict['model']!r} with different predictions, in {first} and in {second}: give"
+                    " each model a name of its own"
+                )
+        return None
+
+    def _write_baselines(self) -> None:
+        """Write the runs that tests have staged, but for those of models that two tests have in common."""
+        conflicts = {verdict["model"]: self.conflict(verdict) for verdict in self.verdicts}
+        shown = {verdict["text"] for verdict in self.verdicts}
+        self.errors += [text for text in conflicts.values() if text and text not in shown]
+        staged = {verdict["staged"]: verdict["model"] for verdict in self.verdicts if verdict["staged"]}
+        for folder, model in staged.items():
+            from convspec.accuracy import baselines
+
+            try:
+                for run in () if conflicts[model] else baselines.read(Path(folder)):
+                    baselines.write(self._baselines, run)
+            except (BadInput, OSError) as error:
+                self.errors.append(f"the baseline of {model} could not be written: {error}; {checks.OTHER_BASELINES}")
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 CHANNEL = pytest.StashKey[Channel]()
@@ -58,34 +109,71 @@ VERDICTS = pytest.StashKey[list[Verdict]]()
 
 
 def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> None:
-    """Pass, fail or skip a test by the gate's verdict on its runs, and write a first or updated baseline.
+    """Pass, fail or skip a test by the gate's verdict on its runs, and stage a first or updated baseline.
 
     The verdict goes to the summary and to JUnit's properties. A first baseline fails the test: nobody has approved it.
     """
-    from convspec.accuracy import baselines
-
-    session.judgements.append(judgement := session.judge(runs))
+    judgement = session.judge(runs)
     lines, repeat = judgement.lines, session.repeats.get(judgement.name)
     if repeat and repeat.outcome == "bit-identical" and judgement.differs_for_no_known_reason:
         lines.append("it repeats itself bit by bit here, and neither versions nor machine changed: code or data did")
     text, folder = "\n".join(lines), session.settings.baselines
     missing, update = judgement.outcome == "missing", session.settings.update_baselines
     begins = missing and not judgement.left_out
-    if update or begins:
-        for run in runs:
-            baselines.write(folder, run)
-    failed = begins or (judgement.outcome in ("missing", "regressed") and not update)
+    verdict: Verdict = {
+        "outcome": judgement.outcome,
+        "text": text,
+        "failed": begins or (judgement.outcome in ("missing", "regressed") and not update),
+        "test": _test(item),
+        "model": " on ".join(filter(None, (runs[0].name, runs[0].dataset))),
+        "predictions": hashlib.sha256(repr([run.predicted for run in runs]).encode()).hexdigest(),
+        "staged": "",
+    }
+    verdicts = item.stash.setdefault(VERDICTS, [])
+    if conflict := item.config.stash[CHANNEL].conflict(verdict, verdicts):
+        verdicts.append(verdict | {"outcome": "conflict", "text": conflict, "failed": True})
+        pytest.fail(conflict, pytrace=False)
+    session.judgements.append(judgement)
     item.user_properties += [*judgement.properties.items(), ("verdict", text)]
-    verdict: Verdict = {"outcome": judgement.outcome, "text": text, "failed": failed}
-    item.stash.setdefault(VERDICTS, []).append(verdict)
-    if begins:
+    unwritable = checks.why_unwritable(folder) if update or begins else None
+    if unwritable:
+        text += f"\nThese runs cannot be kept as a baseline: {unwritable}; {checks.OTHER_BASELINES}."
+        verdict["failed"] = True
+    elif update or begins:
+        verdict["staged"] = _stage(runs)
+    verdicts.append(verdict)
+    if begins and not unwritable:
         text += (
             f"\nThese runs are the baseline from now on: look at {str(folder)!r}, keep it under version control, and"
             " run again."
         )
-    elif missing:
+    elif missing and not unwritable:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."
-    if failed:
+    if verdict["failed"]:
         pytest.fail(text, pytrace=False)
     if judgement.outcome == "underpowered":
         pytest.skip(text)
+
+
+def _stage(runs: "Sequence[Run]") -> str:
+    """Write runs to a temporary folder, which any process of the session may read; return its name."""
+    from convspec.accuracy import baselines
+
+    folder = tempfile.mkdtemp(prefix="convspec-baselines-")
+    try:
+        for run in runs:
+            baselines.write(Path(folder), run)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return folder
+
+
+def _test(item: pytest.Item) -> str:
+    """Return the node id without the parameters that plugins add to repeat a test: their names begin with __."""
+    callspec = getattr(item, "callspec", None)
+    if not (callspec and isinstance(item, pytest.Function) and any(name[:2] == "__" for name in callspec.params)):
+        return item.nodeid
+    own = [f"{name}{place}" for name, place in callspec.indices.items() if name[:2] != "__"]
+    parent = item.parent.nodeid if item.parent else ""
+    return f"{parent}::{item.originalname}" + (f"[{'-'.join(own)}]" if own else "")

@@ -50,7 +50,7 @@ def test_help_explains_every_option_in_one_group(pytester: pytest.Pytester) -> N
 
 def test_the_header_shows_what_the_options_resolved_to(pytester: pytest.Pytester, tmp_path: Path) -> None:
     text = lines(
-        pytester.runpytest("--convspec-seeds", "3", "--convspec-data-root", str(tmp_path), "--convspec-report", "out")
+        pytester.runpytest("--convspec-seeds", "3", f"--convspec-data-root={tmp_path}", "--convspec-report", "out")
     )
     assert "convspec: scale mini, dataset each rung its own, seeds 0-2" in text
     assert f"convspec: data folder {tmp_path}, report folder {pytester.path / 'out'}" in text
@@ -61,7 +61,7 @@ def test_the_variable_overrides_the_data_root(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVSPEC_DATA", str(tmp_path / "variable"))
-    session = pytester.parseconfigure("--convspec-data-root", str(tmp_path / "option")).stash[SESSION]
+    session = pytester.parseconfigure(f"--convspec-data-root={tmp_path / 'option'}").stash[SESSION]
     assert session.data_root == tmp_path / "variable"
 
 
@@ -103,14 +103,14 @@ def test_require_gpu_fails_where_there_is_none(
 
 def test_the_default_weights_of_a_base_lie_in_the_data_folder(pytester: pytest.Pytester, tmp_path: Path) -> None:
     (tmp_path / "vgg16_notop.weights.h5").touch()
-    session = pytester.parseconfigure("--convspec-data-root", str(tmp_path)).stash[SESSION]
+    session = pytester.parseconfigure(f"--convspec-data-root={tmp_path}").stash[SESSION]
     assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
     assert session.weights(find_recipe("fine_tuned", "mini")) == str(MINI_WEIGHTS), "the package has its own"
     assert session.weights(find_recipe("from_scratch", "full")) is None, "it has no base"
 
 
 def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pytester, few_pictures: Path) -> None:
-    session = pytester.parseconfigure("--convspec-dataset", str(few_pictures)).stash[SESSION]
+    session = pytester.parseconfigure(f"--convspec-dataset={few_pictures}").stash[SESSION]
     large, small = find_recipe("from_scratch", "mini"), find_recipe("mnist_convnet", "full")
     assert session.dataset(large).train.images.shape[1:] == (48, 48, 3)
     assert session.dataset(small).train.images.shape[1:] == (28, 28, 3)
@@ -119,7 +119,7 @@ def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pyt
 
 def test_augmented_views_are_drawn_for_an_augmented_rung_only(pytester: pytest.Pytester, few_pictures: Path) -> None:
     session = pytester.parseconfigure(
-        "--convspec-dataset", str(few_pictures), "--convspec-report", str(pytester.path)
+        f"--convspec-dataset={few_pictures}", "--convspec-report", str(pytester.path)
     ).stash[SESSION]
     for rung, shown in (("from_scratch", False), ("augmented", True)):
         session.runs[rung] = [result_of(rung, "mini", 0.8)]
@@ -144,8 +144,7 @@ def test_missing_pictures_are_a_skip_that_says_how_to_get_them(
         "full",
         "--convspec-rungs",
         rung,
-        "--convspec-data-root",
-        str(pytester.path),
+        f"--convspec-data-root={pytester.path}",
         "-rs",
         "-k",
         "test_rung[",
@@ -171,10 +170,10 @@ def add_text_file(folder: Path) -> None:
         (lambda folder: (folder / "key").rename(folder.parent / "key"),
          "--convspec-rungs dense_baseline", "has only the class 'fish'; give at least two"),
         (lambda folder: (folder.parent / "wrong.weights.h5").write_text("not weights"),
-         "--convspec-rungs feature_extraction --convspec-weights {}/wrong.weights.h5",
+         "--convspec-rungs feature_extraction --convspec-weights={}/wrong.weights.h5",
          "wrong.weights.h5' does not hold the weights of a mini base without its top"),
         (lambda folder: None,
-         "--convspec-require-data --convspec-rungs dense_baseline --convspec-dataset mnist --convspec-data-root {}",
+         "--convspec-require-data --convspec-rungs dense_baseline --convspec-dataset mnist --convspec-data-root={}",
          "MNIST is not at"),
     ],
     ids=["text file", "empty class", "single class", "weights of another architecture", "missing pictures"],
@@ -186,7 +185,7 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     words = arguments.format(few_pictures.parent).split()
     result = pytester.runpytest_inprocess(
         *arguments_of(
-            pytester, "--convspec-seeds", "1", "-k", "test_rung[", "--convspec-dataset", str(few_pictures), *words
+            pytester, "--convspec-seeds", "1", "-k", "test_rung[", f"--convspec-dataset={few_pictures}", *words
         )
     )
     result.assert_outcomes(failed=1)
@@ -238,7 +237,7 @@ def test_an_interrupted_session_keeps_finished_runs_for_the_next(pytester: pytes
         """
     )
     arguments = arguments_of(
-        pytester, "--convspec-dataset", str(few_pictures), "--convspec-rungs", "dense_baseline", "--convspec-seeds", "3"
+        pytester, f"--convspec-dataset={few_pictures}", "--convspec-rungs", "dense_baseline", "--convspec-seeds", "3"
     )
     assert pytester.runpytest_subprocess("-p", "conftest", *arguments).ret == pytest.ExitCode.INTERRUPTED
     files = sorted((pytester.path / ".convspec" / "unfinished").iterdir())

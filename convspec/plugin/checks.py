@@ -1,0 +1,102 @@
+"""Checks that end a session in one line before it trains: its root, its folders, and options that would skip it."""
+
+import inspect
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from convspec.plugin.options import FLAG, OPTIONS, Settings
+
+PACKAGE = Path(__file__).parents[1]
+# Beside the test files, where the package is installed; beside the package, in the repository.
+BENCHMARKS = PACKAGE / "benchmarks" if (PACKAGE / "benchmarks").is_dir() else PACKAGE.parent / "benchmarks"
+LADDER = BENCHMARKS / "test_ladder.py"
+
+
+def refuse_moved_root(config: pytest.Config) -> None:
+    """Raise UsageError where the value of an option, written with a space, decides which folder is pytest's root.
+
+    pytest looks for its root before it knows the options of plugins, and takes such a value for a test path.
+    """
+    from _pytest.config.findpaths import determine_setup  # there is no public way to ask
+
+    known, here = config.known_args_namespace, config.invocation_params.dir
+
+    def root(*values: str) -> tuple[Path, Path | None]:
+        given = {
+            "inifile": known.inifilename,
+            "override_ini": known.override_ini,
+            "args": [*known.file_or_dir, *values],
+            "rootdir_cmd_arg": known.rootdir or None,
+            "invocation_dir": here,
+        }
+        accepted = inspect.signature(determine_setup).parameters
+        return determine_setup(**{name: given[name] for name in given if name in accepted})[:2]
+
+    for option, value in _values_after_a_space(config):
+        there = here / value
+        if option == "--convspec-report":  # so that the first session, which makes the folder, is as the second
+            there = next(folder for folder in (there, *there.parents) if folder.exists())
+        if there.exists() and root(str(there)) != root():
+            raise pytest.UsageError(
+                f"{option} {value}: written with a space, it makes pytest look for its root folder and its settings"
+                f" there and not in {str(root()[0])!r}; write {option}={value}"
+            )
+
+
+def _values_after_a_space(config: pytest.Config) -> Iterator[tuple[str, str]]:
+    options = {f"--convspec-{name}" for name, settings in OPTIONS.items() if settings is not FLAG}
+    for words in (shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), list(config.invocation_params.args)):
+        yield from ((word, str(value)) for word, value in zip(words, words[1:], strict=False) if word in options)
+
+
+def find_package(config: pytest.Config) -> None:
+    """Let `--pyargs convspec` mean the benchmarks, also where they lie beside the package."""
+    if config.option.pyargs and BENCHMARKS.parent != PACKAGE:
+        config.args[:] = [str(BENCHMARKS) if argument == "convspec" else argument for argument in config.args]
+
+
+def obstacle(settings: Settings, items: Sequence[pytest.Item]) -> str | None:
+    """Return why some of the tests could not do their work, and what to do; None where nothing is in the way."""
+    ladder = any(item.path == LADDER for item in items)
+    gates = any("accuracy_gate" in getattr(item, "fixturenames", ()) for item in items)
+    if ladder:
+        for name in ("only", "skip"):
+            if items[0].config.getoption(f"benchmark_{name}", False):
+                return (
+                    f"--benchmark-{name} would leave out rungs or gates of the ladder: leave that option out, or leave"
+                    " the whole ladder out with -k 'not test_ladder'"
+                )
+        if why := why_unwritable(settings.folder):
+            return f"--convspec-report: {why}; give a folder that can be written: --convspec-report=DIR"
+    begins = gates and not any(settings.baselines.rglob("*.json"))
+    if (begins or (settings.update_baselines and (ladder or gates))) and (why := why_unwritable(settings.baselines)):
+        return f"no baselines can be kept: {why}; {OTHER_BASELINES}"
+    return None
+
+
+OTHER_BASELINES = "give a folder that can be written: convspec_baselines in the ini file, or -o convspec_baselines=DIR"
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Return why no file can be made in a folder, which may be missing yet; None where one can."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return None
+    except OSError as error:
+        return f"nothing can be written in {str(folder)!r} ({error.strerror})"
+
+
+def refuse_ladder_under_xdist(config: pytest.Config, ids: Sequence[str]) -> None:
+    """Raise UsageError where a worker of pytest-xdist collected the ladder."""
+    files = {identifier.partition("::")[0] for identifier in ids}
+    if any(file.endswith(LADDER.name) and (config.rootpath / file).resolve() == LADDER.resolve() for file in files):
+        raise pytest.UsageError(
+            "the ladder trains and times one rung at a time: run it without pytest-xdist, -n 0 (-n may also stand in"
+            " PYTEST_ADDOPTS), or leave it out with -k 'not test_ladder'"
+        )
