@@ -77,9 +77,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """End the session before it trains where something is in the way; a worker of pytest-xdist fails tests instead."""
-    options = session.config.option
-    if not (options.collectonly or options.setuponly or hasattr(session.config, "workerinput")):
-        if why := checks.obstacle(session.config.stash[SESSION].settings, getattr(session, "items", ())):
+    config = session.config
+    if not (config.option.collectonly or config.getoption("setuponly", False) or hasattr(config, "workerinput")):
+        if why := checks.obstacle(config.stash[SESSION].settings, getattr(session, "items", ())):
             raise pytest.UsageError(why)
 
 
