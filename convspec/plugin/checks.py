@@ -94,8 +94,9 @@ def why_unwritable(folder: Path) -> str | None:
 
 def refuse_ladder_under_xdist(config: pytest.Config, ids: Sequence[str]) -> None:
     """Raise UsageError where a worker of pytest-xdist collected the ladder."""
-    files = {identifier.partition("::")[0] for identifier in ids}
-    if any(file.endswith(LADDER.name) and (config.rootpath / file).resolve() == LADDER.resolve() for file in files):
+    files = {config.rootpath / identifier.partition("::")[0] for identifier in ids}
+    # The id of a test outside of the root folder has no folder.
+    if any(file.name == LADDER.name and (not file.exists() or file.samefile(LADDER)) for file in files):
         raise pytest.UsageError(
             "the ladder trains and times one rung at a time: run it without pytest-xdist, -n 0 (-n may also stand in"
             " PYTEST_ADDOPTS), or leave it out with -k 'not test_ladder'"

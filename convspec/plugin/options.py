@@ -116,7 +116,10 @@ def _value(config: pytest.Config, name: str) -> Any:
     except argparse.ArgumentTypeError as error:
         raise pytest.UsageError(f"{config.inipath}: {_dest(name)} {error}") from error
     folder = config.inipath.parent if config.inipath else config.rootpath
-    return folder / value.expanduser() if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return folder / value.expanduser()
+    named = name in ("dataset", "weights") and (folder / text).exists()  # else a name, such as shapes or imagenet
+    return str(folder / text) if named else value
 
 
 class Settings:

@@ -89,15 +89,16 @@ class Channel:
 
     def _write_baselines(self) -> None:
         """Write the runs that tests have staged, but for those of models that two tests have in common."""
-        conflicts = {verdict["model"]: self.conflict(verdict) for verdict in self.verdicts}
-        shown = {verdict["text"] for verdict in self.verdicts}
-        self.errors += [text for text in conflicts.values() if text and text not in shown]
+        shown = {verdict["text"]: verdict["model"] for verdict in self.verdicts if verdict["outcome"] == "conflict"}
+        found = {text: verdict["model"] for verdict in self.verdicts if (text := self.conflict(verdict))}
+        self.errors += [text for text in found if text not in shown]
+        in_conflict = {*shown.values(), *found.values()}
         staged = {verdict["staged"]: verdict["model"] for verdict in self.verdicts if verdict["staged"]}
         for folder, model in staged.items():
             from convspec.accuracy import baselines
 
             try:
-                for run in () if conflicts[model] else baselines.read(Path(folder)):
+                for run in () if model in in_conflict else baselines.read(Path(folder)):
                     baselines.write(self._baselines, run)
             except (BadInput, OSError) as error:
                 self.errors.append(f"the baseline of {model} could not be written: {error}; {checks.OTHER_BASELINES}")
@@ -106,6 +107,7 @@ class Channel:
 
 CHANNEL = pytest.StashKey[Channel]()
 VERDICTS = pytest.StashKey[list[Verdict]]()
+STAGED = pytest.StashKey[dict[str, str]]()
 
 
 def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> None:
@@ -140,7 +142,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         text += f"\nThese runs cannot be kept as a baseline: {unwritable}; {checks.OTHER_BASELINES}."
         verdict["failed"] = True
     elif update or begins:
-        verdict["staged"] = _stage(runs)
+        verdict["staged"] = _stage(runs, item.stash.setdefault(STAGED, {}))
     verdicts.append(verdict)
     if begins and not unwritable:
         text += (
@@ -155,11 +157,16 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         pytest.skip(text)
 
 
-def _stage(runs: "Sequence[Run]") -> str:
-    """Write runs to a temporary folder, which any process of the session may read; return its name."""
+def _stage(runs: "Sequence[Run]", folders: dict[str, str]) -> str:
+    """Write runs to a temporary folder, which any process of the session may read; return its name.
+
+    `folders` are those of the same test by model: an earlier one, of an attempt that was repeated, is removed.
+    """
     from convspec.accuracy import baselines
 
-    folder = tempfile.mkdtemp(prefix="convspec-baselines-")
+    if earlier := folders.get(runs[0].name):
+        shutil.rmtree(earlier, ignore_errors=True)
+    folder = folders[runs[0].name] = tempfile.mkdtemp(prefix="convspec-baselines-")
     try:
         for run in runs:
             baselines.write(Path(folder), run)
@@ -174,6 +181,6 @@ def _test(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     if not (callspec and isinstance(item, pytest.Function) and any(name[:2] == "__" for name in callspec.params)):
         return item.nodeid
-    own = [f"{name}{place}" for name, place in callspec.indices.items() if name[:2] != "__"]
+    own = [str(value) for name, value in callspec.params.items() if name[:2] != "__"]
     parent = item.parent.nodeid if item.parent else ""
     return f"{parent}::{item.originalname}" + (f"[{'-'.join(own)}]" if own else "")

@@ -17,6 +17,7 @@ from convspec.ladder import run as run_module
 from convspec.ladder import rungs
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
+from convspec.plugin import checks
 from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
 from convspec.report import images, tables
@@ -61,6 +62,122 @@ def test_a_first_run_writes_the_baseline_and_fails(arguments: tuple[str, ...], p
     assert "no baseline yet of model" in text
     assert re.search(r"These runs are the baseline from now on: look at '.*baselines', keep it under version", text)
     assert len(baselines(pytester)) == 5
+
+
+REPEATED = """
+def pytest_generate_tests(metafunc):
+    metafunc.fixturenames.append("__number")
+    metafunc.parametrize("__number", range(2))
+"""
+RERUN = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for outcome in ("rerun", "failed"):
+        item._initrequest()
+        for report in runtestprotocol(item, log=False, nextitem=nextitem):
+            report.outcome = outcome if report.failed else report.outcome
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+
+
+@pytest.mark.parametrize(
+    ("conftest", "arguments", "files"),
+    [
+        (REPEATED, (), ["test_model"]),
+        (REPEATED, ("-n", "2"), ["test_model"]),
+        (RERUN, (), ["test_model"]),
+        ("", (), ["test_model", "test_second"]),
+    ],
+    ids=["repeated", "repeated under xdist", "rerun", "in a second test"],
+)
+def test_a_baseline_approves_no_run_of_the_session_that_writes_it(
+    conftest: str, arguments: tuple[str, ...], files: list[str], pytester: pytest.Pytester
+) -> None:
+    pytester.makeconftest(conftest)
+
+    def attempt(*options: str, hard: int, generator: int) -> tuple[int, str]:
+        pytester.makepyfile(**dict.fromkeys(files, MODEL.format(hard=hard, generator=generator, runs=5)))
+        return pytest_run(pytester, *arguments, *options)
+
+    code, text = attempt(hard=20, generator=0)
+    assert code == NO_BASELINE
+    assert " passed" not in text
+    assert text.count("\nmodel: no baseline yet of model") >= 2, "in the failure and in the summary"
+    written = baselines(pytester)
+    assert len(written) == 5
+    assert attempt(hard=20, generator=0)[0] == OK
+    assert "model: pass" not in attempt("--convspec-update-baselines", **WORSE)[1]
+    assert baselines(pytester) != written
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_two_tests_that_gate_one_name_are_an_error_that_names_both(
+    arguments: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_second=MODEL.format(hard=20, generator=2, runs=5))
+    code, text = run(pytester, *arguments)
+    assert code == FAILED
+    assert "two gates of 'model' with different predictions, in test_model.py::test_model and in test_second.py" in text
+    assert not baselines(pytester), "neither is the baseline"
+
+
+def test_one_test_that_gates_a_name_twice_is_an_error(pytester: pytest.Pytester) -> None:
+    run(pytester)
+    written = baselines(pytester)
+    twice = MODEL.format(hard=20, generator=0, runs=5) + '    accuracy_gate("model", labels[None], labels)\n'
+    pytester.makepyfile(test_model=twice)
+    code, text = pytest_run(pytester, "--convspec-update-baselines")
+    assert code == FAILED
+    assert "in test_model.py::test_model and in test_model.py::test_model" in text
+    assert baselines(pytester) == written
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--fixtures", "--setup-plan", "--setup-only"])
+def test_a_session_that_only_looks_writes_and_says_nothing(option: str, pytester: pytest.Pytester) -> None:
+    file = pytester.makefile("", ".convspec")  # no folder can be made where a file is
+    _, text = run(pytester, option, "-o", f"convspec_baselines={file}/baselines")
+    assert "ERROR" not in text
+    assert "baseline from now on" not in text
+    assert not baselines(pytester)
+
+
+TRAINING = MODEL.replace("    wrong", '    open("trained", "w").close()\n    wrong')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), pytest.ExitCode.USAGE_ERROR),
+        (("--convspec-update-baselines",), pytest.ExitCode.USAGE_ERROR),
+        (("-n", "1"), FAILED),
+    ],
+    ids=["first run", "update", "xdist"],
+)
+def test_baselines_that_cannot_be_written_end_the_session_before_it_trains(
+    arguments: tuple[str, ...], expected: int, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_model=TRAINING.format(hard=20, generator=0, runs=5))
+    file = pytester.makefile(".txt", "a file")
+    code, text = pytest_run(pytester, *arguments, "-o", f"convspec_baselines={file}/baselines")
+    assert code == expected
+    assert f"nothing can be written in '{file}/baselines'" in text
+    assert "convspec_baselines in the ini file, or -o convspec_baselines=DIR" in text
+    assert not (pytester.path / "trained").exists()
+    assert "INTERNALERROR" not in text
+
+
+def test_a_folder_that_cannot_be_written_is_enough_to_compare_with(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(pytester)
+    monkeypatch.setattr(checks, "why_unwritable", lambda folder: "nothing can be written")
+    assert run(pytester)[0] == OK
+    pytester.makepyfile(test_other=BESIDE)
+    code, text = pytest_run(pytester)
+    assert code == NO_BASELINE
+    assert "These runs cannot be kept as a baseline: nothing can be written; give a folder" in text
 
 
 def test_the_same_runs_again_pass_and_say_what_they_are_compared_with(pytester: pytest.Pytester) -> None:
