@@ -95,8 +95,10 @@ def why_unwritable(folder: Path) -> str | None:
 def refuse_ladder_under_xdist(config: pytest.Config, ids: Sequence[str]) -> None:
     """Raise UsageError where a worker of pytest-xdist collected the ladder."""
     files = {config.rootpath / identifier.partition("::")[0] for identifier in ids}
-    # The id of a test outside of the root folder has no folder.
-    if any(file.name == LADDER.name and (not file.exists() or file.samefile(LADDER)) for file in files):
+    # The id of a test outside of the root folder has no folder, or nothing but "::test" where its file was given.
+    given = {(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args}
+    found = any(file.name == LADDER.name and (not file.exists() or file.samefile(LADDER)) for file in files)
+    if found or LADDER.resolve() in given:
         raise pytest.UsageError(
             "the ladder trains and times one rung at a time: run it without pytest-xdist, -n 0 (-n may also stand in"
             " PYTEST_ADDOPTS), or leave it out with -k 'not test_ladder'"

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -163,18 +164,26 @@ def make_project(folder: Path, verdict: str, files: dict[str, str]) -> None:
 
 def run_pytest(python: Path, row: Circumstance, folder: Path, here: Path) -> tuple[int, str]:
     """Return the exit code and what the terminal shows."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
     plugin = ["-p", "convspec"] if "PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in row.variables else []
-    ended = subprocess.run(
-        [python, *row.python, "-m", "pytest", *plugin, *row.options.split(), *([folder] if here != folder else [])],
-        cwd=here,
-        env=inherited | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | row.variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=give_up_root_privilege if row.read_only else None,
-        check=False,
-    )
-    return ended.returncode, ended.stdout.decode()
+    paths = [str(folder)] if here != folder else []
+    words = [*row.python, "-m", "pytest", *plugin, *row.options.split(), *paths]
+    ended = run_python(python, words, here, row.variables, give_up_root_privilege if row.read_only else None)
+    return ended.returncode, ended.stdout
+
+
+def run_python(
+    python: Path,
+    words: Sequence[str],
+    here: Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    before: Callable[[], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
+    environment = inherited | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | dict(variables)
+    return subprocess.run(
+        [python, *words], cwd=here, env=environment, preexec_fn=before, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+    )  # fmt: skip
 
 
 def give_up_root_privilege() -> None:
@@ -239,6 +248,26 @@ def test_the_plugin_comes_from_the_wheel_by_its_entry_point(guest: Path, tmp_pat
     (line,) = (line for line in text.splitlines() if line.strip().startswith("convspec "))
     assert str(guest.parents[1] / "lib") in line
     assert "hooks.py" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("pytest -p convspec --pyargs convspec --co", 0, "<Function test_rung[fine_tuned]>"),
+        ("pytest -p convspec -p benchmark --pyargs convspec --benchmark-only", 4, "--benchmark-only would leave out"),
+        ("pytest -p convspec -p xdist --pyargs convspec -n 2", 4, "run it without pytest-xdist"),
+        ("convspec ladder pictures -- -p convspec -p xdist -n 2", 4, "run it without pytest-xdist"),
+    ],
+)
+def test_the_installed_ladder_is_found_or_refused_before_it_trains(
+    command: str, code: int, words: str, guest: Path, tmp_path: Path
+) -> None:
+    for name in ("project/pictures/a", "project/pictures/b"):
+        (tmp_path / name).mkdir(parents=True)
+    ended = run_python(guest, ["-m", *command.split()], tmp_path / "project")
+    assert (ended.returncode, words in ended.stdout) == (code, True), ended.stdout
+    assert not list(tmp_path.rglob("*.keras"))
 
 
 @pytest.mark.slow
