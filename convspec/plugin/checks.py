@@ -5,6 +5,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def refuse_moved_root(config: pytest.Config) -> None:
 def _values_after_a_space(config: pytest.Config) -> Iterator[tuple[str, str]]:
     options = {f"--convspec-{name}" for name, settings in OPTIONS.items() if settings is not FLAG}
     for words in (shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), list(config.invocation_params.args)):
-        yield from ((word, str(value)) for word, value in zip(words, words[1:], strict=False) if word in options)
+        yield from ((word, str(value)) for word, value in pairwise(words) if word in options)
 
 
 def find_package(config: pytest.Config) -> None:

@@ -1,20 +1,25 @@
 """The pytest plugin: what a user types, and what the terminal answers."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import pytest
-from builders import LADDER, lines
+from builders import LADDER, lines, result_with_history
 from builders import result as result_of
 
 from convspec.data import shapes
+from convspec.ladder.recipe import Recipe
+from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 from convspec.models import MINI_WEIGHTS
+from convspec.plugin.options import Settings
 from convspec.plugin.session import SESSION
 from convspec.plugin.summary import write_report
+from convspec.plugin.verdicts import REGRESSED
 
 OPTIONS = (
     "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-weights", "--convspec-rungs",
@@ -191,6 +196,106 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     result.assert_outcomes(failed=1)
     assert expected in lines(result)
     assert "Traceback" not in lines(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--benchmark-only"], "--benchmark-only would leave out rungs or gates of the ladder: leave that option out"),
+        (["--benchmark-skip"], "--benchmark-skip would leave out rungs or gates of the ladder: leave that option out"),
+        (["-n", "1"], "the ladder trains and times one rung at a time: run it without pytest-xdist, -n 0"),
+        (["--convspec-report=file/report"], "--convspec-report: nothing can be written in '"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_ladder_that_could_not_run_is_a_usage_error_in_one_line(
+    arguments: list[str], message: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pytester.path / "file").touch()
+    monkeypatch.setattr("convspec.plugin.session.Session.run", None)
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, *arguments))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert sum(line.startswith(f"ERROR: {message}") for line in result.errlines) == 1
+    assert "INTERNALERROR" not in lines(result)
+
+
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the accuracy, to be changed, of what runs give that train nothing."""
+    share = [0.9]
+
+    def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
+        return result_with_history(recipe.name, recipe.scale, share[0], seed)
+
+    monkeypatch.setattr("convspec.ladder.run.run_recipe", run)
+    return share
+
+
+def test_a_gate_alone_trains_its_rung_and_stays_a_failure_until_it_passes(
+    pytester: pytest.Pytester, accuracy: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convspec.plugin.summary.write_report", lambda *_: [])
+    ladder = LADDER, "--convspec-rungs=dense_baseline", f"--rootdir={pytester.path}"
+
+    def outcome(*arguments: str) -> tuple[int, dict[str, int]]:
+        for file in (pytester.path / ".convspec").rglob("*.json"):  # of the session before
+            file.unlink()
+        result = pytester.runpytest_inprocess(*ladder, "-o", "convspec_baselines=kept", *arguments)
+        return int(result.ret), result.parseoutcomes()
+
+    assert outcome("-k", "is_that_of_the_baseline", "--convspec-update-baselines")[0] == pytest.ExitCode.OK
+    accuracy[0] = 0.8
+    for arguments in (["-k", "test_rung[ or is_that_of_the_baseline"], ["--lf"], ["--lf"], ["--sw", "-x"]):
+        code, counts = outcome(*arguments)
+        assert counts["failed"] == 1, arguments
+        assert code == REGRESSED or "--sw" in arguments, arguments
+    accuracy[0] = 0.9
+    assert outcome("--lf")[1]["passed"] == 1
+
+
+def test_a_record_that_cannot_be_written_is_a_line_and_no_internal_error(
+    pytester: pytest.Pytester, accuracy: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convspec.report.tables.record", full)
+    options = "--convspec-rungs=dense_baseline", "-k", "test_rung["
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, *options))
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["no report: *No space left on device; another folder for it: --convspec-report=DIR"])
+    result.assert_outcomes(passed=1)
+
+
+def test_an_option_after_a_space_does_not_move_the_root_folder(pytester: pytest.Pytester, few_pictures: Path) -> None:
+    pytester.makeini("[pytest]")
+    for option, value in (("--convspec-dataset", few_pictures), ("--convspec-report", few_pictures.parent / "new")):
+        result = pytester.runpytest_inprocess(option, str(value))
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"ERROR: {option} {value}: written with a space, it makes pytest look for its root" in lines(result)
+        assert f"and not in '{pytester.path}'; write {option}={value}" in lines(result)
+        assert pytester.parseconfig(f"{option}={value}").rootpath == pytester.path
+    (pytester.path / "inside").mkdir()
+    assert pytester.parseconfig("--convspec-report", "inside").rootpath == pytester.path
+
+
+@pytest.mark.parametrize("name", ["dataset", "weights"])
+def test_a_file_in_an_ini_option_is_looked_for_beside_the_ini_file(name: str, pytester: pytest.Pytester) -> None:
+    for value in ("here", "imagenet"):
+        pytester.makeini(f"[pytest]\nconvspec_{name} = {value}")
+        (pytester.path / "here").touch()
+        (elsewhere := pytester.path / "below").mkdir(exist_ok=True)
+        os.chdir(elsewhere)
+        expected = str(pytester.path / "here") if value == "here" else value
+        assert getattr(Settings(pytester.parseconfig()), name) == expected
+        os.chdir(pytester.path)
+
+
+def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--pyargs", "convspec", "--collect-only", "-q", "--convspec-rungs=fine_tuned")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*test_ladder.py::test_rung?fine_tuned?"])
+    assert not (pytester.path / ".convspec").exists()
 
 
 def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pytester, few_pictures: Path) -> None:
