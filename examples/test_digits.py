@@ -1,4 +1,4 @@
-"""Accuracy gate of a scikit-learn model: `pytest examples`. Needs neither Keras nor a backend.
+"""Accuracy gate of a scikit-learn model: copy this file to your project and run pytest there. Needs no Keras.
 
 The first run writes tests/baselines and fails, as nobody has looked at it yet; later ones pass, until the model gets
 worse by more than the margin.

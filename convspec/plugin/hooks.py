@@ -83,7 +83,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     """End the session before it trains where something is in the way; a worker of pytest-xdist fails tests instead."""
     config = session.config
-    if config.option.collectonly or config.option.setuponly or hasattr(config, "workerinput"):
+    if config.option.collectonly or config.getoption("setuponly", False) or hasattr(config, "workerinput"):
         return
     if why := checks.obstacle(config.stash[SESSION].settings, getattr(session, "items", ())):
         raise pytest.UsageError(why)

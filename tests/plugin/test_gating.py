@@ -1,7 +1,6 @@
 """The gate as a user meets it: what fails, what it says, the exit code, and what a machine can read."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,7 +20,6 @@ from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
 from convspec.report import tables
 
-ROOT = Path(__file__).parents[2]
 OK, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
 MODEL = """
 import numpy as np
@@ -320,12 +318,6 @@ def test_a_changed_test_set_is_named_and_not_compared(pytester: pytest.Pytester)
     assert "To compare runs with these from now on: --convspec-update-baselines" in text
     assert baselines(pytester) == written, "what cannot be compared is not replaced unasked"
     assert [pytest_run(pytester, *options)[0] for options in (["--convspec-update-baselines"], [])] == [OK, OK]
-
-
-@pytest.mark.slow
-def test_the_documented_example_writes_its_baseline_then_passes(pytester: pytest.Pytester) -> None:
-    shutil.copy(ROOT / "examples" / "test_digits.py", pytester.path)
-    assert [pytest_run(pytester)[0] for _ in range(2)] == [NO_BASELINE, OK]
 
 
 def train(
