@@ -111,11 +111,13 @@ CIRCUMSTANCES = {
     "spaces and umlauts": Circumstance(folder="größere Übung 例"),
     "an ASCII terminal": Circumstance(folder="größere Übung 例", variables={"PYTHONIOENCODING": "ascii"}),
 }
-SLOW = {f"-p no:{name}": Circumstance(f"-p no:{name}") for name in LET_GO}
+ONE_LESS = {f"-p no:{name}": Circumstance(f"-p no:{name}") for name in LET_GO}
+FAST = {("nothing else", verdict) for verdict in VERDICTS} | {(name, "regressed") for name in CIRCUMSTANCES}
 ROWS = [
-    pytest.param(row, verdict, id=f"{name}: {verdict}", marks=[pytest.mark.slow] if name in SLOW else [])
-    for name, row in (CIRCUMSTANCES | SLOW).items()
-    for verdict in VERDICTS
+    pytest.param(row, verdict, id=f"{name}: {verdict}", marks=[] if (name, verdict) in FAST else [pytest.mark.slow])
+    for rows, verdicts in ((CIRCUMSTANCES, VERDICTS), (ONE_LESS, ("regressed",)))
+    for name, row in rows.items()
+    for verdict in verdicts
 ]
 
 
