@@ -15,6 +15,7 @@ class Content(NamedTuple):
     remedy: str = ""
 
 
+POINTER = "Git LFS pointer"
 CONVERT = "save it as JPEG or PNG"
 # Name, remedy, first bytes. The first that fits counts.
 _PICTURES = (
@@ -24,7 +25,7 @@ _PICTURES = (
     ("raw", "develop it to JPEG or TIFF", rb".{8}CR\x02\0|II(U\0|RO|RS)|MMOR|FUJIFILM|FOVb|\0MRM|.{4}ftypcrx"),
     ("TIFF", "", rb"II[*+]\0|MM\0[*+]"),
     ("WebP", "", rb"RIFF.{4}WEBP"),
-    ("PPM", "", rb"P[1-7][ \t\r\n]"),
+    ("PPM", "", rb"P[1-6]\s+[#\d]|P7\s"),
     ("BMP", "", rb"BM.{4}\0{4}"),
     ("JPEG 2000", "", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
     ("AVIF", f"pip install 'pillow>=11.3', or {CONVERT}", rb".{4}ftypavi[fs]"),
@@ -44,7 +45,7 @@ _PICTURES = (
 )
 _OTHERS = (
     ("PDF document", "save its pages as PNG", rb"%PDF-"),
-    ("Git LFS pointer", "run git lfs pull", rb"version https://git-lfs"),
+    (POINTER, "run git lfs pull", rb"version https://git-lfs"),
     ("zip archive", "unpack it", rb"PK\x03\x04"),
     ("gzip archive", "unpack it", rb"\x1f\x8b"),
     ("7z archive", "unpack it", rb"7z\xbc\xaf\x27\x1c"),

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -18,7 +17,7 @@ from convspec.data import decode
 
 SIDE = 32  # pixels of the thumbnails that are compared
 FREQUENCIES = 8  # of them in each direction: what is compared first, each picture with each
-BLOCK = 256  # pictures compared with all at once
+BLOCK = 64  # pictures compared with all at once; more would take memory where all are alike
 MAX_NEIGHBOURS = 5  # of each picture that are looked at closely; further copies are reached through them
 MIN_CONTRAST = 4.0  # grey levels; pictures of a plain colour are no copies, nor are those of less than SIDE pixels
 # Correlations that make a near copy, set on 200 photographs cropped, re-encoded and brightened, among 4,000 others: of
@@ -47,13 +46,10 @@ def find_copies(paths: Sequence[Path], progress: TextIO | None = None) -> Copies
     """Compare each picture with each other one, as thumbnails, and return those that are near copies."""
     thumbnails, failures = decode.load_images(paths, SIDE, "area", progress=progress)
     grey = cv2.cvtColor(thumbnails.reshape(-1, SIDE, 3), cv2.COLOR_RGB2GRAY).reshape(-1, SIDE, SIDE)
+    with warnings.catch_warnings(action="ignore"):
+        grey[[place in failures or _is_small(path) for place, path in enumerate(paths)]] = 0
     pairs: list[Pair] = []
     parents = list(range(len(paths)))
-
-    @cache
-    def is_small(position: int) -> bool:
-        with warnings.catch_warnings(action="ignore"), Image.open(paths[position]) as picture:
-            return min(picture.size) < SIDE
 
     def find(position: int) -> int:
         while parents[position] != position:
@@ -62,17 +58,18 @@ def find_copies(paths: Sequence[Path], progress: TextIO | None = None) -> Copies
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for candidates in _candidates(grey):
-            unlinked = [
-                pair
-                for pair in candidates
-                if find(pair.first) != find(pair.second) and not is_small(pair.first) and not is_small(pair.second)
-            ]
+            unlinked = [pair for pair in candidates if find(pair.first) != find(pair.second)]
             verdicts = pool.map(lambda pair: _is_copy(grey[pair.first], grey[pair.second], pair.mirrored), unlinked)
             for pair, same in zip(unlinked, verdicts, strict=True):
                 if same and (first := find(pair.first)) != (second := find(pair.second)):
                     parents[second] = first
                     pairs.append(pair)
     return Copies(tuple(sorted(pairs)), failures)
+
+
+def _is_small(path: Path) -> bool:
+    with Image.open(path) as picture:
+        return min(picture.size) < SIDE
 
 
 def _candidates(grey: np.ndarray) -> Iterator[list[Pair]]:

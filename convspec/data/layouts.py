@@ -152,6 +152,8 @@ def _list_classes(folder: Folder, classes: Sequence[Folder], part: str | None = 
     if len(classes) < 2:
         content = f"only the class {classes[0].path.name!r}" if classes else "no subfolders with pictures"
         content += f" beside {len(folder.pictures)} loose pictures" if folder.pictures else ""
+        if empty := [repr(each.path.name) for each in folder.folders if each not in folder.filled]:
+            content += f", and no picture in {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}"
         raise BadInput(f"{str(folder.path)!r} has {content}; give at least two subfolders of pictures, one a class")
     return [
         PictureFile(path, label.path.name, path.relative_to(folder.path).as_posix(), part)

@@ -3,9 +3,12 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from convspec.data.content import POINTER, identify
 
 KINDS = {  # by the ends of names; whether a picture can be read is for the decoder to say
     "pictures": "jpg jpeg jpe jfif jif mpo png apng gif bmp dib tif tiff webp ppm pgm pbm pnm avif heic heif jp2 j2k",
@@ -22,7 +25,6 @@ SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found", "__pycache__")
 )
 HIDDEN = "hidden files and folders of the system"
-POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_POINTER = 1024  # bytes, by its specification
 
 
@@ -92,44 +94,18 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
 
 
 def _add_file(folder: Folder, path: Path, size: int) -> None:
-    suffix = path.suffix.lower().removeprefix(".")
-    kind = KIND_OF.get(suffix, "other files")
+    kind, content = KIND_OF.get(path.suffix.lower().removeprefix("."), "other files"), None
     named = kind == "pictures"
-    head = b"" if named and not 0 < size <= MAX_POINTER else _head(path)
-    if head.startswith(POINTER) and named:
+    if not named or size <= MAX_POINTER:
+        with suppress(OSError):  # whoever reads it as a picture says so
+            content = identify(path)
+    if named and content and content.name == POINTER:
         folder.pointers.append(path)
-    if named or (kind != "raw photographs" and _begins_as_picture(head)):
+    readable = content and content.picture and not content.remedy
+    if named or (readable and kind != "raw photographs"):
         folder.pictures.append(path)
     else:
         folder.others.append((kind, path))
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError:
-        return b""  # whoever reads it as a picture says so
-
-
-def _begins_as_picture(head: bytes) -> bool:
-    magic = (
-        b"\xff\xd8\xff",
-        b"\x89PNG\r\n",
-        b"GIF87a",
-        b"GIF89a",
-        b"II*\0",
-        b"MM\0*",
-        b"\0\0\0\x0cjP  ",
-        b"\xff\x4f\xff\x51",
-    )
-    return (
-        head.startswith(magic)
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[:2] == b"BM" and head[6:10] == bytes(4))
-        or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4].isdigit())
-        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1"))
-    )
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -161,11 +161,11 @@ class _Run:
         return self.recipe.steps or -(-len(self.dataset.train) // self.recipe.batch_size)
 
     def complete(self) -> Result:
+        backend.batch_share(self.recipe.batch_size, self.devices)
         with lock(self.model_file, self.progress):
             return self.train()
 
     def train(self) -> Result:
-        backend.batch_share(self.recipe.batch_size, self.devices)
         backend.make_deterministic()
         checkpoint = training.Checkpoint(self.folder / "checkpoints" / f"{self.key}.npz", self.key)
         with machine.PeakMemory() as memory:

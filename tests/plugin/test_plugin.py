@@ -162,7 +162,7 @@ def add_text_file(folder: Path) -> None:
         (add_text_file, "--convspec-strict-images --convspec-rungs dense_baseline",
          "notes.jpg' is not a readable picture"),
         (lambda folder: [file.unlink() for file in (folder / "key").iterdir()],
-         "--convspec-rungs dense_baseline", "the class 'key' is empty"),
+         "--convspec-rungs dense_baseline", "has only the class 'fish', and no picture in 'key'"),
         (lambda folder: (folder / "key").rename(folder.parent / "key"),
          "--convspec-rungs dense_baseline", "has only the class 'fish'; give at least two"),
         (lambda folder: (folder.parent / "wrong.weights.h5").write_text("not weights"),
@@ -200,8 +200,9 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_ladder_that_could_not_run_is_a_usage_error_in_one_line(
-    arguments: list[str], message: str, pytester: pytest.Pytester
+    arguments: list[str], message: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # there pytest-benchmark would refuse first
     (pytester.path / "file").touch()
     options = arguments_of(pytester, *arguments, "--convspec-rungs=dense_baseline", "--convspec-seeds=1")
     run = pytester.runpytest_subprocess if "-n" in arguments else pytester.runpytest_inprocess

@@ -52,7 +52,7 @@ def test_weighted_by_picture_the_accuracy_is_the_balanced_accuracy(answers: tupl
     assert balanced == pytest.approx(measures.measure(runs(labels, predicted), CLASSES).balanced)
 
 
-def test_a_model_that_always_answers_the_commonest_class_reaches_the_majority_and_is_balanced_at_chance() -> None:
+def test_always_answering_the_commonest_class_is_balanced_at_chance() -> None:
     measured = measures.measure(runs([0] * 55 + [1] * 5, [0] * 60), ("cat", "dog"))
     assert (measured.majority, measured.balanced) == (pytest.approx(55 / 60), 0.5)
     assert measured.recalls == {"cat": 1.0, "dog": 0.0}

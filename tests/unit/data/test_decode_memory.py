@@ -13,6 +13,7 @@ import convspec
 
 PER_FILE = 1024  # bytes: a path, a name, a label
 BYTES = 48 * 48 * 3  # of a decoded picture
+COMPARED = 2048  # bytes: a grey thumbnail of 32 x 32, and frequencies, which find near copies
 
 # Whatever any other thread of the process takes meanwhile is counted, too: hence the least of three readings.
 CHILD = """
@@ -88,7 +89,7 @@ def test_pictures_in_a_file_take_no_more_memory_than_the_budget(tmp_path: Path, 
     budget = count * BYTES // 4
     warm, folder = many(tmp_path / "warm", 8), many(tmp_path / "pictures", count)
     for measure in ("allocated", "own"):
-        assert least(measure, folder, budget, warm) <= budget, measure
+        assert least(measure, folder, budget, warm) <= budget + count * COMPARED, measure
 
 
 @on_linux
