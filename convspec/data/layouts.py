@@ -16,9 +16,9 @@ LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": ra
 NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.jpg
 KEYWORDS = {
     "train": "train training",
-    "validation": "validation valid val dev",
+    "validation": "validation validate valid val dev",
     "test": "test testing eval evaluation",
-}  # those of Hugging Face's imagefolder
+}  # those of Hugging Face's imagefolder, and "validate"
 PART_OF = {word: part for part, words in KEYWORDS.items() for word in words.split()}
 FILLERS = {"set", "sets", "data", "dataset", "images", "imgs", "img", "pictures", "photos", "part", "split"}
 WORDS = re.compile(r"[^\W\d_]+")
@@ -136,6 +136,11 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
         raise BadInput(
             f"{str(top.path)!r} has parts ({', '.join(folder.path.name for folder in top.filled)}) without classes:"
             f" give each a subfolder of pictures a class, or {OPTION} classes if these are the classes"
+        )
+    if layout is None and not others and "train" in (named := dict(flat)) and 1 < len(named) < len(flat):
+        raise BadInput(
+            f"{str(top.path)!r}: names such as {top.filled[0].path.name!r} hold a class and a part; make folders of them"
+            f" such as train/CLASS, or {OPTION} classes if each is a class"
         )
     return _list_classes(top, top.filled)
 

@@ -132,6 +132,7 @@ def test_parts_inside_of_classes_are_parts(tmp_path: Path) -> None:
         (("train/cats", "train/dogs", "Training/cats", "Training/dogs"), "'Training' and 'train' are both train by"),
         (("val/cats", "val/dogs", "test/cats", "test/dogs"), "has test, validation but no train part with classes"),
         (("train", "test"), r"has parts \(test, train\) without classes: .* --convspec-layout classes if"),
+        (("cats_train", "cats_test", "dogs_train", "dogs_test"), "'cats_test' hold a class and a part; .* train/CLASS"),
         (("train/cats", "train/dogs", "test/cats", "test/newts"), "has the classes cats, newts; train has cats, dogs"),
     ],
 )
