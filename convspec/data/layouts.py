@@ -139,8 +139,8 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
         )
     if layout is None and not others and "train" in (named := dict(flat)) and 1 < len(named) < len(flat):
         raise BadInput(
-            f"{str(top.path)!r}: names such as {top.filled[0].path.name!r} hold a class and a part; make folders such as"
-            f" train/CLASS of them, or {OPTION} classes if each is a class"
+            f"{str(top.path)!r}: names such as {top.filled[0].path.name!r} hold a class and a part; make folders"
+            f" such as train/CLASS of them, or {OPTION} classes if each is a class"
         )
     return _list_classes(top, top.filled)
 
