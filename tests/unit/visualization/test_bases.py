@@ -8,7 +8,7 @@ from keras import layers, ops
 from convspec import models
 from convspec.backend import value_and_gradient
 from convspec.visualization.maps import activations, class_activation_map
-from convspec.visualization.patterns import filter_pictures, trace_grey
+from convspec.visualization.patterns import filter_patterns, input_range, trace_grey
 from convspec.visualization.trace import Trace
 
 LAST = {
@@ -30,30 +30,27 @@ def base(name: str) -> keras.Model:
     return models.conv_base(name, None, (64, 64, 3))
 
 
-def test_grad_cam_is_of_the_last_convolution_by_the_gradient_of_the_rest(name: str, base: keras.Model) -> None:
-    model = models.end_to_end(base, classes=3)
-    assert Trace(model, PICTURE).find_maps(None) == LAST[name]
+def test_grad_cam_weighs_the_last_convolutions_maps_by_their_gradients(name: str, base: keras.Model) -> None:
+    """The gradient of a channel's bias is the sum over its map; so is, but for one factor, that of the next layer's."""
+    model = keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dense(3)])
     convolution = base.get_layer(LAST[name])
-    ends = [convolution.output]
-    if isinstance(convolution, layers.DepthwiseConv2D):  # a residual path goes around it
-        ends.append(convolution.input)
-    maps, *around = (ops.convert_to_tensor(end) for end in keras.Model(base.input, ends)(PICTURE[None]))
-    rest = keras.Model(ends, base.output)
+    after = base.layers[base.layers.index(convolution) + 1]
+    bias = convolution.bias if convolution.use_bias else after.beta
+    fixed = [variable.value for variable in model.non_trainable_variables]
 
-    def score(maps: object) -> tuple[object, object]:
-        *hidden, last = model.layers[model.layers.index(base) + 1 :]
-        x = rest([maps, *around])
-        for layer in hidden:
-            x = layer(x)
-        logits = ops.matmul(x, last.kernel) + last.bias
-        return logits[:, 1]
+    def score(value: object) -> object:
+        values = [value if variable is bias else variable.value for variable in model.trainable_variables]
+        scores, _ = model.stateless_call(values, fixed, PICTURE[None], training=False)
+        return scores[:, 1]
 
-    _, gradient = value_and_gradient(score, maps)
-    maps, gradient = (ops.convert_to_numpy(each)[0].astype(float) for each in (maps, gradient))
-    expected = np.maximum((maps * gradient.mean(axis=(0, 1))).mean(axis=-1), 0)
+    _, gradient = value_and_gradient(score, ops.copy(bias.value))
+    maps = keras.Model(base.input, convolution.output)(PICTURE[None])[0]
+    expected = np.maximum((ops.convert_to_numpy(maps) * ops.convert_to_numpy(gradient)).mean(axis=-1), 0)
+    assert expected.any()
     heatmap = class_activation_map(model, PICTURE, 1)
     assert heatmap.shape == (2, 2)
     np.testing.assert_allclose(heatmap, expected / (expected.max() or 1), atol=1e-3)
+    assert Trace(model, PICTURE).find_maps(None) == LAST[name]
 
 
 def test_activations_are_of_every_layer_of_the_nested_base(name: str, base: keras.Model) -> None:
@@ -66,6 +63,10 @@ def test_activations_are_of_every_layer_of_the_nested_base(name: str, base: kera
 
 def test_patterns_respond_more_than_the_noise_that_they_begin_with(name: str, base: keras.Model) -> None:
     layer = trace_grey(base, 0).first_convolutions()[1]
-    patterns = [filter_pictures(base, models.PREPROCESSING[name], layer, [0, 1], 64, steps) for steps in (0, 5)]
-    assert patterns[1].shape == (2, 64, 64, 3)
-    assert not np.array_equal(*patterns)
+    noise, patterns = (
+        filter_patterns(base, layer, [0], 64, steps, as_pictures=False, value_range=input_range(prepare, 3))
+        for prepare in [models.PREPROCESSING[name]]
+        for steps in (0, 5)
+    )
+    response, before = (activations(base, inputs[0])[layer][..., 0].mean() for inputs in (patterns, noise))
+    assert response > before
