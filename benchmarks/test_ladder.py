@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureRequest) -> None:
     """Train the rung with every seed, but for runs that an interrupted session finished."""
     session, config = convspec_session, request.config
-    recipe = find_recipe(rung, session.scale)
+    recipe = session.recipe(rung)
     session.failed.add(rung)
     with skip_or_fail_on_bad_data(config):
         pending = iter(new := [seed for seed in session.seeds if not session.unfinished(recipe, seed).is_file()])
@@ -60,7 +60,7 @@ def test_rung_repeats_itself(
     session = convspec_session
     if rung in session.failed:
         pytest.skip(f"needs the rung {rung}, whose own test did not finish")
-    recipe = find_recipe(rung, session.scale)
+    recipe = session.recipe(rung)
     with skip_or_fail_on_bad_data(request.config):
         repeat = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
     session.repeats[rung] = repeat
@@ -86,7 +86,9 @@ def test_the_accuracy_is_that_of_the_baseline(
 
 
 def skip_where_the_chapter_claims_nothing(session: Session, rung: str) -> None:
-    """Skip on other pictures than the chapter's, and with a single seed, which cannot show a difference."""
+    """Skip on other pictures or bases than the chapter's, and with one seed, which cannot show a difference."""
+    if session.settings.base:
+        pytest.skip(f"the chapter claims this for its own base, not for {session.settings.base}")
     if session.settings.dataset not in (None, find_recipe(rung, session.scale).dataset):
         pytest.skip(f"the chapter claims this for its own pictures, not for {session.settings.dataset}")
     if len(session.seeds) < 2:

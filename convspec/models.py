@@ -1,23 +1,28 @@
-"""The chapter's architectures; freezing and thawing.
+"""The chapter's architectures; bases, freezing and thawing.
 
 Two classes end in one sigmoid unit, more in a softmax. Pictures are (height, width, channels).
 """
 
 import random
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, tree
+from keras.src.backend.common import global_state
 
 from convspec import BadInput, MissingData
 from convspec.arithmetic import receptive_field
 from convspec.data.batches import rescale
 
 MINI_WEIGHTS = Path(__file__).with_name("mini_base.weights.h5")
+FIRST_LAYER, LAST_STAGE = "first layer", "last stage"  # names that `first_thawed` takes for those of any base
 
 
 def _classifier(units: int, classes: int) -> list[layers.Layer]:
@@ -114,23 +119,53 @@ def _mini(input_shape: tuple[int | None, int | None, int], **_: Any) -> keras.Mo
     return keras.Model(inputs, x, name="mini")
 
 
-_KERAS_BASES = {
-    "xception": "Xception",
-    "inception_v3": "InceptionV3",
-    "resnet50": "ResNet50",
-    "vgg16": "VGG16",
-    "vgg19": "VGG19",
-    "mobilenet": "MobileNet",
+# NASNet is left out as no layer inside of it is on every path, so that it cannot be thawed in part, and EfficientNet
+# (not V2) as Keras builds another network without its own weights than with them.
+_LEFT_OUT = ("NASNet", "EfficientNetB")
+_KINDS = {
+    {"InceptionV3": "inception_v3"}.get(kind, kind.lower()): getattr(keras.applications, kind)
+    for kind in dir(keras.applications)
+    if kind[0].isupper() and not kind.startswith(_LEFT_OUT)
 }
-BASES: dict[str, Callable[..., keras.Model]] = {
-    **{name: getattr(keras.applications, kind) for name, kind in _KERAS_BASES.items()},
-    "mini": _mini,
-}
-# Takes pictures of 0..255 to what the base's own weights were trained on.
+BASES: dict[str, Callable[..., keras.Model]] = {**_KINDS, "mini": _mini}
+# Takes pictures of 0..255 to what the base's own weights were trained on; leaves them alone if the base does that.
 PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    **{name: getattr(keras.applications, name).preprocess_input for name in _KERAS_BASES},
+    **{
+        name: getattr(keras.applications, build.__module__.rpartition(".")[2]).preprocess_input
+        for name, build in _KINDS.items()
+    },
     "mini": rescale,
 }
+_SIZES = {
+    "xception": (71, 299), "inception_v3": (75, 299), "inceptionresnetv2": (75, 299), "efficientnetv2b1": (32, 240),
+    "efficientnetv2b2": (32, 260), "efficientnetv2b3": (32, 300), "efficientnetv2s": (32, 384),
+    "efficientnetv2m": (32, 480), "efficientnetv2l": (32, 480), "mini": (16, 48),
+}  # fmt: skip
+
+
+def find_base(name: str) -> str:
+    """Return the key of BASES for a name in any spelling, such as EfficientNetV2B0 or efficientnet_v2_b0.
+
+    Raises BadInput, with the choices, for any other.
+    """
+    plain = {re.sub(r"[\W_]", "", text).casefold(): text for text in BASES}
+    if (key := plain.get(re.sub(r"[\W_]", "", name).casefold())) is None:
+        raise BadInput(f"unknown base {name!r}; choose from {', '.join(BASES)}")
+    return key
+
+
+def sizes(name: str) -> tuple[int, int]:
+    """Return the smallest side of pictures that a base takes, in pixels, and the side that its weights were made for.
+
+    `name` is a key of BASES, as in `prepares_itself`.
+    """
+    return _SIZES.get(name, (32, 224))
+
+
+def prepares_itself(name: str) -> bool:
+    """Return whether a base's first layers prepare pictures, so that its inputs are 0..255."""
+    probe = np.array([[[[0, 127, 255]]]], np.float32)
+    return np.array_equal(PREPROCESSING[name](probe.copy()), probe)
 
 
 def default_weights(name: str, folder: Path | None = None) -> str | Path:
@@ -138,6 +173,7 @@ def default_weights(name: str, folder: Path | None = None) -> str | Path:
 
     The mini base has its file in the package.
     """
+    name = find_base(name)
     if name == "mini":
         return MINI_WEIGHTS
     ends = ("_notop.weights.h5", "_weights_tf_dim_ordering_tf_kernels_notop.h5") if folder else ()
@@ -156,7 +192,7 @@ def conv_base(
     VGG16's has 14,714,688 parameters and turns (150, 150, 3) into (4, 4, 512).
 
     Args:
-        name: Key of BASES.
+        name: Key of BASES, in any spelling that `find_base` takes.
         weights: None (random), "imagenet" (fetched by Keras) or a file, see `default_weights`.
         input_shape: Height, width and channels; sides of None take any size.
         precision: Dtype policy of the layers, such as "mixed_bfloat16"; None takes Keras's own.
@@ -165,14 +201,24 @@ def conv_base(
         BadInput: For an unknown base, an input that is too small or a file of another architecture.
         MissingData: For weights that are not on this machine and cannot be fetched.
     """
-    if name not in BASES:
-        raise BadInput(f"unknown base {name!r}; choose from {', '.join(BASES)}")
-    before = keras.config.dtype_policy()
+    name, before = find_base(name), keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision or before)
     try:
         return _base(name, weights, input_shape)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Count the names that Keras gives, such as conv2d_5, from the first, so that they are the same in each process."""
+    counts = "object_name_uids"  # private: the public ways count on, or forget all of Keras's state
+    before = global_state.get_global_attribute(counts)
+    global_state.set_global_attribute(counts, None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(counts, before)
 
 
 def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
@@ -182,7 +228,9 @@ def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, 
     if file is not None and not Path(file).is_file():
         raise MissingData(f"no weights file {str(file)!r}; give a file, or 'imagenet'")
     try:
-        base = BASES[name](weights=None if file else weights, include_top=False, input_shape=input_shape)
+        with warnings.catch_warnings(), _own_names():
+            warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")  # weights are for one size
+            base = BASES[name](weights=None if file else weights, include_top=False, input_shape=input_shape)
     except ValueError as error:
         raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
     except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
@@ -192,6 +240,9 @@ def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, 
             f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
             f" --convspec-weights, or put {name}_notop.weights.h5 into the data folder ({error})"
         ) from error
+    for layer in base.layers:
+        if isinstance(layer, layers.Dropout):
+            layer.rate = 0.0  # drops whole branches in training, even where it is frozen: features would be random
     if file is None:
         return base
     try:
@@ -218,6 +269,45 @@ def thaw_from(base: keras.Model, layer_name: str) -> None:
     base.trainable = True
     for position, layer in enumerate(base.layers):
         layer.trainable = position >= first
+
+
+def first_thawed(base: keras.Model, thaw: str) -> str:
+    """Return the name of the first layer to thaw: `thaw` itself, but for FIRST_LAYER and LAST_STAGE.
+
+    The last stage is that of the smallest maps that a layer with weights makes. It begins where one tensor has all
+    that the rest of the base needs; of several such places, where that tensor has the fewest values.
+    """
+    if thaw == FIRST_LAYER:
+        return base.layers[1].name
+    if thaw != LAST_STAGE:
+        return thaw
+    if None in base.input_shape[1:]:
+        raise BadInput(f"the last stage of {base.name} can be found for pictures of a given size only: name a layer")
+    operations, cuts = base.operations, _cuts(base)
+    weighted = [isinstance(each, layers.Layer) and bool(each.weights) for each in operations]
+    sides = [max(each.output.shape[1:3]) if own else 0 for each, own in zip(operations, weighted, strict=True)]
+    smallest = next(side for side in reversed(sides) if side)
+    larger = max((position for position, side in enumerate(sides) if side > smallest), default=0)
+    first = next(cut for cut in cuts if cut >= larger)
+    end = next(position for position in range(first + 1, len(sides)) if sides[position])
+    # An inverted bottleneck's first convolution widens, its second halves the maps: go back to where branches met.
+    merged = max((cut for cut in cuts if cut <= first and len(tree.flatten(operations[cut].input)) > 1), default=0)
+    if sum(isinstance(each, layers.Conv2D) for each in operations[merged + 1 : first + 1]) > 1:
+        merged = first
+    places = [cut for cut in cuts if merged <= cut < end]
+    return operations[min(places, key=lambda cut: (prod(operations[cut].output.shape[1:]), -cut)) + 1].name
+
+
+def _cuts(base: keras.Model) -> list[int]:
+    """Return the positions in `base.operations` whose output is all that the operations behind need, and a layer's."""
+    operations = base.operations
+    last_use = {id(tensor): at for at, each in enumerate(operations) for tensor in tree.flatten(each.input)}
+    cuts, needed = list[int](), 0  # up to where outputs of earlier operations are needed
+    for position, operation in enumerate(operations[:-1]):
+        if needed <= position and isinstance(operations[position + 1], layers.Layer):
+            cuts.append(position)
+        needed = max(needed, last_use[id(operation.output)])
+    return cuts
 
 
 def _position(base: keras.Model, layer_name: str) -> int:
@@ -252,7 +342,6 @@ def cut_before(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.M
     not have, or one that another path goes around.
     """
     cut = base.layers[_position(base, layer_name)].input
-    try:
-        return keras.Model(base.input, cut, name=base.name), keras.Model(cut, base.output, name=f"from_{layer_name}")
-    except ValueError as error:
-        raise BadInput(f"{base.name} cannot be cut before {layer_name!r}, which is not on every path") from error
+    if not any(base.operations[position].output is cut for position in _cuts(base)):
+        raise BadInput(f"{base.name} cannot be cut before {layer_name!r}, which is not on every path")
+    return keras.Model(base.input, cut, name=base.name), keras.Model(cut, base.output, name=f"from_{layer_name}")

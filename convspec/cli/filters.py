@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from convspec import BadInput
@@ -17,7 +18,7 @@ COLUMNS, MARGIN = 8, 5  # listing 5.39
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="a .keras file, or the name of a base, such as mini or vgg16")
+    parser.add_argument("source", metavar="SOURCE", help="a .keras file, or the name of a base, such as mini or VGG16")
     parser.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
     add_drawing(parser)
     parser.add_argument("--folder", metavar="DIR", type=Path, default=Path(), help="where to write (default: here)")
@@ -37,9 +38,12 @@ def run(options: argparse.Namespace) -> int:
     from convspec.visualization.maps import tile
     from convspec.visualization.patterns import filter_pictures, trace_grey
 
-    if options.source in models.BASES:
-        weights = options.weights or models.default_weights(options.source, data_folder())
-        model, preprocessing = models.conv_base(options.source, weights, (None, None, 3)), options.source
+    base = preprocessing = None
+    with suppress(BadInput):  # a file
+        base = preprocessing = models.find_base(options.source)
+    if base:
+        weights = options.weights or models.default_weights(base, data_folder())
+        model = models.conv_base(base, weights, (None, None, 3))
     else:
         model, _, preprocessing, _ = saved_model.load(Path(options.source).expanduser())
     prepare = pictures.find_preparation(options, preprocessing)

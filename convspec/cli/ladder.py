@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("literal", "fast", "both"), default="literal", help="(default: literal)")
     parser.add_argument("--rungs", metavar="A,B", help="run only these rungs (default: all seven)")
     parser.add_argument("--seeds", metavar="N", help="runs of each rung (default: 5 at mini, 1 at full)")
+    parser.add_argument("--base", metavar="NAME", help="such as EfficientNetV2B0 (default: mini, or VGG16 at full)")
     parser.add_argument(
         "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
     )
@@ -47,6 +48,6 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",
     ]
-    values = {name: getattr(options, name) for name in ("rungs", "seeds", "weights", "layout")}
+    values = {name: getattr(options, name) for name in ("rungs", "seeds", "base", "weights", "layout")}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

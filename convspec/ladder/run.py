@@ -103,13 +103,21 @@ def run_recipe(
 
 
 def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
-    """Return the function that makes inputs of batches of pictures; a base gets grey ones in three channels."""
-    prepare: Prepare = rescale
-    if recipe.base and recipe.preprocessing == "base":
-        prepare = models.PREPROCESSING[recipe.base]
+    """Return the function that makes inputs of batches of pictures; a base gets grey ones in three channels.
+
+    "rescale" divides by 255 as the listings do. A base that prepares pictures itself expects 0 to 255: it gets them
+    whole, whatever the recipe's preprocessing.
+    """
+    prepare: Prepare = models.PREPROCESSING.get(_preprocessing(recipe), rescale)
     if recipe.base and dataset.train.images.shape[-1] == 1:
         return lambda grey: prepare(np.repeat(grey, 3, axis=-1))
     return prepare
+
+
+def _preprocessing(recipe: Recipe) -> str:
+    """Return the name of the recipe's preprocessing, as a saved model has it."""
+    own = recipe.base and (recipe.preprocessing == "base" or models.prepares_itself(recipe.base))
+    return str(recipe.base) if own else "rescale"
 
 
 class _Network(NamedTuple):
@@ -180,8 +188,7 @@ class _Run:
             with self.clock("evaluate"):
                 probabilities = network.head.predict(backend.feed(inputs.test), verbose=0)
         with self.clock("save"):
-            prepared = self.recipe.base if self.recipe.preprocessing == "base" else None
-            settings = self.dataset.classes, prepared or "rescale", self.recipe.interpolation
+            settings = self.dataset.classes, _preprocessing(self.recipe), self.recipe.interpolation
             saved_model.save(network.model, self.model_file, *settings)
         remove(checkpoint.path)
         return self.summarise(network, history, probabilities, round(memory.mib))
@@ -285,14 +292,15 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         return _Network(model, None, None, model)
     if start:
         model = keras.models.load_model(start)
-        base = model.get_layer(recipe.base)
+        base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     else:
         sides = (None, None) if recipe.extra_sizes else shape[:2]
         policy = precision if (precision := _precision(recipe)).startswith("mixed") else None
         base = models.conv_base(recipe.base, weights or models.default_weights(recipe.base), (*sides, 3), policy)
         model = architecture.build(recipe, base, classes)
-    if recipe.thaw:
-        models.thaw_from(base, recipe.thaw)
+    thaw = recipe.thaw and models.first_thawed(base, recipe.thaw)
+    if thaw:
+        models.thaw_from(base, thaw)
     else:
         models.freeze(base)
     if architecture.fit == "logistic regression":
@@ -300,7 +308,7 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         trunk = keras.Model(model.input, pooled, name=f"{base.name}_pooled")
         return _Network(model, base, trunk, keras.Model(pooled, model.output))
     if architecture.cached or recipe.views:
-        trunk, top = models.cut_before(base, recipe.thaw) if recipe.thaw else (base, None)
+        trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
         head = [*([top] if top else []), *model.layers[model.layers.index(base) + 1 :]]
         return _Network(model, base, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
     return _Network(model, base, None, model)

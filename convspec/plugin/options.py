@@ -49,6 +49,7 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "dataset": {"metavar": "NAME_OR_DIR"},
     "layout": {"choices": get_args(Layout)},
     "data-root": {"metavar": "DIR", "type": Path},
+    "base": {"metavar": "NAME"},
     "weights": {"metavar": "FILE_OR_imagenet"},
     "rungs": {"metavar": "A,B", "type": _names},
     "mode": {"choices": get_args(Mode)},
@@ -72,6 +73,8 @@ HELP = {
     " class, or with train, validation and test that have such subfolders (default: each rung's own)",
     "layout": "what the subfolders of the dataset's folder are, where they could be classes or parts",
     "data-root": "folder of data sets and weights, unless CONVSPEC_DATA names one (default: the user's cache folder)",
+    "base": "mini, or a model of keras.applications such as EfficientNetV2B0, for the rungs with a base; at full with"
+    " pictures of its own size (default: mini at mini, VGG16 at full)",
     "weights": "weights of the base (default: BASE_notop.weights.h5 in the data folder, else imagenet, from Keras)",
     "rungs": "run only these rungs of the ladder (default: all seven)",
     "mode": "literal (default): every rung as in its listings; fast: frozen layers see each picture once, and"
@@ -137,6 +140,7 @@ class Settings:
         self.dataset: str | None = values["dataset"]
         self.layout: Layout | None = values["layout"]
         self.data_root: Path | None = values["data-root"]
+        self.base: str | None = values["base"]
         self.weights: str | None = values["weights"]
         self.rungs: list[str] | None = values["rungs"]
         self.mode: Mode = values["mode"] or "literal"
@@ -167,7 +171,7 @@ def prepare_ladder(settings: Settings) -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
     with require_extras():
-        from convspec import backend
+        from convspec import backend, models
         from convspec.data import datasets
         from convspec.ladder.rungs import find_recipe
 
@@ -177,6 +181,8 @@ def prepare_ladder(settings: Settings) -> None:
         backend.set_precision(settings.precision)
     for name in settings.rungs or ():
         find_recipe(name, settings.scale)
+    if settings.base:
+        models.find_base(settings.base)
     if settings.dataset:
         datasets.check(settings.dataset)
     if settings.weights and settings.weights != "imagenet" and not Path(settings.weights).is_file():

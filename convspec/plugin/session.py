@@ -55,10 +55,16 @@ class Session:
 
     @property
     def recipes(self) -> "list[Recipe]":
-        """Recipes of --convspec-rungs and --convspec-mode, in the ladder's order."""
+        """Recipes of --convspec-rungs and --convspec-mode, with --convspec-base, in the ladder's order."""
         from convspec.ladder import rungs
+        from convspec.ladder.recipe import with_base
 
-        return rungs.select_recipes(self.scale, self.settings.mode, self.settings.rungs or rungs.RUNGS)
+        chosen = rungs.select_recipes(self.scale, self.settings.mode, self.settings.rungs or rungs.RUNGS)
+        return [with_base(recipe, base) for recipe in chosen] if (base := self.settings.base) else chosen
+
+    def recipe(self, rung: str) -> "Recipe":
+        """Return the recipe of that name among `recipes`."""
+        return next(recipe for recipe in self.recipes if recipe.name == rung)
 
     def weights(self, recipe: "Recipe") -> str | None:
         """Return --convspec-weights, else the default of the recipe's base; None for a recipe without a base."""

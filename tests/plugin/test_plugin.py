@@ -23,10 +23,10 @@ from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
 from convspec.report import tables
 
 OPTIONS = (
-    "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-weights", "--convspec-rungs",
-    "--convspec-mode", "--convspec-precision", "--convspec-devices", "--convspec-engine", "--convspec-require-gpu",
-    "--convspec-require-data", "--convspec-strict-images", "--convspec-truncated", "--convspec-seeds",
-    "--convspec-margin", "--convspec-update-baselines", "--convspec-report",
+    "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-base", "--convspec-weights",
+    "--convspec-rungs", "--convspec-mode", "--convspec-precision", "--convspec-devices", "--convspec-engine",
+    "--convspec-require-gpu", "--convspec-require-data", "--convspec-strict-images", "--convspec-truncated",
+    "--convspec-seeds", "--convspec-margin", "--convspec-update-baselines", "--convspec-report",
 )  # fmt: skip
 
 
@@ -113,6 +113,20 @@ def test_the_default_weights_of_a_base_lie_in_the_data_folder(pytester: pytest.P
     assert session.weights(find_recipe("fine_tuned", "full")) == str(tmp_path / "vgg16_notop.weights.h5")
     assert session.weights(find_recipe("fine_tuned", "mini")) == str(MINI_WEIGHTS), "the package has its own"
     assert session.weights(find_recipe("from_scratch", "full")) is None, "it has no base"
+
+
+def test_the_base_of_the_option_or_the_ini_file_is_in_every_rung_with_one(pytester: pytest.Pytester) -> None:
+    for arguments in (["--convspec-base=EfficientNet_V2-B0"], ["-o", "convspec_base=EfficientNetV2B0"]):
+        session = pytester.parseconfigure(*arguments).stash[SESSION]
+        bases = [recipe.base for recipe in session.recipes]
+        assert bases == [None] * 4 + ["efficientnetv2b0"] * 3
+        assert session.recipe("fine_tuned") == session.recipes[-1]
+
+
+def test_an_unknown_base_is_a_usage_error_that_names_the_choices(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, "--convspec-base", "vgg61"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert re.search("unknown base 'vgg61'; choose from .*efficientnetv2b0.*mini", lines(result))
 
 
 def test_pictures_have_the_recipes_size_and_are_loaded_once(pytester: pytest.Pytester, few_pictures: Path) -> None:

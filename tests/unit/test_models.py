@@ -89,6 +89,10 @@ def test_thawing_works_whether_or_not_the_base_was_frozen_before() -> None:
         ("vgg16", 150, (4, 4, 512), 14_714_688),
         ("vgg19", 150, (4, 4, 512), 20_024_384),
         ("mobilenet", 150, (4, 4, 1024), 3_228_864),
+        ("EfficientNetV2B0", 150, (5, 5, 1280), 5_919_312),
+        ("ConvNeXtTiny", 150, (4, 4, 768), 27_820_128),
+        ("MobileNetV3Small", 150, (5, 5, 576), 939_120),
+        ("MobileNetV3Large", 150, (5, 5, 960), 2_996_352),
         ("mini", 48, (3, 3, 96), 198_944),
     ],
 )
@@ -112,7 +116,7 @@ def test_two_classes_end_in_one_sigmoid_unit_and_more_in_a_softmax(make: Callabl
     ("build", "message"),
     [
         (lambda: models.mnist_convnet(classes=1), "classes must be at least 2, got 1"),
-        (lambda: models.conv_base("vgg61"), "unknown base 'vgg61'; choose from xception.*mini"),
+        (lambda: models.conv_base("vgg61"), "unknown base 'vgg61'; choose from .*vgg16, .*mini"),
         (lambda: models.thaw_from(mini(), "block9_conv1"), "no layer 'block9_conv1'; choose from .*block4_conv2"),
         (lambda: models.conv_base("vgg16", None, (16, 16, 3)), r"vgg16 base cannot take input_shape \(16, 16, 3\)"),
         (lambda: models.conv_base("vgg19", models.MINI_WEIGHTS), "h5' does not hold the weights of a vgg19 base"),

@@ -1,4 +1,4 @@
-"""Every base and small convnet at many sizes: each layer is what arithmetic predicts, and an error below."""
+"""The chapter's bases and small convnets at many sizes: each layer is as predicted, and an error below."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -30,7 +30,7 @@ CONVNETS: dict[str, tuple[Callable[..., keras.Model], int]] = {
     "small_convnet": (models.small_convnet, 46),
 }
 KEEPING = {"Activation", "Add", "Dropout", "ReLU"}  # layers that neither reshape nor hold weights
-each_base = pytest.mark.parametrize("name", models.BASES)
+each_base = pytest.mark.parametrize("name", SMALLEST)
 each_convnet = pytest.mark.parametrize("name", CONVNETS)
 
 

@@ -268,7 +268,7 @@ def test_an_output_is_whole_or_not_there(
         ("explain MODEL PICTURE --class 3", "no class '3'; choose from 0, 1, 2"),
         ("explain MODEL PICTURE --classes a,b", "classes must be 3 names, as three has, got a, b"),
         ("explain MODEL PICTURE --layer x", "has no layer 'x' with maps; choose from first, "),
-        ("explain MODEL PICTURE --preprocessing x", "preprocessing must be one of inception_v3, mini, mobilenet, none"),
+        ("explain MODEL PICTURE --preprocessing x", "preprocessing must be one of convnextbase, "),
         ("explain MODEL PICTURE --output x.jpg", "output must be a .png, got 'x.jpg'"),
         ("activations MODEL PICTURE first x", "has no layer 'x' with maps; choose from first, "),
         ("filters gone", "no model file 'gone'"),

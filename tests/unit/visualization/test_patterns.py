@@ -48,7 +48,8 @@ def test_deprocessing_spreads_a_tenth_of_the_range_to_each_deviation(rng: np.ran
 
 @pytest.mark.parametrize("name", sorted(models.PREPROCESSING))
 def test_inputs_are_bgr_where_the_weights_were_trained_so(name: str) -> None:
-    assert inputs_are_bgr(models.PREPROCESSING[name]) == (name in ("resnet50", "vgg16", "vgg19"))
+    bgr = name.startswith(("resnet", "vgg")) and not name.endswith("v2")
+    assert inputs_are_bgr(models.PREPROCESSING[name]) == bgr
 
 
 def test_a_step_is_the_gradient_over_its_root_mean_square(smooth: tuple[keras.Model, np.ndarray, np.ndarray]) -> None:
