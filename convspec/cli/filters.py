@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
         weights = options.weights or models.default_weights(options.source, data_folder())
         model, preprocessing = models.conv_base(options.source, weights, (None, None, 3)), options.source
     else:
-        model, _, preprocessing, _ = saved_model.load(Path(options.source).expanduser())
-    prepare = pictures.find_preparation(options, preprocessing)
+        model, _, preprocessing, _ = saved_model.load(options.source)
+    prepare = saved_model.find_preparation(options.preprocessing or preprocessing)
     trace = trace_grey(model, 0)
     if not (names := [trace.find_maps(name) for name in options.layers] or trace.first_convolutions()):
         raise BadInput(f"{model.name} has no convolution with maps")
