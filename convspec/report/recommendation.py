@@ -52,13 +52,14 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
     lines = [f"Use {chosen}.", *_figures(runs, chosen)]
     if chosen != best:
         lines.append(
-            f"It is the cheapest rung that is no worse than the best, {best}, by {points}: {_change(verdicts[chosen])}."
+            f"It is the cheapest rung that comes within {points} of the best, {best}, with confidence:"
+            f" {_change(verdicts[chosen])}."
         )
     elif place:
         cheaper = max(costs[:place], key=lambda rung: verdicts[rung].new)
         lines.append(
-            f"It is the best, and no cheaper one is shown to be no worse by {points}; the best of those, {cheaper}, takes"
-            f" {_duration(runs, cheaper)} and differs by {_change(verdicts[cheaper])}."
+            f"It is the best, and no cheaper rung comes within {points} of it with confidence: the best of those,"
+            f" {cheaper}, takes {_duration(runs, cheaper)} and differs by {_change(verdicts[cheaper])}."
         )
     else:
         lines.append("It is the best and the cheapest.")
@@ -153,7 +154,8 @@ def _figures(runs: Runs, rung: str) -> list[str]:
     tested = labels.count(measures.classes.index(worst))
     if special.bdtr(round(recall * tested), tested, accuracy) * len(measures.recalls) < CHANCE:
         taken = next(given for true, given, _ in measures.confusions if true == worst)
-        lines.append(f"The worst class is {worst}: {recall:.3f} of {tested} right; most others are taken for {taken}.")
+        confused = f", and most of the others taken for {taken}" if len(measures.classes) > 2 else ""
+        lines.append(f"The worst class is {worst}: {recall:.3f} of its {tested} are right{confused}.")
     return lines
 
 
