@@ -2,13 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import LADDER, lines
+from builders import LADDER, lines, result
 from PIL import Image
+
+from convspec.plugin import summary
+from convspec.plugin.session import SESSION
 
 
 @pytest.fixture
@@ -72,12 +76,13 @@ def test_a_folder_with_two_readings_is_told_so_and_recommends_nothing(
     assert "<p>No recommendation: no rung finished.</p>" in page
 
 
-def test_too_few_pictures_have_no_learning_curve_and_it_says_so(pytester: pytest.Pytester, pictures: Path) -> None:
-    for file in (pictures / "dark").glob("[2-4]*.png"):
-        file.unlink()
-    options = "--convspec-layout=parts", "--convspec-rungs=dense_baseline,feature_extraction"
-    _, _, record = run_ladder(pytester, *options)
-    assert record["recommendation"]["curve"] is None
-    assert record["recommendation"]["lines"][-1] == (
-        "too few pictures for a learning curve: dark has 10 in training, and a curve takes 20 of each class."
-    )
+def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Pytester, pictures: Path) -> None:
+    session = pytester.parseconfigure("--convspec-dataset=pictures", "--convspec-layout=parts").stash[SESSION]
+    labels = [0, 1] * 500
+    right = {"test_labels": labels, "predicted": labels, "test_names": ["bright/00.png"] * 1000}
+    for rung in ("dense_baseline", "mnist_convnet"):
+        session.runs[rung] = [replace(result(rung, "mini", 1.0), **right)]
+    advice = summary._recommend(session)
+    assert advice is not None
+    assert (advice["rung"], advice["curve"], len(advice["code"])) == ("dense_baseline", None, 2)
+    assert advice["lines"][-1] == "no rung with a base ran, so that there is no learning curve on its features."
