@@ -6,14 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from convspec import BadInput
 from convspec.cli.arguments import add_drawing, add_picture, find_output
-
-if TYPE_CHECKING:
-    import keras
-    import numpy as np
 
 HELP = "show what in a picture speaks for a class, to a saved model"
 DESCRIPTION = "Write PICTURE with the model's class activation map on top, and say what the model predicts."
@@ -37,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the picture with the map on top, and print the three likeliest classes; return 0."""
     from convspec.cli import pictures
+    from convspec.ladder.saved_model import find_probabilities
     from convspec.visualization.maps import class_activation_map, occlusion_map, superimpose
     from convspec.visualization.trace import Trace
 
     model, classes, picture, inputs = pictures.load(options)
     layer = Trace(model, inputs).find_maps(options.layer)
-    probabilities = _probabilities(model, inputs)
+    probabilities = find_probabilities(model, inputs)
     numbers = [str(number) for number in range(len(probabilities))]
     classes = options.classes.split(",") if options.classes else classes
     names = list(classes or _imagenet(len(numbers)) or numbers)
@@ -64,19 +60,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"nothing in the picture speaks for {names[index]}: the map is 0 everywhere")
     print(f"{find_output(options)}: what speaks for {names[index]}, by {method}")
     return 0
-
-
-def _probabilities(model: "keras.Model", inputs: "np.ndarray") -> "np.ndarray":
-    """Return the probability of each class; of one unit, class 0 has the rest to 1."""
-    import numpy as np
-    from scipy import special
-
-    output = np.asarray(model.predict_on_batch(inputs[None]), np.float64)[0]
-    if output.ndim != 1:
-        raise BadInput(f"model must end in a score for each class, {model.name} has {output.shape}: add a head")
-    if output.min() < 0 or output.max() > 1:  # logits
-        output = special.expit(output) if len(output) == 1 else special.softmax(output)
-    return np.array([1 - output[0], output[0]]) if len(output) == 1 else output
 
 
 def _imagenet(classes: int) -> list[str] | None:

@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
         weights = options.weights or models.default_weights(base, data_folder())
         model = models.conv_base(base, weights, (None, None, 3))
     else:
-        model, _, preprocessing, _ = saved_model.load(Path(options.source).expanduser())
-    prepare = pictures.find_preparation(options, preprocessing)
+        model, _, preprocessing, _ = saved_model.load(options.source)
+    prepare = saved_model.find_preparation(options.preprocessing or preprocessing)
     trace = trace_grey(model, 0)
     if not (names := [trace.find_maps(name) for name in options.layers] or trace.first_convolutions()):
         raise BadInput(f"{model.name} has no convolution with maps")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convspec.cli.arguments import add_layout
 
-HELP = "train each technique on a folder of pictures, and report accuracy and time"
+HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
 DESCRIPTION = (
     "Run pytest on the ladder's benchmarks with the pictures of DIR, away from any project's settings."
     " Results go to .convspec in the current folder. What follows -- goes to pytest."
@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rungs", metavar="A,B", help="run only these rungs (default: all seven)")
     parser.add_argument("--seeds", metavar="N", help="runs of each rung (default: 5 at mini, 1 at full)")
     parser.add_argument("--base", metavar="NAME", help="such as EfficientNetV2B0 (default: mini, or VGG16 at full)")
+    parser.add_argument(
+        "--margin", metavar="M", help="how much less than the best is still recommended (default: 0.01, one point)"
+    )
     parser.add_argument(
         "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
     )
@@ -48,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",
     ]
-    values = {name: getattr(options, name) for name in ("rungs", "seeds", "base", "weights", "layout")}
+    names = "rungs", "seeds", "base", "margin", "weights", "layout"
+    values = {name: getattr(options, name) for name in names}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

@@ -9,12 +9,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from convspec import BadInput, models
+from convspec import BadInput
 from convspec.cli.arguments import find_output
-from convspec.data import batches, decode
+from convspec.data import decode
 from convspec.files import DAMAGED, atomic_write
 from convspec.ladder import saved_model
-from convspec.visualization.trace import DEFAULT_SIDE, input_shape
 
 SOFTWARE = "convspec"  # in each PNG file, so that the next one may replace it
 
@@ -22,28 +21,8 @@ SOFTWARE = "convspec"  # in each PNG file, so that the next one may replace it
 def load(options: argparse.Namespace) -> tuple[keras.Model, Sequence[str] | None, np.ndarray, np.ndarray]:
     """Return the saved model, its classes if its file tells them, the picture as uint8 RGB, and the model's input."""
     check_output(find_output(options), options.overwrite)
-    saved, file = saved_model.load(options.model.expanduser()), options.picture.expanduser()
-    picture = decode.load_image(file)
-    height, width, channels = input_shape(saved.model)
-    sides = width or DEFAULT_SIDE, height or DEFAULT_SIDE
-    if sides[0] == sides[1]:
-        resized = Image.fromarray(decode.load_image(file, sides[0], saved.interpolation or "nearest"))
-    else:
-        resized = Image.fromarray(picture).resize(sides, Image.Resampling.NEAREST)
-    if channels not in (1, 3):
-        raise BadInput(f"{saved.model.name} takes {channels} channels, and a picture has 1 or 3")
-    pixels = np.asarray(resized.convert("L") if channels == 1 else resized, np.float32)
-    inputs = find_preparation(options, saved.preprocessing)(pixels.reshape(1, *sides[::-1], channels))
-    return saved.model, saved.classes, picture, inputs[0]
-
-
-def find_preparation(options: argparse.Namespace, default: str | None) -> batches.Prepare:
-    """Return the preprocessing that --preprocessing names, else the model's own, else rescaling to 0..1."""
-    known = models.PREPROCESSING | {"rescale": batches.rescale, "none": batches.identity}
-    name = options.preprocessing or default or "rescale"
-    if name not in known:
-        raise BadInput(f"preprocessing must be one of {', '.join(sorted(known))}, got {name!r}")
-    return known[name]
+    saved, file = saved_model.load(options.model), options.picture.expanduser()
+    return saved.model, saved.classes, decode.load_image(file), saved.prepare(file, options.preprocessing)
 
 
 def check_output(file: Path, overwrite: bool) -> None:

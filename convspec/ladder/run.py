@@ -102,6 +102,21 @@ def run_recipe(
     return _Run(recipe, dataset, seed, folder, weights, devices, predict, progress).complete()
 
 
+def base_features(
+    recipe: Recipe, dataset: Dataset, folder: Path, weights: str | Path | None = None, progress: TextIO | None = None
+) -> tuple[Batches, Batches | None, Batches]:
+    """Return the features that a recipe with a cached base and no views trains its head on, by part of the dataset.
+
+    The arguments are those of `run_recipe`, whose stores of features are read where they are there.
+    """
+    backend.make_deterministic()
+    run = _Run(recipe, dataset, 0, folder, weights, 1, features.predict_batches, progress)
+    trunk = _build(recipe, dataset, weights, None).trunk
+    assert trunk is not None, f"{recipe.name} caches no features"
+    inputs = run.cached_features(trunk, _pixels(recipe, dataset))
+    return inputs.passes[0], inputs.validation, inputs.test
+
+
 def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
     """Return the function that makes inputs of batches of pictures; a base gets grey ones in three channels.
 

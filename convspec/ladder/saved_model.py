@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 from zipfile import ZipFile, is_zipfile
 
 import keras
+import numpy as np
+from PIL import Image
+from scipy import special
 
-from convspec import BadInput, backend
+from convspec import BadInput, backend, models
+from convspec.data import batches, decode
 from convspec.files import DAMAGED, atomic_write
+from convspec.visualization.trace import DEFAULT_SIDE, input_shape
 
 METADATA = "convspec.json"  # in the archive that a .keras file is; Keras ignores it
 SCHEMA = 1  # of the metadata; files without a number are read as 1
@@ -30,6 +35,42 @@ class SavedModel(NamedTuple):
     preprocessing: str | None = None
     interpolation: str | None = None
 
+    def classify(self, picture: str | Path) -> dict[str, float]:
+        """Return the probability of each class for a picture file; classes without a name go by their numbers."""
+        probabilities = find_probabilities(self.model, self.prepare(Path(picture).expanduser()))
+        return dict(zip(self.classes or map(str, range(len(probabilities))), probabilities.tolist(), strict=True))
+
+    def prepare(self, picture: Path, preprocessing: str | None = None) -> np.ndarray:
+        """Return a picture file as the model's input, prepared as in training or as `preprocessing` names it."""
+        height, width, channels = input_shape(self.model)
+        sides = width or DEFAULT_SIDE, height or DEFAULT_SIDE
+        if channels not in (1, 3):
+            raise BadInput(f"{self.model.name} takes {channels} channels, and a picture has 1 or 3")
+        if sides[0] == sides[1]:
+            resized = Image.fromarray(decode.load_image(picture, sides[0], self.interpolation or "nearest"))
+        else:
+            resized = Image.fromarray(decode.load_image(picture)).resize(sides, Image.Resampling.NEAREST)
+        pixels = np.asarray(resized.convert("L") if channels == 1 else resized, np.float32)
+        return find_preparation(preprocessing or self.preprocessing)(pixels.reshape(1, *sides[::-1], channels))[0]
+
+
+def find_preparation(name: str | None) -> batches.Prepare:
+    """Return the preprocessing of that name: "rescale" (that of None, too), "none" or that of a base."""
+    known = models.PREPROCESSING | {"rescale": batches.rescale, "none": batches.identity}
+    if (name := name or "rescale") not in known:
+        raise BadInput(f"preprocessing must be one of {', '.join(sorted(known))}, got {name!r}")
+    return known[name]
+
+
+def find_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """Return the probability of each class for one prepared picture; of one unit, class 0 has the rest to 1."""
+    output = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(inputs[None])), np.float64)[0]
+    if output.ndim != 1:
+        raise BadInput(f"model must end in a score for each class, {model.name} has {output.shape}: add a head")
+    if output.min() < 0 or output.max() > 1:  # logits
+        output = special.expit(output) if len(output) == 1 else special.softmax(output)
+    return np.array([1 - output[0], output[0]]) if len(output) == 1 else output
+
 
 def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: str, interpolation: str) -> None:
     """Write a .keras file, atomically, which Keras reads like any other; the arguments are those of `SavedModel`."""
@@ -40,8 +81,9 @@ def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: 
             archive.writestr(METADATA, json.dumps({"schema": SCHEMA, **settings}))
 
 
-def load(path: Path) -> SavedModel:
+def load(path: str | Path) -> SavedModel:
     """Read a model for use, not for training; BadInput, with the reason, for a missing file or one without a model."""
+    path = Path(path).expanduser()
     if not path.is_file():
         raise BadInput(f"no model file {str(path)!r}")
     try:

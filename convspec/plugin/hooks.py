@@ -102,6 +102,7 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     checks.refuse_ladder_under_xdist(node.config, ids)
 
 
+@pytest.hookimpl(trylast=True)  # the recommendation ends what plugins print
 def pytest_terminal_summary(
     terminalreporter: "pytest.TerminalReporter", exitstatus: int, config: pytest.Config
 ) -> None:

@@ -1,14 +1,20 @@
 """The end of a session: verdicts and tables in the terminal, the record, pictures and page in the report folder."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+from convspec import BadInput
+from convspec.files import atomic_write
 from convspec.plugin.session import Session, terminal_stream
 from convspec.plugin.verdicts import Channel
+
+if TYPE_CHECKING:
+    from convspec.ladder.learning_curve import LearningCurve
 
 Outcome = Literal["complete", "failed", "interrupted"]
 
@@ -49,14 +55,62 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
             "interrupted: the same command goes on from here; finished runs and checkpoints are kept", yellow=True
         )
     outcome: Outcome = "interrupted" if interrupted else "failed" if failures else "complete"
+    advice = None if interrupted else _recommend(session)
     try:
-        for line in write_report(session, outcome, failures):
+        for line in write_report(session, outcome, failures, advice):
             terminal.write_line(line, red=True)
+        terminal.write_line("record, picture and a summary in Markdown: ladder.json, ladder.png, ladder.md beside")
+        terminal.write_line(f"report: {session.folder / 'index.html'}")
     except OSError as error:
         terminal.write_line(f"no report: {error}; another folder for it: --convspec-report=DIR", red=True)
-        return
-    terminal.write_line("record, picture and a summary in Markdown: ladder.json, ladder.png, ladder.md beside")
-    terminal.write_line(f"report: {session.folder / 'index.html'}")
+    if advice:
+        terminal.section("recommendation")
+        for line in [*advice["lines"], *(f"    {line}" for line in advice["code"])]:
+            terminal.write_line(line)
+
+
+def _recommend(session: Session) -> dict[str, Any] | None:
+    """Return what to use on somebody's folder, in lines of text and of code; None for a dataset of the package."""
+    from convspec.data.datasets import NAMES
+    from convspec.report import recommendation
+
+    if session.settings.dataset in (None, *NAMES):
+        return None
+    advice: dict[str, Any] = {"rung": None, "lines": [], "code": [], "curve": None}
+    try:
+        best = recommendation.recommend(session.runs, session.settings.margin)
+        advice["lines"] += best.lines
+        if best.run and session.reading:
+            model, test = session.model(best.run), best.run.test_names[0]
+            picture = session.reading.paths[session.reading.names.index(test)].absolute()
+            here = session.config.invocation_params.dir
+            files = (file.relative_to(here) if file.is_relative_to(here) else file for file in (model, picture))
+            advice |= {"rung": best.run.recipe.name, "code": recommendation.usage(*files)}
+        if best.compared:
+            curve = _learning_curve(session)
+            advice["curve"] = asdict(curve)
+            advice["lines"] += recommendation.describe_curve(curve, session.settings.margin)
+    except BadInput as error:
+        advice["lines"].append(f"{error}.")
+    except Exception as error:  # of whatever kind: the report is still worth having
+        advice["lines"].append(f"The recommendation could not be completed: {type(error).__name__}: {error}")
+    return advice
+
+
+def _learning_curve(session: Session) -> "LearningCurve":
+    """Return the learning curve on the base that ran, on the features of a rung where it has a linear probe."""
+    from convspec.ladder.learning_curve import learning_curve
+    from convspec.ladder.rungs import find_recipe
+
+    with_base = [group[0].recipe for group in session.runs.values() if group[0].recipe.base]
+    if not with_base:
+        raise BadInput("no rung with a base ran, so that there is no learning curve on its features")
+    probes = [recipe for recipe in with_base if recipe.model == "linear_probe"]
+    recipe = (
+        probes[0] if probes else replace(find_recipe("feature_extraction_fast", session.scale), base=with_base[0].base)
+    )
+    inputs = session.dataset(recipe), session.folder, session.weights(recipe)
+    return learning_curve(recipe, *inputs, progress=terminal_stream(session.config))
 
 
 def _failures(terminal: "pytest.TerminalReporter") -> list[tuple[str, str]]:
@@ -69,11 +123,20 @@ def _failures(terminal: "pytest.TerminalReporter") -> list[tuple[str, str]]:
 
 
 def write_report(
-    session: Session, outcome: Outcome = "complete", failures: Sequence[tuple[str, str]] = ()
+    session: Session,
+    outcome: Outcome = "complete",
+    failures: Sequence[tuple[str, str]] = (),
+    advice: dict[str, Any] | None = None,
 ) -> list[str]:
     """Write the record of all runs, then pictures and the page; return a line for each that could not be drawn.
 
-    `failures` are tests and their messages. Unless the session was interrupted, its unfinished runs are removed.
+    Unless the session was interrupted, its unfinished runs are removed.
+
+    Args:
+        session: Its runs and verdicts.
+        outcome: How it ended.
+        failures: Tests and their messages.
+        advice: What `_recommend` returned.
     """
     from convspec.report import charts, html, tables
 
@@ -90,6 +153,7 @@ def write_report(
         },
         "reading": session.reading.explain()[0] if session.runs and session.reading else [],
         "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},
+        "recommendation": advice,
         "verdicts": [judgement.properties | {"lines": judgement.lines} for judgement in session.judgements],
     }
     tables.record(session.runs, session.folder / "ladder.json", **facts)
@@ -105,7 +169,16 @@ def write_report(
         inputs = session.runs, session.judgements, facts, session.dataset, session.model
         errors.extend(f"{path.name}: {part}" for part in html.write(path, *inputs, terminal_stream(session.config)))
 
-    draw("ladder.md", tables.markdown, session.runs, session.judgements)
+    def markdown(path: Path) -> None:
+        tables.markdown(session.runs, session.judgements, path)
+        if advice:
+            lines = [f"- {tables.escape(line)}" for line in advice["lines"]]
+            code = ["", "```python", *advice["code"], "```"] if advice["code"] else []
+            with atomic_write(path) as partial:
+                text = "\n".join([path.read_text(encoding="utf-8"), "## Recommendation", "", *lines, *code, ""])
+                partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    draw("ladder.md", markdown)
     if session.runs:
         draw("ladder.png", charts.picture, session.runs)
     draw("index.html", page)

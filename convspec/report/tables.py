@@ -66,16 +66,17 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table for a page, between two lists of the lines above and below."""
-
-        def escape(text: str) -> str:
-            return re.sub(r"([\\|<*`]|\b_|_\b)", r"\\\1", text)
-
         blank = [""] * (len(self.titles) - 1)
         rules = ["---" if side == "<" else "---:" for side in self._sides]
         cells = [[*map(escape, row)] if len(row) > 1 else [f"**{escape(row[0])}**", *blank] for row in self.rows]
         table = [f"| {' | '.join(row)} |" for row in ([*map(escape, self.titles)], rules, *cells)]
         above, below = ([f"- {escape(line)}" for line in lines] for lines in (self.above, self.below))
         return "\n\n".join("\n".join(part) for part in (above, table, below) if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"([\\|<*`]|\b_|_\b)", r"\\\1", text)
 
 
 def format_range(low: float, high: float) -> str:

@@ -1,0 +1,194 @@
+"""Recommend a rung of the ladder on somebody's pictures, and say in words what more pictures would bring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special
+
+from convspec import BadInput
+from convspec.accuracy import statistics
+from convspec.accuracy.gate import AccuracyVerdict, gate
+from convspec.accuracy.measures import measure
+from convspec.report.tables import Runs, summary
+
+if TYPE_CHECKING:
+    from convspec.ladder.learning_curve import LearningCurve
+    from convspec.ladder.result import Result
+
+CHANCE = 0.05  # that some class is recognised so much worse than the others, where all are alike
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Lines of text, and the run whose model they recommend, None for none; `compared` where several rungs were."""
+
+    lines: list[str]
+    run: "Result | None" = None
+    compared: bool = False
+
+
+def recommend(runs: Runs, margin: float) -> Recommendation:
+    """Recommend the cheapest rung that is no worse than the best by `margin`; all runs are of one dataset.
+
+    With one seed a rung the test pictures are compared in pairs, else accuracies over seeds, as the gate does.
+    """
+    if not runs:
+        return Recommendation(["No recommendation: no rung finished."])
+    if len({tuple(group[0].test_names) for group in runs.values()}) > 1:
+        raise BadInput("no recommendation: the rungs were not tested with the same pictures")
+    costs = sorted(runs, key=lambda rung: _seconds(runs, rung))
+    best = max(costs, key=lambda rung: summary(runs[rung])["test_accuracy"])
+    if why := _nothing_learned(runs, best):
+        return Recommendation([why])
+    if len(runs) == 1:
+        first = f"Only {best} ran, so that there is nothing to compare it with."
+        return Recommendation([first, *_figures(runs, best)], _model_run(runs[best]))
+    verdicts = {rung: _compare(runs, best, rung, margin) for rung in costs}
+    chosen = next(rung for rung in costs if rung == best or _no_worse(verdicts[rung]))
+    place, points = costs.index(chosen), f"{100 * margin:g} point{'s' * (margin != 0.01)}"
+    lines = [f"Use {chosen}.", *_figures(runs, chosen)]
+    if chosen != best:
+        lines.append(
+            f"It is the cheapest rung that comes within {points} of the best, {best}, with confidence:"
+            f" {_change(verdicts[chosen])}."
+        )
+    elif place:
+        cheaper = max(costs[:place], key=lambda rung: verdicts[rung].new)
+        lines.append(
+            f"It is the best, and no cheaper rung comes within {points} of it with confidence: the best of those,"
+            f" {cheaper}, takes {_duration(runs, cheaper)} and differs by {_change(verdicts[cheaper])}."
+        )
+    else:
+        lines.append("It is the best and the cheapest.")
+    if place + 1 < len(costs):
+        lines.append(_describe_next(runs, chosen, costs[place + 1], margin, points))
+    else:
+        lines.append("What a slower rung would gain is not known: none was run.")
+    lines.append(f"Differences are given with their 90 % interval, {_evidence(runs)}.")
+    return Recommendation(lines, _model_run(runs[chosen]), compared=True)
+
+
+def describe_curve(curve: "LearningCurve", margin: float) -> list[str]:
+    """Return what more training pictures brought and would bring, in words."""
+    points = [
+        f"{np.mean(draws):.3f} with {pictures}" + (f" ({min(draws):.3f} to {max(draws):.3f})" if len(draws) > 1 else "")
+        for pictures, draws in zip(curve.pictures, curve.accuracies, strict=True)
+    ]
+    gains = [f"{100 * change:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]" for change, low, high in curve.gains]
+    change, low, high = curve.gains[-1]
+    if high <= margin:
+        outlook = "more pictures of this kind would hardly help"
+    elif low > 0:
+        outlook = f"another doubling would bring about {100 * change:.1f} points or less"
+    else:
+        outlook = f"the last may be chance, and another doubling would hardly bring more than {100 * high:.1f} points"
+    return [
+        f"More pictures: a linear probe on {curve.base}'s features reaches {', '.join(points)} training pictures"
+        f" (lowest to highest of {len(curve.accuracies[0])} draws).",
+        f"From a quarter to a half it gained {gains[0]}, from a half to all {gains[1]} (95 % intervals): {outlook}.",
+    ]
+
+
+def usage(model: Path, picture: Path) -> list[str]:
+    """Return two lines of Python that classify a picture file with a saved model."""
+    classified = f"saved_model.load({str(model)!r}).classify({str(picture)!r})"
+    return ["from convspec.ladder import saved_model", f"print({classified})"]
+
+
+def _seconds(runs: Runs, rung: str) -> float:
+    """Return the seconds of one run, with those of the rungs that it starts from, where these ran."""
+    start = runs[rung][0].recipe.starts_from
+    before = _seconds(runs, start.name) if start and start.name in runs else 0.0
+    return before + float(summary(runs[rung])["seconds"])
+
+
+def _duration(runs: Runs, rung: str) -> str:
+    seconds, start = _seconds(runs, rung), runs[rung][0].recipe.starts_from
+    for unit, length in ("h", 3600), ("min", 60), ("s", 1):
+        if seconds >= 2 * length or unit == "s":
+            break
+    text = f"{seconds / length:.{0 if seconds >= 10 * length else 1}f} {unit}"
+    if start is None:
+        return text
+    return f"{text} with {start.name} before it" if start.name in runs else f"{text}, without {start.name} before it"
+
+
+def _right(runs: Sequence["Result"]) -> np.ndarray:
+    return np.array([np.equal(run.predicted, run.test_labels) for run in runs])
+
+
+def _compare(runs: Runs, one: str, other: str, margin: float) -> AccuracyVerdict:
+    return gate(_right(runs[one]), _right(runs[other]), margin=margin)
+
+
+def _no_worse(verdict: AccuracyVerdict) -> bool:
+    """Return whether the gate passes; of one run a side, which it never passes, whether the pictures alone would."""
+    return verdict.outcome == "pass" or (verdict.runs == (1, 1) and verdict.low > -verdict.margin)
+
+
+def _change(verdict: AccuracyVerdict) -> str:
+    return f"{100 * verdict.change:+.1f} points [{100 * verdict.low:+.1f}, {100 * verdict.high:+.1f}]"
+
+
+def _evidence(runs: Runs) -> str:
+    seeds = max(len(group) for group in runs.values())
+    if seeds > 1:
+        return f"over {seeds} seeds a rung"
+    return "from the test pictures in pairs: one seed a rung does not show how much seeds differ"
+
+
+def _figures(runs: Runs, rung: str) -> list[str]:
+    """Return accuracy and time of a rung, and its worst class if that is worse by more than chance."""
+    group, figures = runs[rung], summary(runs[rung])
+    low, high = figures["test_interval"]
+    pictures, accuracy = len(group[0].test_labels), figures["test_accuracy"]
+    lines = [
+        f"It gets {accuracy:.3f} of the {pictures} test pictures right (95 % interval {low:.3f} to {high:.3f}), in"
+        f" {_duration(runs, rung)}."
+    ]
+    measures, labels = measure([run.as_run() for run in group], group[0].dataset["classes"]), group[0].test_labels
+    worst, recall = min(measures.recalls.items(), key=lambda item: item[1])
+    tested = labels.count(measures.classes.index(worst))
+    if special.bdtr(round(recall * tested), tested, accuracy) * len(measures.recalls) < CHANCE:
+        taken = next(given for true, given, _ in measures.confusions if true == worst)
+        confused = f", and most of the others taken for {taken}" if len(measures.classes) > 2 else ""
+        lines.append(f"The worst class is {worst}: {recall:.3f} of its {tested} are right{confused}.")
+    return lines
+
+
+def _nothing_learned(runs: Runs, best: str) -> str:
+    """Return why no rung is worth recommending, "" where one beats the majority class with confidence."""
+    labels, classes = runs[best][0].test_labels, runs[best][0].dataset["classes"]
+    counts = np.bincount(labels)
+    majority = counts.max() / len(labels)
+    for rung in runs:
+        accuracies = [run.test_accuracy for run in runs[rung]]
+        over_pictures = statistics.interval([float(np.mean(accuracies))], len(labels))
+        if min(over_pictures[0], statistics.interval(accuracies, len(labels))[0]) > majority:
+            return ""
+    return (
+        f"No recommendation: no rung is shown to do better than always answering {classes[counts.argmax()]}, which is"
+        f" right for {majority:.3f} of the {len(labels)} test pictures; the best, {best}, gets"
+        f" {summary(runs[best])['test_accuracy']:.3f}."
+    )
+
+
+def _describe_next(runs: Runs, chosen: str, following: str, margin: float, points: str) -> str:
+    verdict = _compare(runs, chosen, following, margin)
+    if verdict.high < 0:
+        says = "is worse"
+    elif verdict.high <= margin:
+        says = f"gains less than {points}"
+    elif verdict.low > 0:
+        says = "gains"
+    else:
+        says = "is not shown to gain"
+    return f"The next by time, {following}, takes {_duration(runs, following)} and {says}: {_change(verdict)}."
+
+
+def _model_run(runs: Sequence["Result"]) -> "Result":
+    """Return the run that is best on the validation pictures, the first where there are none."""
+    return max(runs, key=lambda run: run.validation_accuracy or 0.0)

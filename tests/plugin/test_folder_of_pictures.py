@@ -1,0 +1,88 @@
+"""The ladder on somebody's folder: its reading by --convspec-layout, and the recommendation at the end."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import LADDER, lines, result
+from PIL import Image
+
+from convspec.plugin import summary
+from convspec.plugin.session import SESSION
+
+
+@pytest.fixture
+def pictures(pytester: pytest.Pytester) -> Path:
+    """Return a folder of dark and bright noise, and a picture in `test`, so that it can be read in two ways."""
+    folder = pytester.path / "pictures"
+    for label, darkest in (("bright", 128), ("dark", 0)):
+        (folder / label).mkdir(parents=True)
+        for number in range(48):
+            rng = np.random.default_rng([darkest, number])
+            Image.fromarray(rng.integers(darkest, darkest + 128, (40, 40, 3), np.uint8)).save(
+                folder / label / f"{number:02d}.png"
+            )
+    (folder / "test").mkdir()
+    Image.effect_noise((40, 40), 50).save(folder / "test" / "loose.png")
+    return folder
+
+
+def run_ladder(pytester: pytest.Pytester, *arguments: str) -> tuple[str, str, dict[str, Any]]:
+    """Return what the terminal shows, the page's text and the record of the ladder on the folder."""
+    shown = pytester.runpytest_inprocess(
+        LADDER, f"--rootdir={pytester.path}", "-p", "no:cacheprovider", "--convspec-dataset=pictures",
+        "--convspec-mode=fast", "--convspec-seeds=1", "-k", "test_rung[", *arguments,
+    )  # fmt: skip
+    folder = pytester.path / ".convspec"
+    page = re.sub(r"\s+", " ", (folder / "index.html").read_text(encoding="utf-8"))
+    return lines(shown), page, json.loads((folder / "ladder.json").read_text())
+
+
+def test_a_folder_is_read_by_the_layout_and_ends_in_advice_that_runs(
+    pytester: pytest.Pytester, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal, page, record = run_ladder(
+        pytester, "--convspec-layout=parts", "--convspec-rungs=dense_baseline,feature_extraction"
+    )
+    reading = [line for line in record["reading"] if line.startswith("  bright: ")]
+    assert reading == ["  bright: 24 train, 12 validation, 12 test"]
+    assert reading[0] in terminal.splitlines()
+    assert reading[0].strip() in page
+    advice = record["recommendation"]
+    assert advice["curve"]["pictures"] == [12, 24, 48]
+    markdown = (pytester.path / ".convspec" / "ladder.md").read_text(encoding="utf-8")
+    ending = terminal.split("= recommendation =")[1]
+    for line in (*advice["lines"], *advice["code"]):
+        assert line in ending
+        assert line in page.replace("&#39;", "'")
+        assert line in markdown
+    monkeypatch.chdir(pytester.path)
+    capsys.readouterr()
+    exec("\n".join(advice["code"]))
+    given = eval(capsys.readouterr().out)
+    assert f"pictures/{max(given, key=given.get)}/" in advice["code"][1], "the picture is of the class that it is given"
+
+
+def test_a_folder_with_two_readings_is_told_so_and_recommends_nothing(
+    pytester: pytest.Pytester, pictures: Path
+) -> None:
+    terminal, page, record = run_ladder(pytester, "--convspec-rungs=dense_baseline")
+    assert "choose with --convspec-layout classes or --convspec-layout parts" in terminal
+    assert record["recommendation"]["lines"] == ["No recommendation: no rung finished."]
+    assert "<p>No recommendation: no rung finished.</p>" in page
+
+
+def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Pytester, pictures: Path) -> None:
+    session = pytester.parseconfigure("--convspec-dataset=pictures", "--convspec-layout=parts").stash[SESSION]
+    labels = [0, 1] * 500
+    right = {"test_labels": labels, "predicted": labels, "test_names": ["bright/00.png"] * 1000}
+    for rung in ("dense_baseline", "mnist_convnet"):
+        session.runs[rung] = [replace(result(rung, "mini", 1.0), **right)]
+    advice = summary._recommend(session)
+    assert advice is not None
+    assert (advice["rung"], advice["curve"], len(advice["code"])) == ("dense_baseline", None, 2)
+    assert advice["lines"][-1] == "no rung with a base ran, so that there is no learning curve on its features."
