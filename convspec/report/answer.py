@@ -11,7 +11,8 @@ OUTCOMES = {"regressed": "regressed", "underpowered": "underpowered", "missing":
 
 def answer(runs: Runs, judgements: Sequence[Judgement]) -> list[str]:
     """Return a sentence on the verdicts, and one on the best rung and the time, which is left out without runs."""
-    return [_accuracy(judgements), *([_speed(runs)] if runs else [])]
+    latest = {judgement.name: judgement for judgement in judgements}  # of a gate that was run again
+    return [_accuracy([*latest.values()]), *([_speed(runs)] if runs else [])]
 
 
 def _accuracy(judgements: Sequence[Judgement]) -> str:
@@ -29,8 +30,10 @@ def _accuracy(judgements: Sequence[Judgement]) -> str:
         return f"No longer as accurate{balanced}: {text}; the largest drop is {100 * drop:.1f} points, of {name}."
     if outcomes["pass"] < len(judgements):
         return f"Not certain to be as accurate{balanced}: {text}."
-    blind = len(judgements) - len(drops)
-    seen = f"{blind} could have seen no drop" if blind else f"each would have seen one of {100 * max(drops):.1f} points"
+    if len(drops) < len(judgements):
+        seen = f"{len(judgements) - len(drops)} could have seen no drop"
+    else:
+        seen = f"each would have seen a drop of {100 * max(drops):.1f} points"
     return f"Still as accurate{balanced}: {text}; {seen}."
 
 
