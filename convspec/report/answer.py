@@ -2,11 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
+from convspec.accuracy.gate import Outcome
 from convspec.accuracy.judgement import Judgement
 from convspec.report.tables import Runs, best_rung, summary
 
-OUTCOMES = {"regressed": "regressed", "underpowered": "underpowered", "missing": "without baseline", "pass": "passed"}
+OUTCOMES: dict[Outcome | Literal["missing"], str] = {
+    "regressed": "regressed",
+    "underpowered": "underpowered",
+    "missing": "without baseline",
+    "pass": "passed",
+}
 
 
 def answer(runs: Runs, judgements: Sequence[Judgement]) -> list[str]:

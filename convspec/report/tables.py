@@ -165,7 +165,7 @@ def worth(runs: Runs) -> Table:
     def short(name: str) -> str:
         return name if len(name) <= MAX_CLASS_WIDTH else f"{name[: MAX_CLASS_WIDTH - 3]}..."
 
-    rows, above = [], {}
+    rows, majorities = [], []
     for rung, group in runs.items():
         if (measured := measures(group)).say_more_than_accuracy:
             (name, recall), confusions = measured.lowest, measured.confusions
@@ -177,10 +177,10 @@ def worth(runs: Runs) -> Table:
                 " as ".join(map(short, confusions[0][:2])) if confusions else "-",
                 f"{measured.calibration_error:.3f}",
             ])  # fmt: skip
-            above[
-                f"{group[0].dataset['name']}: always answering {measured.commonest!r} reaches {measured.majority:.3f}"
-            ] = None
-    return Table([*WORTH_COLUMNS], rows, "".join(WORTH_COLUMNS.values()), [*above], WORTH_FOOTNOTES)
+            common = f"{measured.commonest!r} reaches {measured.majority:.3f}"
+            majorities.append(f"{group[0].dataset['name']}: always answering {common}")
+    above = [*dict.fromkeys(majorities)]
+    return Table([*WORTH_COLUMNS], rows, "".join(WORTH_COLUMNS.values()), above, WORTH_FOOTNOTES)
 
 
 def markdown(runs: Runs, judgements: Sequence["Judgement"], path: Path) -> None:

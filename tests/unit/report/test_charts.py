@@ -92,7 +92,7 @@ def test_a_row_of_the_confusion_matrix_holds_the_answers_to_a_class() -> None:
 
 def test_reliability_has_the_accuracy_and_the_share_of_each_confidence() -> None:
     axes = charts.reliability(PETS).axes[0]
-    np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0.6, 0.75], [0.9, 1.0]])
+    np.testing.assert_allclose(np.asarray(axes.lines[1].get_xydata(), float), [[0.6, 0.75], [0.9, 1.0]])
     assert [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)] == pytest.approx([2 / 3, 1 / 3])
 
 

@@ -101,7 +101,7 @@ def gate(outcome: Outcome, change: float = 0.0, smallest_drop: float | None = 0.
     verdict = AccuracyVerdict(
         outcome, (5, 5), 0.9, 0.9 + change, change, change - 0.01, change + 0.01, 0.5, 0.01, smallest_drop, 5, "", ""
     )
-    return Judgement(f"m{-100 * change:.0f}-{smallest_drop}", outcome, "", [], [], [], [], verdict, **other)
+    return Judgement(f"{-100 * change:.0f} {smallest_drop}", outcome, "", [], [], [], [], verdict, **other)
 
 
 MISSING = Judgement("new", "missing", "", [], [], [], [])
@@ -118,7 +118,7 @@ MISSING = Judgement("new", "missing", "", [], [], [], [])
         ([gate("pass"), gate("underpowered", -0.3), MISSING],
          "Not certain to be as accurate: 1 of 3 gates underpowered, 1 without baseline, 1 passed."),
         ([gate("regressed", -0.05), gate("regressed", -0.2), gate("underpowered", -0.3)],
-         "No longer as accurate: 2 of 3 gates regressed, 1 underpowered; the largest drop is 20.0 points, of m20-0.02."),
+         "No longer as accurate: 2 of 3 gates regressed, 1 underpowered; the largest drop is 20.0 points, of 20 0.02."),
         ([gate("pass", measure="balanced")],
          "Still as accurate in balanced accuracy: 1 of 1 gate passed; each would have seen a drop of 2.0 points."),
     ],
