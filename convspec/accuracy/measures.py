@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from convspec.accuracy.baselines import Run
 
 Measure = Literal["accuracy", "balanced"]  # what a gate judges
+UNBALANCED = 1.2  # times the share of each class if all had the same, from which on the accuracy alone misleads
 BINS = 15  # of the confidence, as in Guo et al. 2017 (arXiv:1706.04599)
 
 
@@ -18,12 +19,23 @@ class Measures:
     """Measures of runs on the same test pictures, averaged over the runs; shares and accuracies are from 0 to 1."""
 
     classes: tuple[str, ...]
-    majority: float  # share of the commonest class, which a model that always answers it reaches
+    commonest: str  # class
+    majority: float  # its share, which a model that always answers it reaches
     balanced: float  # mean of the recalls
     recalls: dict[str, float]  # share of each class's test pictures that is recognised
     confusion: np.ndarray  # (classes, classes), true by predicted: test pictures, mean over the runs
     calibration_error: float  # expected calibration error: mean distance of confidence and accuracy over the bins
     reliability: list[tuple[float, float, float]]  # mean confidence, accuracy and share of the predictions, by bin
+
+    @property
+    def lowest(self) -> tuple[str, float]:
+        """Class that is recognised least often, and its recall."""
+        return min(self.recalls.items(), key=lambda item: item[1])
+
+    @property
+    def say_more_than_accuracy(self) -> bool:
+        """Whether there are more than two classes, or some are much rarer than others."""
+        return len(self.recalls) > 2 or self.majority * len(self.recalls) > UNBALANCED
 
     @property
     def confusions(self) -> list[tuple[str, str, float]]:
@@ -54,6 +66,7 @@ def measure(runs: Sequence[Run], classes: Sequence[str]) -> Measures:
     ]
     return Measures(
         classes=tuple(classes),
+        commonest=classes[int(pictures.argmax())],
         majority=float(pictures.max() / len(labels)),
         balanced=float(recalls.mean()),
         recalls={classes[place]: float(recall) for place, recall in zip(tested, recalls, strict=True)},

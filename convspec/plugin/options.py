@@ -16,6 +16,7 @@ Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
 Layout = Literal["classes", "parts"]
 Engine = Literal["local", "ray"]
 Truncated = Literal["skip", "fill"]
+Measure = Literal["accuracy", "balanced"]
 
 DEFAULT_MARGIN = 0.01  # one point
 DEFAULT_SEEDS: dict[Scale, int] = {"mini": 5, "full": 1}
@@ -64,6 +65,7 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
 OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the gate of any model, without Keras
     "seeds": {"metavar": "N", "type": _seeds},
     "margin": {"metavar": "M", "type": _share},
+    "measure": {"choices": get_args(Measure)},
     "update-baselines": FLAG,
     "report": {"metavar": "DIR", "type": Path},
 }
@@ -90,6 +92,7 @@ HELP = {
     "seeds": "train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full); auto: with 3, and with up to 12"
     " until the verdict on its accuracy is certain",
     "margin": "the drop in accuracy that still passes the gate against the baseline (default: 0.01, one point)",
+    "measure": "what gates judge: accuracy (default), or balanced accuracy, in which every class counts the same",
     "update-baselines": "add this session's runs to the baselines, after comparing them with those there",
     "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec)",
 }
@@ -153,6 +156,7 @@ class Settings:
         self.truncated: Truncated = values["truncated"] or "skip"
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
+        self.measure: Measure = values["measure"] or "accuracy"
         self.baselines = config.rootpath / config.getini("convspec_baselines")
         self.folder = config.rootpath / ".convspec"
         if values["report"]:

@@ -179,10 +179,11 @@ class Session:
         return self.runs[rung]
 
     def judge(self, runs: "Sequence[Run]") -> "Judgement":
-        """Compare runs of one model with its baseline, by the margin and the number of looks that the options set."""
+        """Compare runs of one model with its baseline, by the margin, looks and measure that the options set."""
         from convspec.accuracy.judgement import judge
 
-        return judge(self.settings.baselines, runs, self.settings.margin, len(self.settings.looks))
+        settings = self.settings
+        return judge(settings.baselines, runs, settings.margin, len(settings.looks), settings.measure)
 
 
 SESSION = pytest.StashKey[Session]()

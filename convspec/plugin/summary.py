@@ -42,6 +42,9 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
     terminal.section("the ladder")
     if session.runs:
         terminal.write_line(tables.ladder(session.runs).text())
+        if (worth := tables.worth(session.runs)).rows:
+            terminal.section("what the accuracy is worth")
+            terminal.write_line(worth.text())
     if session.scale == "full" and not session.settings.dataset:
         terminal.section("what the chapter claims")
         terminal.write_line(claims.claims(session.runs).text())

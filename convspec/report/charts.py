@@ -1,4 +1,4 @@
-"""Charts: test accuracy of each rung, training curves (figures 5.9 to 5.23), dead channels by depth."""
+"""Charts: accuracy of each rung, training curves (figures 5.9 to 5.23), confusions, reliability, dead channels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convspec import BadInput
+from convspec.accuracy.measures import BINS, Measures
 from convspec.files import atomic_write
 from convspec.report.tables import Runs, published, summary
 from convspec.training import smooth_curve
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#4477aa", "#cc6633", "#228833", "#777777"
 # Blue and orange differ under all common kinds of colour blindness; solid and dashed differ without colour.
 PARTS = {"training": ("", BLUE, "-"), "validation": ("val_", ORANGE, "--")}
+SHORT = 15  # epochs, up to which curves are not smoothed
 SIZE = (5.2, 3.4)  # inches: labels stay legible at the width of a phone
 
 
@@ -62,15 +64,16 @@ def chart(runs: Runs, width: float = 8) -> Figure:
 def curve(runs: Sequence["Result"], metric: str) -> Figure:
     """Draw one metric, "accuracy" or "loss", of the runs of a rung over the epochs, in training and validation.
 
-    Dots are means of the raw values over seeds; lines are means of the smoothed ones (`smooth_curve`), shaded from the
-    lowest to the highest seed. The published accuracy is drawn, too, for the chapter's own rung and pictures.
+    Dots are means of the raw values over seeds. Lines are means of the smoothed ones (`smooth_curve`), or of the raw
+    ones up to 15 epochs, shaded from the lowest to the highest seed. The published accuracy is drawn, too, for the
+    chapter's own rung and pictures.
     Raises BadInput for runs without that metric.
     """
     figure, axes = _figure()
     for part, values in values_by_part(runs, metric).items():
         _, colour, style = PARTS[part]
         epochs = np.arange(1, values.shape[1] + 1)
-        smoothed = np.array([smooth_curve(row) for row in values])
+        smoothed = values if len(epochs) <= SHORT else np.array([smooth_curve(row) for row in values])
         axes.plot(epochs, values.mean(axis=0), "o", color=colour, markersize=4, alpha=0.75, markeredgewidth=0)
         axes.plot(epochs, smoothed.mean(axis=0), style, color=colour, linewidth=2, label=part)
         if len(runs) > 1:
@@ -99,6 +102,44 @@ def values_by_part(runs: Sequence["Result"], metric: str) -> dict[str, np.ndarra
     if not values:
         raise BadInput(f"runs must have a history of {metric}, got {[sorted(run.history) for run in runs]}")
     return values
+
+
+def confusion(measured: Measures) -> Figure:
+    """Draw the mean number of pictures by true and predicted class, shaded by the share of the true class."""
+    names, count = [_label(name) for name in measured.classes], len(measured.classes)
+    shares = measured.confusion / np.maximum(measured.confusion.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(0.36 * count + 2.6, 0.36 * count + 1.7), layout="constrained")
+    axes = figure.subplots()
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
+    for row, column in zip(*np.nonzero(measured.confusion), strict=True):
+        ink, text = "white" if shares[row, column] > 0.6 else "black", f"{measured.confusion[row, column]:.3g}"
+        axes.text(column + 0.5, row + 0.5, text, color=ink, ha="center", va="center", fontsize=9 if count <= 10 else 7)
+    places = np.arange(count) + 0.5
+    axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=8, parse_math=False)
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.set(xlabel="answer", ylabel="true class", ylim=(count, 0), aspect="equal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def reliability(measured: Measures) -> Figure:
+    """Draw the accuracy of the answers of each confidence, and how many answers have it."""
+    figure, axes = _figure()
+    confidences, accuracies, shares = zip(*measured.reliability, strict=True)
+    low = 0.5 if min(confidences) >= 0.5 else 0.0
+    axes.bar(confidences, shares, width=0.6 / BINS, color=GREY, alpha=0.4, label="share of the answers")
+    axes.plot([low, 1], [low, 1], ":", color=GREY, label="accuracy = confidence")
+    axes.plot(confidences, accuracies, "o-", color=BLUE, markersize=5, label="accuracy")
+    axes.set(xlabel="confidence", ylabel="share", xlim=(low - 0.02, 1.04), ylim=(-0.02, 1.04))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _label(name: str) -> str:
+    """Return a name of a class that the font has glyphs for, in up to 16 characters."""
+    text = name if name.isprintable() and max(name, default="a") < "\u0180" else ascii(name)[1:-1]
+    return text if len(text) <= 16 else f"{text[:13]}..."
 
 
 def dead_by_depth(shares: Mapping[str, float]) -> Figure:

@@ -3,7 +3,6 @@
 import base64
 import io
 import shlex
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from convspec.ladder.result import Result
 from convspec.ladder.run import preparation
 from convspec.progress import bar
 from convspec.report import charts, tables
+from convspec.report.answer import answer
 from convspec.report.claims import claims
 from convspec.report.images import flipped_pictures, sample_rows, view_rows
 from convspec.report.tables import Runs
@@ -36,11 +36,13 @@ from convspec.visualization.trace import CONVOLUTIONS, Trace
 
 MISTAKES = 8  # pictures shown that the best model gets wrong
 FILTERS, PATTERN = 16, 48  # filters of a layer, and pixels of a side of their patterns
+MAX_CLASSES = 20  # in the picture of a confusion matrix
+MAX_CONFUSIONS = 10  # in a list
 DEAD_ON = 8  # test pictures that dead channels are counted on
 MAX_CHANNELS = 128  # of a layer, 16 in a row
 MAX_WIDTH = 1200  # pixels, of any picture in the file
 MIN_WIDTH = 192  # pixels, of a picture on its own: smaller ones are enlarged, pixel by pixel
-Part = Literal["chart", "claims", "curves", "samples", "views", "wrong", "activations", "filters", "flipped"]
+Part = Literal["chart", "claims", "worth", "curves", "samples", "views", "wrong", "activations", "filters", "flipped"]
 SLOW: tuple[Part, ...] = "wrong", "activations", "filters"  # some 5 seconds at mini, minutes at full without a GPU
 
 Load = Callable[[Recipe], Dataset]
@@ -96,6 +98,7 @@ def write(
     draw: dict[Part, Callable[[], Any]] = {
         "chart": lambda: _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {means}."),
         "claims": lambda: claims(runs) if any(tables.published(group[0]) for group in runs.values()) else None,
+        "worth": lambda: {rung: _worth(rung, group) for rung, group in runs.items()},
         "curves": lambda: {rung: _curves(rung, group) for rung, group in runs.items()},
         "samples": lambda: _samples(runs, dataset),
         "views": lambda: _views(runs, dataset),
@@ -120,7 +123,10 @@ def write(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    content = dict(metadata) | parts | _facts(runs, judgements) | {"command": shlex.join(metadata["command"])}
+    gates = [judgement.lines[0] for judgement in judgements]
+    of_gates = [failure for failure in metadata["failures"] if any(line in failure["why"] for line in gates)]
+    own = {"command": shlex.join(metadata["command"]), "of_gates": of_gates}
+    content = dict(metadata) | parts | _facts(runs, judgements) | own
     text = environment.get_template("page.html").render(content, absent=absent)
     with atomic_write(path) as partial:
         # A file's name need not be Unicode: what isn't is written as Python escapes it.
@@ -140,6 +146,7 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
         "datasets": ", ".join(dict.fromkeys(run.dataset["name"] for run in results)),
         "skipped": tables.skipped(runs),
         "verdicts": {judgement.name: judgement for judgement in judgements},
+        "answer": answer(runs, judgements),
         "best": _best_run(runs) if runs else None,
         "phases": list(dict.fromkeys(phase for run in results for phase in run.seconds)),
         "machines": [facts for place, facts in enumerate(machines) if facts not in machines[:place]],
@@ -162,8 +169,27 @@ def _format_fact(fact: Any) -> str:
 
 def _best_run(runs: Runs) -> Result:
     """Return the best run of the rung with the highest mean test accuracy."""
-    group = max(runs.values(), key=lambda group: tables.summary(group)["test_accuracy"])
-    return max(group, key=lambda run: run.test_accuracy)
+    return max(runs[tables.best_rung(runs)], key=lambda run: run.test_accuracy)
+
+
+def _worth(rung: str, runs: Sequence[Result]) -> dict[str, Any]:
+    """Return the measures of a rung, its largest confusions in words, and pictures of both up to 20 classes."""
+    measured = tables.measures(runs)
+    pictures = dict(zip(measured.classes, measured.confusion.sum(axis=1), strict=True))
+    alt = f"Confusion matrix of {rung}, the true classes in rows and the answers in columns."
+    caption = "Test pictures by true class (rows) and answer (columns), mean over the seeds."
+    small = len(measured.classes) <= MAX_CLASSES
+    alts = f"Reliability of {rung}: accuracy by confidence, and the share of the answers with each confidence."
+    below = "Above the dotted line the model is right more often than its confidence says, below it less often."
+    return {
+        "measured": measured,
+        "confusion": _plot(charts.confusion(measured), alt, caption) if small else None,
+        "reliability": _plot(charts.reliability(measured), alts, below),
+        "mistakes": [
+            f"{name} taken for {answer}: {count:.3g} of {pictures[name]:.0f} test pictures"
+            for name, answer, count in measured.confusions[:MAX_CONFUSIONS]
+        ],
+    }
 
 
 def _curves(rung: str, runs: Sequence[Result]) -> list[Picture]:
@@ -238,8 +264,7 @@ def _mistakes(best: _BestModel) -> dict[str, Any]:
         caption = f"{test.names[place]}: {label}, taken for {answer} with a confidence of {run.confidence[place]:.2f}"
         alt = f"The test picture {test.names[place]}{evidence}"
         pictures.append(_photo(tile(sides, len(sides), 4, fill=128), alt, caption))
-    confused = Counter((classes[run.test_labels[place]], classes[run.predicted[place]]) for place in places)
-    return {"pictures": pictures, "count": len(places), "of": len(run.test_labels), "confused": confused.most_common(5)}
+    return {"pictures": pictures, "count": len(places), "of": len(run.test_labels)}
 
 
 def _activations(best: _BestModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables as text and Markdown; the ladder's figures, its table and its record."""
+"""Tables as text and Markdown; the ladder's figures, its two tables and its record."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convspec.accuracy import statistics
+from convspec.accuracy.measures import Measures, measure
 from convspec.files import atomic_write
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Runs = Mapping[str, Sequence["Result"]]  # by rung, in the ladder's order
 
 SCHEMA = 1  # of ladder.json; one more where a reader of the last one would misread it
-MAX_NAME_WIDTH = 44
+MAX_NAME_WIDTH, MAX_CLASS_WIDTH = 44, 16
 COLUMNS = {
     "rung": "<", "published": "<", "test": "<", "val": ">", "train": ">", "seeds": ">",
     "s/run": ">", "img/s": ">", "base img": ">", "peak MiB": ">",
@@ -29,6 +30,15 @@ FOOTNOTES = (
     "test: mean and its 95 % interval (Student's t over seeds; for one seed Wilson over pictures). val: best epoch.",
     "train: last epoch. s/run: median wall time, the base's features included. img/s: training steps alone.",
     "base img: pictures that went through the base, forward, in one run.",
+)
+
+WORTH_COLUMNS = {
+    "rung": "<", "test": ">", "balanced": ">", "lowest recall": "<", "most frequent mistake": "<",
+    "calibration error": ">",
+}  # fmt: skip
+WORTH_FOOTNOTES = (
+    "balanced: mean of the recalls. recall: share of the test pictures of a class that is recognised.",
+    "calibration error: mean distance of confidence and accuracy.",
 )
 
 
@@ -140,12 +150,48 @@ def ladder(runs: Runs) -> Table:
     return Table([*COLUMNS], rows, "".join(COLUMNS.values()), below=FOOTNOTES)
 
 
+def best_rung(runs: Runs) -> str:
+    """Return the rung with the highest mean test accuracy."""
+    return max(runs, key=lambda rung: summary(runs[rung])["test_accuracy"])
+
+
+def measures(runs: Sequence["Result"]) -> Measures:
+    """Return the measures beside accuracy of one rung, over its seeds."""
+    return measure([run.as_run() for run in runs], runs[0].dataset["classes"])
+
+
+def worth(runs: Runs) -> Table:
+    """Return the table of measures beside accuracy, with the rungs for which they say more than the accuracy."""
+
+    def short(name: str) -> str:
+        return name if len(name) <= MAX_CLASS_WIDTH else f"{name[: MAX_CLASS_WIDTH - 3]}..."
+
+    rows, majorities = [], []
+    for rung, group in runs.items():
+        if (measured := measures(group)).say_more_than_accuracy:
+            (name, recall), confusions = measured.lowest, measured.confusions
+            rows.append([
+                rung,
+                f"{summary(group)['test_accuracy']:.3f}",
+                f"{measured.balanced:.3f}",
+                f"{recall:.3f} {short(name)}",
+                " as ".join(map(short, confusions[0][:2])) if confusions else "-",
+                f"{measured.calibration_error:.3f}",
+            ])  # fmt: skip
+            common = f"{measured.commonest!r} reaches {measured.majority:.3f}"
+            majorities.append(f"{group[0].dataset['name']}: always answering {common}")
+    above = [*dict.fromkeys(majorities)]
+    return Table([*WORTH_COLUMNS], rows, "".join(WORTH_COLUMNS.values()), above, WORTH_FOOTNOTES)
+
+
 def markdown(runs: Runs, judgements: Sequence["Judgement"], path: Path) -> None:
     """Write the ladder, a gate's outcome for each rung, and the verdicts as Markdown."""
     table, gates = ladder(runs), {judgement.name: judgement.outcome for judgement in judgements}
     rows = [[*row, gates.get(row[0], "-")] for row in table.rows]
     below = [*("\n  ".join(judgement.lines) for judgement in judgements), *FOOTNOTES]
     text = Table([*table.titles, "gate"], rows, table.alignment + "<", below=below).markdown()
+    if (beside := worth(runs)).rows:
+        text += f"\n{beside.markdown()}"
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -161,8 +207,16 @@ def skipped(runs: Runs) -> list[str]:
 
 
 def record(runs: Runs, path: Path, **session: Any) -> None:
-    """Write one JSON file with facts on the session, the summary of each rung, and the raw runs."""
-    rungs = {rung: summary(group) for rung, group in runs.items()}
+    """Write one JSON file with facts on the session, the summary and measures of each rung, and the raw runs."""
+    rungs = {}
+    for rung, group in runs.items():
+        measured = measures(group)
+        rungs[rung] = summary(group) | {
+            "majority_share": measured.majority,
+            "balanced_accuracy": measured.balanced,
+            "recalls": measured.recalls,
+            "calibration_error": measured.calibration_error,
+        }
     raw = [run.as_dict() for group in runs.values() for run in group]
     with atomic_write(path) as partial:
         partial.write_text(json.dumps({"schema": SCHEMA} | session | {"rungs": rungs, "runs": raw}))

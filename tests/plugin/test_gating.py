@@ -254,6 +254,30 @@ def test_a_wider_margin_lets_more_pass(pytester: pytest.Pytester) -> None:
     assert [run(pytester, "--convspec-margin", margin, **WORSE)[0] for margin in ("0.01", "0.1")] == [REGRESSED, OK]
 
 
+@pytest.mark.parametrize(
+    ("measure", "code", "words"), [("accuracy", OK, ": pass"), ("balanced", REGRESSED, "balanced accuracy: regressed")]
+)
+def test_a_rare_class_that_is_lost_fails_the_balanced_gate_alone(
+    measure: str, code: int, words: str, pytester: pytest.Pytester
+) -> None:
+    """Of 1,000 pictures 10 are of the rare class: one point of accuracy, half of the balanced one."""
+    model = """
+    import numpy as np
+    labels = np.arange(1000) < 10
+    def test_model(accuracy_gate):
+        predicted = np.tile(labels, (5, 1)) & {recognised}
+        predicted[range(5), range(100, 105)] = True
+        accuracy_gate("model", predicted, labels)
+    """
+    pytester.makeini(f"[pytest]\nconvspec_measure = {measure}\nconvspec_margin = 0.02")
+    pytester.makepyfile(test_model=model.format(recognised=True))
+    pytest_run(pytester)
+    pytester.makepyfile(test_model=model.format(recognised=False))
+    ended, text = pytest_run(pytester)
+    assert ended == code
+    assert words in text
+
+
 def test_updated_baselines_are_compared_with_the_old_ones_first(pytester: pytest.Pytester) -> None:
     run(pytester)
     before = baselines(pytester)

@@ -26,7 +26,7 @@ OPTIONS = (
     "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-base", "--convspec-weights",
     "--convspec-rungs", "--convspec-mode", "--convspec-precision", "--convspec-devices", "--convspec-engine",
     "--convspec-require-gpu", "--convspec-require-data", "--convspec-strict-images", "--convspec-truncated",
-    "--convspec-seeds", "--convspec-margin", "--convspec-update-baselines", "--convspec-report",
+    "--convspec-seeds", "--convspec-margin", "--convspec-measure", "--convspec-update-baselines", "--convspec-report",
 )  # fmt: skip
 
 

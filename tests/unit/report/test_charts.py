@@ -12,6 +12,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from convspec import BadInput
+from convspec.accuracy.judgement import results_from_predictions
+from convspec.accuracy.measures import measure
 from convspec.ladder.recipe import Scale
 from convspec.ladder.result import Result
 from convspec.report import charts
@@ -57,20 +59,49 @@ def test_dots_are_the_raw_values_in_the_mean_over_the_seeds() -> None:
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [1, 2, 3], "epochs are counted from one")
 
 
-def test_lines_are_smoothed_seed_by_seed_and_then_in_the_mean() -> None:
-    figure = charts.curve(TWO, "accuracy")
-    # By hand, with what is kept of each value 0.8: 0.5625, then 0.8 * 0.5625 + 0.2 * 0.75, and so on.
-    np.testing.assert_allclose(drawn(figure, "None", 0), [0.5625, 0.6, 0.6675])
-    np.testing.assert_allclose(drawn(figure, "None", 1), [0.625, 0.6, 0.555])
-
-
-def test_the_band_reaches_from_the_lowest_seed_to_the_highest() -> None:
-    figure = charts.curve(TWO, "accuracy")
-    band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
-    for epoch, (low, high) in enumerate([(0.5, 0.625), (0.55, 0.65), (0.615, 0.72)], start=1):
+@pytest.mark.parametrize(("epochs", "kept"), [(15, 0.0), (16, 0.8)])
+def test_lines_and_bands_are_smoothed_from_16_epochs_on(epochs: int, kept: float) -> None:
+    """A seed that falls from 1 to 0, and one that is always 0."""
+    falling = [1.0] + [0.0] * (epochs - 1)
+    axes = charts.curve(runs(accuracy=[falling, [0.0] * epochs]), "accuracy").axes[0]
+    expected = kept ** np.arange(epochs)
+    np.testing.assert_allclose(np.asarray(axes.lines[1].get_ydata(), float), expected / 2)
+    band = np.asarray(axes.collections[0].get_paths()[0].vertices)
+    for epoch, high in enumerate(expected, start=1):
         there = band[np.isclose(band[:, 0], epoch), 1]
-        assert (there.min(), there.max()) == pytest.approx((low, high)), f"epoch {epoch}"
-    assert not charts.curve(TWO[:1], "accuracy").axes[0].collections, "one seed has no band"
+        assert (there.min(), there.max()) == pytest.approx((0, high)), f"epoch {epoch}"
+    assert not charts.curve(runs(accuracy=[falling]), "accuracy").axes[0].collections, "one seed has no band"
+
+
+PETS = measure(
+    results_from_predictions("pets", [[0, 0, 1], [0, 1, 1]], [0, 0, 1], confidence=[[0.6, 0.6, 0.9]] * 2),
+    ("cat", "dög"),
+)
+
+
+def test_a_row_of_the_confusion_matrix_holds_the_answers_to_a_class() -> None:
+    axes = charts.confusion(PETS).axes[0]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shown == {(0.5, 0.5): "1.5", (1.5, 0.5): "0.5", (1.5, 1.5): "1"}
+    low, high = axes.get_ylim()
+    assert low > high, "downwards"
+    assert [[label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())] == [
+        ["cat", "dög"]
+    ] * 2
+
+
+def test_reliability_has_the_accuracy_and_the_share_of_each_confidence() -> None:
+    axes = charts.reliability(PETS).axes[0]
+    np.testing.assert_allclose(np.asarray(axes.lines[1].get_xydata(), float), [[0.6, 0.75], [0.9, 1.0]])
+    assert [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)] == pytest.approx([2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("猫", r"\u732b"), ("a\nb", r"a\nb"), ("a long name of a class", "a long name o...")]
+)
+def test_a_class_is_labelled_by_signs_that_the_font_has(name: str, label: str) -> None:
+    matrix = charts.confusion(replace(PETS, classes=("cat", name)))
+    assert matrix.axes[0].get_yticklabels()[1].get_text() == label
 
 
 def test_each_metric_has_its_own_values_and_words() -> None:

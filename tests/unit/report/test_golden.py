@@ -15,6 +15,8 @@ from matplotlib.text import Text
 from PIL import Image
 from pytest_regressions.image_regression import ImageRegressionFixture
 
+from convspec.accuracy.judgement import results_from_predictions
+from convspec.accuracy.measures import Measures, measure
 from convspec.report import charts
 from convspec.visualization.maps import channel_tiles, tile
 from convspec.visualization.patterns import filter_patterns
@@ -40,6 +42,24 @@ def loss() -> Figure:
     return charts.curve([result_with_history("from_scratch", "full", 0.72)], "loss")
 
 
+def confusion() -> Figure:
+    return charts.confusion(pets())
+
+
+def reliability() -> Figure:
+    return charts.reliability(pets())
+
+
+def pets() -> Measures:
+    """Of 400 pictures in seven classes one in three is taken for the next class, with less confidence."""
+    labels = np.arange(400) ** 2 % 23 % 7
+    wrong = np.arange(400) % 3 == 0
+    runs = results_from_predictions(
+        "pets", (labels + wrong) % 7, labels, None, np.arange(1, 401) / 400 * (1 - wrong / 2)
+    )
+    return measure(runs, tuple("abcdefg"))
+
+
 def dead() -> Figure:
     return charts.dead_by_depth({"block1_conv1": 0.0, "block2_conv1": 0.06, "block3_conv1": 0.25, "block4_conv1": 0.5})
 
@@ -62,7 +82,7 @@ def patterns() -> np.ndarray:
 
 
 PICTURES: dict[str, Callable[[], Figure | np.ndarray]] = {
-    each.__name__: each for each in (ladder, accuracy, loss, dead, tiles, patterns)
+    each.__name__: each for each in (ladder, accuracy, loss, confusion, reliability, dead, tiles, patterns)
 }
 
 

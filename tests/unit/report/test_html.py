@@ -367,24 +367,78 @@ def test_the_claims_are_there_for_the_chapters_own_runs_alone(case: Case, page: 
     assert not page.findall(".//*[@id='claims']")
 
 
-def test_verdicts_and_the_pictures_that_flipped_are_there(case: Case, tmp_path: Path) -> None:
+def judged(case: Case, folder: Path) -> judgement.Judgement:
+    """Return the verdict of five seeds on the test pictures, of which all have lost the seventh, two the third."""
     labels = case.dataset.test.labels
     before, after = np.tile(labels, (2, 5, 1))
     after[:, 7], after[:2, 3] = 1 - labels[7], 1 - labels[3]
     sides = [judgement.results_from_predictions("fine_tuned", side, labels) for side in (before, after)]
     for run in sides[0]:
-        baselines.write(tmp_path / "baselines", run)
-    judged, runs = judgement.judge(tmp_path / "baselines", sides[1]), {"fine_tuned": case.runs["fine_tuned"][:1]}
-    written = case.write(tmp_path / "index.html", runs, None, judged)
-    assert rows(written, "ladder")[1][7] == judged.outcome
-    assert judged.lines[0] in text(section(written, "ladder"))
+        baselines.write(folder, run)
+    return judgement.judge(folder, sides[1])
+
+
+def test_verdicts_and_the_pictures_that_flipped_are_there(case: Case, tmp_path: Path) -> None:
+    gate, labels = judged(case, tmp_path / "baselines"), case.dataset.test.labels
+    runs = {"fine_tuned": case.runs["fine_tuned"][:1]}
+    written = case.write(tmp_path / "index.html", runs, None, gate)
+    assert rows(written, "ladder")[1][7] == gate.outcome
+    assert gate.verdict
+    shares = gate.verdict.change, gate.verdict.low, gate.verdict.high, gate.verdict.smallest_drop
+    change, low, high, drop = (f"{100 * share:+.1f}" for share in shares if share is not None)
+    row = ["fine_tuned", gate.outcome, f"{change} [{low}, {high}]", drop[1:], "nothing known"]
+    assert rows(written, "verdicts")[1:] == [row]
+    (fold,) = every(section(written, "verdicts"), "details")
+    assert gate.lines[0] in text(fold)
+    assert "open" not in fold.attrib
     for place, rate, figure in zip((7, 3), ("-1.0", "-0.4"), every(section(written, "flipped"), "figure"), strict=True):
         assert f"{CLASSES[labels[place]]} ({rate})" in text(figure), "the most consistently flipped first"
         shown = pixels(every(figure, "img")[0])[::4, ::4]
         assert np.abs(shown - case.dataset.test.images[place]).mean() < 12
-    assert flipped_pictures(case.dataset, replace(judged, flips=None)) == []
-    written = case.write(tmp_path / "own.html", {"augmented": case.runs["augmented"]}, None, judged)
+    assert flipped_pictures(case.dataset, replace(gate, flips=None)) == []
+    written = case.write(tmp_path / "own.html", {"augmented": case.runs["augmented"]}, None, gate)
     assert not written.findall(".//*[@id='flipped']"), "of another's model there are no pictures to show"
+
+
+def test_failures_of_gates_are_folded_below_the_others(case: Case, tmp_path: Path) -> None:
+    gate = judged(case, tmp_path / "baselines")
+    why = "Failed: " + "\n".join(gate.lines), "the disk is full\nat line 3"
+    failures = [{"test": f"a.py::test_{number}", "why": each} for number, each in enumerate(why)]
+    file, metadata = tmp_path / "index.html", METADATA | {"failures": failures}
+    html_module.write(file, {}, [gate], metadata, lambda _: case.dataset, lambda _: case.model)
+    other, gates = section(parse(file), "failures").findall("./details")
+    assert [text(each) for each in other] == ["the disk is fulltest_1", "a.py::test_1 the disk is full at line 3"]
+    assert text(gates[0]) == "1 gate, by the verdicts above"
+    assert f"a.py::test_0 {' '.join(why[0].split())}" in text(gates)
+
+
+def test_the_measures_of_each_rung_are_there_those_of_the_best_unfolded(page: Element, case: Case) -> None:
+    worth, (titles, *content) = section(page, "worth"), rows(page, "worth")
+    assert [row[0] for row in content] == list(RUNGS)
+    labels, predicted = case.dataset.test.labels, np.array(case.best.predicted)
+    recalls = [float(np.mean(predicted[labels == label] == label)) for label in (0, 1)]
+    cells, lowest = dict(zip(titles, content[-1], strict=True)), int(np.argmin(recalls))
+    assert cells["balanced"] == f"{np.mean(recalls):.3f}"
+    assert cells["lowest recall"] == f"{recalls[lowest]:.3f} {CLASSES[lowest]}"
+    share = np.bincount(labels).max() / len(labels)
+    assert cells["majority"] == f"{share:.3f} {CLASSES[int(np.bincount(labels).argmax())]}"
+    assert [row[-1] for row in rows(page, "worth", 1)[1:]] == [f"{recall:.3f}" for recall in recalls]
+    wrong = int(np.sum((labels == lowest) & (predicted != lowest)))
+    mistake = f"{CLASSES[lowest]} taken for {CLASSES[1 - lowest]}: {wrong} of {np.sum(labels == lowest)} test pictures"
+    (first,) = worth.findall("./div[@class='side']")
+    assert mistake in [text(item) for item in every(first, "li")]
+    assert [len(every(fold, "img")) for fold in every(worth, "details")] == [2] * 6 + [0]
+
+
+def test_more_than_20_classes_have_their_confusions_in_words_alone(case: Case, tmp_path: Path) -> None:
+    runs = [
+        replace(run, dataset=run.dataset | {"classes": [*CLASSES, *map(str, range(19))]})
+        for run in case.runs["augmented"]
+    ]
+    worth = section(case.write(tmp_path / "index.html", {"augmented": runs}), "worth")
+    (side,) = worth.findall("./div[@class='side']")
+    assert [each.attrib["alt"].split()[0] for each in every(side, "img")] == ["Reliability"]
+    assert len(every(side, "li")) == 1
 
 
 # In a browser.

@@ -3,16 +3,21 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from builders import result
 
+from convspec.accuracy.gate import AccuracyVerdict, Outcome
+from convspec.accuracy.judgement import Judgement
 from convspec.data import batches as batches_module
 from convspec.data.batches import Batches, identity
 from convspec.data.datasets import Dataset, Split
+from convspec.ladder.result import Result
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.report import images, tables
+from convspec.report.answer import answer
 from convspec.report.claims import claims
 
 
@@ -58,7 +63,77 @@ def test_the_record_holds_every_raw_run_and_reads_back(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "ladder.json").read_text())
     assert (content["schema"], content["command"]) == (1, ["pytest", "benchmarks"])
     assert content["rungs"]["augmented"]["test_accuracy"] == pytest.approx(0.8)
+    worth = {
+        "majority_share": 1.0,
+        "balanced_accuracy": 0.8,
+        "recalls": {"b": 0.8},
+        "calibration_error": pytest.approx(0.1),
+    }
+    assert {name: content["rungs"]["augmented"][name] for name in worth} == worth
     assert content["runs"] == [json.loads(json.dumps(run.as_dict())) for run in runs["augmented"]]
+
+
+def pets(rung: str, cats: int, wrong: int, *others: str) -> list[Result]:
+    """Return two runs on 1,000 pictures, of which `wrong` dogs are taken for cats."""
+    labels = np.where(np.arange(1000) < cats, 0, 1 + np.arange(1000) % (1 + len(others))).tolist()
+    answers = [0 if place >= 1000 - wrong else label for place, label in enumerate(labels)]
+    runs = [result(rung, "mini", 1 - wrong / 1000, seed, "pets") for seed in (0, 1)]
+    return [
+        replace(run, dataset=run.dataset | {"classes": ["cat", "dog", *others]}, test_labels=labels, predicted=answers)
+        for run in runs
+    ]
+
+
+def test_measures_stand_below_the_ladder_where_accuracy_alone_misleads(tmp_path: Path) -> None:
+    runs = {"augmented": pets("augmented", 900, 60), "fine_tuned": pets("fine_tuned", 500, 60)}
+    table = tables.worth(runs)
+    assert table.rows == [["augmented", "0.940", "0.700", "0.400 dog", "dog as cat", "0.040"]]
+    assert table.above == ["pets: always answering 'cat' reaches 0.900"]
+    tables.markdown(runs, [], tmp_path / "ladder.md")
+    assert table.markdown() in (tmp_path / "ladder.md").read_text()
+    assert tables.worth({"fine_tuned": runs["fine_tuned"]}).rows == []
+    three = tables.worth({"fine_tuned": pets("fine_tuned", 334, 60, "a very long name of a class")})
+    assert [row[0] for row in three.rows] == ["fine_tuned"], "more than two classes"
+    assert max(map(len, three.text().splitlines())) <= 110
+
+
+def gate(outcome: Outcome, change: float = 0.0, smallest_drop: float | None = 0.02, **other: Any) -> Judgement:
+    verdict = AccuracyVerdict(
+        outcome, (5, 5), 0.9, 0.9 + change, change, change - 0.01, change + 0.01, 0.5, 0.01, smallest_drop, 5, "", ""
+    )
+    return Judgement(f"{-100 * change:.0f} {smallest_drop}", outcome, "", [], [], [], [], verdict, **other)
+
+
+MISSING = Judgement("new", "missing", "", [], [], [], [])
+
+
+@pytest.mark.parametrize(
+    ("judgements", "expected"),
+    [
+        ([], "Nothing was compared with a baseline."),
+        ([MISSING], "Nothing was compared with a baseline."),
+        ([gate("pass"), gate("underpowered", 0.0, 0.03), gate("pass", 0.0, 0.03)],
+         "Still as accurate: 2 of 2 gates passed; each would have seen a drop of 3.0 points."),
+        ([gate("pass", 0.0, None)], "Still as accurate: 1 of 1 gate passed; 1 could have seen no drop."),
+        ([gate("pass"), gate("underpowered", -0.3), MISSING],
+         "Not certain to be as accurate: 1 of 3 gates underpowered, 1 without baseline, 1 passed."),
+        ([gate("regressed", -0.05), gate("regressed", -0.2), gate("underpowered", -0.3)],
+         "No longer as accurate: 2 of 3 gates regressed, 1 underpowered; the largest drop is 20.0 points, of 20 0.02."),
+        ([gate("pass", measure="balanced")],
+         "Still as accurate in balanced accuracy: 1 of 1 gate passed; each would have seen a drop of 2.0 points."),
+    ],
+)  # fmt: skip
+def test_the_first_sentence_says_whether_it_is_still_as_accurate(judgements: list[Judgement], expected: str) -> None:
+    assert answer({}, judgements) == [expected]
+
+
+def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
+    runs = {"augmented": [result("augmented", "mini", 0.8)] * 10, "fine_tuned": [result("fine_tuned", "mini", 0.9)]}
+    runs["fine_tuned"][0].machine["accelerators"] = ["H200", "H200"]
+    assert answer(runs, [])[1] == (
+        "fine_tuned is the most accurate with 0.900 [0.880, 0.917], and takes 12.0 s a run on H200, H200"
+        " (123 pictures a second in training); the 11 runs took 2 min."
+    )
 
 
 def test_what_was_left_out_is_counted_and_named_once_for_each_dataset() -> None:

@@ -101,7 +101,7 @@ def test_a_run_that_failed_half_way_says_which_test_and_why(run_ladder: Ladder) 
     assert str(folder / "index.html") in terminal
     page, record = page_and_record(folder)
     assert "<strong>Failed.</strong> 1 rung finished, 2 runs in all; not finished: from_scratch (1 run kept)" in page
-    assert "::test_rung[from_scratch]</dt>" in page
+    assert ">test_rung[from_scratch]</span>" in page
     assert "RuntimeError: &lt;b&gt;the disk is full&lt;/b&gt;" in page
     assert record["outcome"] == "failed"
     assert "the disk is full" in record["failures"][0]["why"]

@@ -1,0 +1,61 @@
+"""Two sentences that a report begins with: is it still as accurate, and how fast."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from convspec.accuracy.gate import Outcome
+from convspec.accuracy.judgement import Judgement
+from convspec.report.tables import Runs, best_rung, summary
+
+OUTCOMES: dict[Outcome | Literal["missing"], str] = {
+    "regressed": "regressed",
+    "underpowered": "underpowered",
+    "missing": "without baseline",
+    "pass": "passed",
+}
+
+
+def answer(runs: Runs, judgements: Sequence[Judgement]) -> list[str]:
+    """Return a sentence on the verdicts, and one on the best rung and the time, which is left out without runs."""
+    latest = {judgement.name: judgement for judgement in judgements}  # of a gate that was run again
+    return [_accuracy([*latest.values()]), *([_speed(runs)] if runs else [])]
+
+
+def _accuracy(judgements: Sequence[Judgement]) -> str:
+    verdicts = {judgement.name: judgement.verdict for judgement in judgements if judgement.verdict}
+    if not verdicts:
+        return "Nothing was compared with a baseline."
+    outcomes = Counter(judgement.outcome for judgement in judgements)
+    counts = [f"{outcomes[name]} {words}" for name, words in OUTCOMES.items() if outcomes[name]]
+    gates = f"of {len(judgements)} gate{'s' * (len(judgements) > 1)}"
+    text = ", ".join([counts[0].replace(" ", f" {gates} ", 1), *counts[1:]])
+    balanced = " in balanced accuracy" if any(each.measure == "balanced" for each in judgements) else ""
+    drops = [verdict.smallest_drop for verdict in verdicts.values() if verdict.smallest_drop is not None]
+    if outcomes["regressed"]:
+        drop, name = max((-each.change, name) for name, each in verdicts.items() if each.outcome == "regressed")
+        return f"No longer as accurate{balanced}: {text}; the largest drop is {100 * drop:.1f} points, of {name}."
+    if outcomes["pass"] < len(judgements):
+        return f"Not certain to be as accurate{balanced}: {text}."
+    if len(drops) < len(judgements):
+        seen = f"{len(judgements) - len(drops)} could have seen no drop"
+    else:
+        seen = f"each would have seen a drop of {100 * max(drops):.1f} points"
+    return f"Still as accurate{balanced}: {text}; {seen}."
+
+
+def _speed(runs: Runs) -> str:
+    rung, results = best_rung(runs), [run for group in runs.values() for run in group]
+    best, machine = summary(runs[rung]), runs[rung][0].machine
+    low, high = best["test_interval"]
+    device = ", ".join(machine.get("accelerators") or [machine.get("processor", "an unknown processor")])
+    speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
+    return (
+        f"{rung} is the most accurate with {best['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], and takes"
+        f" {_duration(best['seconds'])} a run on {device}{speed}; the {len(results)} runs took"
+        f" {_duration(sum(run.wall_seconds for run in results))}."
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
