@@ -35,7 +35,9 @@ def test_the_interval_is_that_of_the_signed_rank_test(rng: np.random.Generator) 
     ours, rival = np.exp(rng.normal(0, 0.3, (2, 12)))
     ratio = ratio_of_pairs(ours, rival)
     for edge, outward in ((ratio.low, 0.999), (ratio.high, 1.001)):
-        p = [stats.wilcoxon(np.log(ours / rival / at), method="exact").pvalue for at in (edge * outward, edge / outward)]
+        p = [
+            stats.wilcoxon(np.log(ours / rival / at), method="exact").pvalue for at in (edge * outward, edge / outward)
+        ]
         assert p[0] < 0.05 < p[1], "rejected just outside, not just inside"
 
 
