@@ -16,22 +16,25 @@ from convspec.plugin.session import SESSION, Session
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+
 HERE = Path(__file__).parent
 ROUNDS = 7  # the first interval of pairs that a single round doesn't decide
-TITLES = ["timing", "img/s", "of limit", "time, ours / theirs", "at most", "verdict"]
+TITLES = ["timing", "median", "img/s", "of limit", "time, ours / theirs", "at most", "verdict"]
 FOOTNOTES = (
     "time, ours / theirs: for the same work, in turn, with its 95 % interval. at most: what convspec claims.",
-    "verdict: slower: the whole interval lies above that, or above 1.05; no slower: all of it below; faster: below 1, too.",
+    "verdict: slower: the whole interval lies above that, or 1.05; no slower: all of it below; faster: below 1, too.",
     "of limit: the share of what a matrix product reaches on this machine. Nothing here fails a run, unless"
     " --convspec-enforce-timings is given. -v shows the tables of pytest-benchmark.",
 )
 ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
+COSTS = pytest.StashKey["list[Cost]"]()
+WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of a run of which the table of costs speaks
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the tables of pytest-benchmark, one a group, out where they are not asked for."""
-    config.stash[ROWS] = {}
+    config.stash[ROWS], config.stash[COSTS] = {}, []
     if not config.getoption("benchmark_compare", None):
         config.option.benchmark_quiet = True
 
@@ -60,7 +63,12 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 
         rows = [row for group, timings in groups.items() for row in ([group], *timings)]
         terminalreporter.section("timings")
-        terminalreporter.write_line(Table(TITLES, rows, "<>>>><", below=FOOTNOTES).text())
+        terminalreporter.write_line(Table(TITLES, rows, "<>>>>><", below=FOOTNOTES).text())
+    if costs := config.stash[COSTS]:
+        from convspec.timings import cost
+
+        terminalreporter.section("cost of a rung, whole")
+        terminalreporter.write_line(cost.table(costs, *WHOLE[config.stash[SESSION].scale]).text())
 
 
 class Side(NamedTuple):
@@ -101,14 +109,11 @@ def report(benchmark: "BenchmarkFixture", convspec_session: Session) -> Callable
             max_ratio: Largest ratio of ours / theirs that convspec claims.
             facts: What else the record keeps.
         """
-        from convspec.timings.verdicts import format_figure, judge, ratio_of_pairs
+        from convspec.timings.verdicts import format_figure, format_seconds, judge, ratio_of_pairs
 
         speed, share = facts.get("images_per_second", "unknown"), facts.get("share_of_probe", "unknown")
-        cells = [
-            name,
-            "-" if speed == "unknown" else format_figure(speed),
-            "-" if share == "unknown" else f"{share:.0%}",
-        ]
+        cells = [name, format_seconds(benchmark.stats.stats.median)]
+        cells += ["-" if speed == "unknown" else format_figure(speed), "-" if share == "unknown" else f"{share:.0%}"]
         outcome = ""
         if pairs:
             ratio = ratio_of_pairs(*pairs)

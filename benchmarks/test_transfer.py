@@ -8,6 +8,7 @@ own base, or at full scale Dogs vs. Cats and VGG16. An epoch has STEPS steps, at
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -20,17 +21,25 @@ from convspec import MissingData, features, machine, models, progress, training
 from convspec.arithmetic import multiply_adds
 from convspec.data import datasets, decode
 from convspec.data.batches import Batches, View, identity, rescale, stream
+from convspec.data.datasets import Split
 from convspec.ladder import rungs
 from convspec.ladder.recipe import Recipe
+from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
+from convspec.timings.cost import Point, fit
 
-from .conftest import ROUNDS, Side
+from .conftest import COSTS, ROUNDS, WHOLE, Side
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = {"mini": 10, "full": 10}
 COUNTS = {"mini": (250, 2000), "full": (20, 80)}
 MAX_GROWTH = 20  # MiB from the smallest count to the largest; at mini the inputs alone would be 46 MiB more
+POINTS = {  # epochs and pictures of the runs that show what a whole rung costs, the largest last
+    "mini": {"recorded": ((10, 120), (30, 120), (30, 600)), "literal": ((10, 60), (30, 60), (30, 120))},
+    "full": {"recorded": ((2, 20), (10, 20), (10, 80)), "literal": ((1, 20), (2, 20), (2, 40))},
+}
+FAST = "feature_extraction_fast", "frozen_end_to_end_fast"
 BASES = [name for name in models.BASES if name != "mini"]  # the six of section 5.3.1
 
 
@@ -207,6 +216,65 @@ def test_each_picture_costs_the_same_however_many_there_are(
     )
     if convspec_session.settings.enforce_timings:
         assert growth < MAX_GROWTH, f"memory grew by {growth:.0f} MiB from {counts[0]} to {counts[-1]} pictures"
+
+
+def test_an_epoch_on_recorded_features(record: Callable[..., None], recipe: Recipe, base: keras.Model) -> None:
+    """The chapter has it under a second, of 2,000 pictures; what features are made of does not change the time."""
+    _, count = WHOLE[recipe.scale]
+    head = models.feature_classifier(base.output_shape[1:])
+    training.compile_model(head, recipe.learning_rate)
+    drawn = np.random.default_rng(0).random((count, *base.output_shape[1:]), np.float32)
+    batches, steps = Batches(drawn, np.arange(count) % 2, recipe.batch_size, identity), count // recipe.batch_size
+
+    def epoch() -> None:
+        training.fit(head, stream(batches, 0), 1, steps, None, clock=progress.Clock(), history={})
+
+    record(
+        "an epoch on recorded features", Side(f"of {count:,} pictures, the head alone", epoch, steps), pictures=count
+    )
+
+
+@pytest.mark.parametrize("rung", ["feature_extraction", "frozen_end_to_end", *FAST])
+def test_what_a_whole_rung_costs(
+    rung: str,
+    benchmark: BenchmarkFixture,
+    report: Callable[..., None],
+    convspec_session: Session,
+    tmp_path: Path,
+) -> None:
+    """Each run begins with nothing recorded; without validation, as every data set decides how much there is."""
+    recipe = rungs.find_recipe(rung, convspec_session.scale)
+    with skip_or_fail_on_bad_data(convspec_session.config):
+        pictures, weights = convspec_session.dataset(recipe), convspec_session.weights(recipe)
+    recorded, has_epochs = rung != "frozen_end_to_end", recipe.model != "linear_probe"
+    points: list[Point] = []
+
+    def run(epochs: int, count: int) -> None:
+        cut = replace(pictures, train=few(pictures.train, count), validation=None, test=few(pictures.test, 2))
+        changed = replace(recipe, epochs=max(epochs, 1), steps=None)
+        start = time.perf_counter()
+        run_recipe(changed, cut, 0, Path(tempfile.mkdtemp(dir=tmp_path)), weights=weights)
+        points.append(Point(epochs, count, time.perf_counter() - start))
+
+    sizes = POINTS[recipe.scale]["recorded" if recorded else "literal"]
+    *others, largest = sizes if has_epochs else [(0, count) for count in dict.fromkeys(count for _, count in sizes)]
+    benchmark.group = f"whole rungs, epochs x pictures, {recipe.scale}"
+    for size in others if not benchmark.disabled else ():
+        run(*size)
+    benchmark.pedantic(run, largest, rounds=1)
+    if benchmark.disabled:
+        return
+    convspec_session.config.stash[COSTS].append(cost := fit(rung, recorded, points))
+    epochs, count = max(largest[0], 1), largest[1]
+    speed = round(epochs * count / points[-1].seconds, 1)
+    report(f"{rung}, {epochs} x {count}", images_per_second=speed, cost=asdict(cost), machine=machine.machine())
+
+
+def few(part: Split, count: int) -> Split:
+    """Return about `count` pictures, as many of each class."""
+    classes = np.unique(part.labels)
+    chosen = np.concatenate([np.flatnonzero(part.labels == label)[: count // len(classes)] for label in classes])
+    return Split(part.images[chosen], part.labels[chosen], tuple(part.names[place] for place in chosen))
 
 
 def test_the_harness_itself_costs_next_to_nothing(record: Callable[..., None]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from convspec import BadInput
 from convspec.files import atomic_write
 from convspec.report.tables import MAX_NAME_WIDTH, Table
-from convspec.timings.verdicts import format_figure, ratio_of_sessions
+from convspec.timings.verdicts import format_figure, format_seconds, ratio_of_sessions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,10 +205,7 @@ def _ratio(first: Timing, timing: Timing) -> str:
 
 def format_time(timing: Timing | None) -> str:
     """Return the median in the unit that suits it, "missing" for None."""
-    if timing is None:
-        return "missing"
-    scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if timing.median * s >= 1 or u == "us")
-    return f"{format_figure(timing.median * scale)} {unit}"
+    return format_seconds(timing.median) if timing else "missing"
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

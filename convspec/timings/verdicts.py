@@ -34,6 +34,12 @@ def format_figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * s >= 1 or u == "us")
+    return f"{format_figure(seconds * scale)} {unit}"
+
+
 def ratio_of_pairs(ours: Times, rival: Times) -> Ratio:
     """Return how the times of `ours` relate to those of `rival`, which ran in turn with it.
 
