@@ -16,6 +16,8 @@ from convspec.plugin.session import SESSION, Session
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from convspec.timings.cost import Cost
+
 
 HERE = Path(__file__).parent
 ROUNDS = 7  # the first interval of pairs that a single round doesn't decide
@@ -27,7 +29,7 @@ FOOTNOTES = (
     " --convspec-enforce-timings is given. -v shows the tables of pytest-benchmark.",
 )
 ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
-COSTS = pytest.StashKey["list[Cost]"]()
+COSTS: "pytest.StashKey[list[Cost]]" = pytest.StashKey()
 WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of a run of which the table of costs speaks
 
 

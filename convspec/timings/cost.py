@@ -23,11 +23,13 @@ STYLES = ("#4477aa", "-", "o"), ("#cc6633", "--", "s"), ("#228833", "-.", "^"), 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured run of a rung."""
+    """One measured run of a rung, and what of its seconds is recording and training; a linear probe has no epochs."""
 
     epochs: int
     pictures: int
     seconds: float
+    recording: float = 0.0
+    training: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ class Cost:
     """Seconds of a rung: `fixed`, `once` a training picture, and `each` a picture in each epoch, fitted to `points`."""
 
     rung: str
-    recorded: bool  # the base runs once for each picture, not in each epoch
     fixed: float
-    once: float
+    once: float  # 0 where the base runs in each epoch instead
     each: float
     points: list[Point]
 
@@ -46,15 +47,20 @@ class Cost:
         return self.fixed + self.once * pictures + self.each * epochs * pictures
 
 
-def fit(rung: str, recorded: bool, points: Sequence[Point]) -> Cost:
-    """Return the cost that fits the measured points best, no part of it below 0; `once` is 0 where nothing is recorded.
+def fit(rung: str, points: Sequence[Point]) -> Cost:
+    """Return the cost that fits the measured points best: a line for recording, one for training, and the rest.
 
-    The points count by their relative error. A rung without epochs has points of 0 epochs.
+    The points count by their relative error; no part is below 0.
     """
-    columns = np.array([[1, recorded * p.pictures, p.epochs * p.pictures] for p in points], float)
-    scale = np.array([[point.seconds] for point in points])
-    parts, _ = optimize.nnls(columns / scale, np.ones(len(points)))
-    return Cost(rung, recorded, *map(float, parts), list(points))
+
+    def line(columns: list[list[float]], seconds: list[float]) -> list[float]:
+        scale = np.maximum(seconds, 1e-9)[:, None]
+        return optimize.nnls(np.array(columns, float) / scale, np.array(seconds) / scale[:, 0])[0].tolist()
+
+    start, once = line([[1, point.pictures] for point in points], [point.recording for point in points])
+    (each,) = line([[point.epochs * point.pictures] for point in points], [point.training for point in points])
+    rest = float(np.median([point.seconds - point.recording - point.training for point in points]))
+    return Cost(rung, start + rest, once, each, list(points))
 
 
 def pays_from(recorded: Cost, other: Cost, pictures: int) -> int | None:
@@ -78,11 +84,11 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
     """Return a row for each rung: what was measured, the parts of its cost, and what they give for a whole run."""
     whole = f"{epochs} x {pictures:,}, s"
     titles = ["rung", "measured", "s", "fixed, s", "once, ms", "each, ms", "epoch, s", whole, "pays from"]
-    literal = next((cost for cost in costs if not cost.recorded), None)
+    literal = next((cost for cost in costs if not cost.once), None)
     rows = []
     for cost in costs:
         largest, since = max(cost.points, key=lambda point: point.seconds), "-"
-        if literal and cost.recorded:
+        if literal and cost.once:
             least = pays_from(cost, literal, pictures)
             since = "never" if least is None else f"epoch {least}"
         cells = [largest.seconds, cost.fixed, cost.once * 1e3, cost.each * 1e3, cost.each * pictures]
@@ -90,7 +96,7 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
         rows.append([cost.rung, f"{max(largest.epochs, 1)} x {largest.pictures}", *figures, since])
     below = [
         "measured: epochs x pictures of the largest run; s: its time. fixed, once a picture, each picture in each",
-        "epoch: a line through all measured runs, in training pictures, without validation.",
+        "epoch: lines through all measured runs, in training pictures, without validation.",
         f"epoch: on {pictures:,} pictures. {epochs} x {pictures:,}: by the line, extrapolated unless it was measured.",
     ]
     if literal:
@@ -105,7 +111,7 @@ def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> "Figure":
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for cost, (colour, line, marker) in zip(costs, STYLES, strict=False):
-        over = np.arange(1, epochs + 1)
+        over = range(1, epochs + 1)
         axes.plot(over, [cost.seconds(number, pictures) for number in over], line, color=colour, label=cost.rung)
         measured = [(max(p.epochs, 1), p.seconds) for p in cost.points if p.pictures == pictures]
         for place in measured:
