@@ -16,8 +16,6 @@ from convspec.plugin.session import SESSION, Session
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from convspec.timings.cost import Cost
-
 
 HERE = Path(__file__).parent
 ROUNDS = 7  # the first interval of pairs that a single round doesn't decide
@@ -25,18 +23,17 @@ TITLES = ["timing", "median", "img/s", "of limit", "time, ours / theirs", "at mo
 FOOTNOTES = (
     "time, ours / theirs: for the same work, in turn, with its 95 % interval. at most: what convspec claims.",
     "verdict: slower: the whole interval lies above that, or 1.05; no slower: all of it below; faster: below 1, too.",
-    "of limit: the share of what a matrix product reaches on this machine. Nothing here fails a run, unless"
-    " --convspec-enforce-timings is given. -v shows the tables of pytest-benchmark.",
+    "of limit: the share of what a matrix product reaches on this machine. --benchmark-verbose shows every figure.",
+    "Nothing here fails a run, unless --convspec-enforce-timings is given.",
 )
 ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
-COSTS: "pytest.StashKey[list[Cost]]" = pytest.StashKey()
 WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of a run of which the table of costs speaks
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the tables of pytest-benchmark, one a group, out where they are not asked for."""
-    config.stash[ROWS], config.stash[COSTS] = {}, []
+    config.stash[ROWS] = {}
     if not config.getoption("benchmark_compare", None):
         config.option.benchmark_quiet = True
 
@@ -66,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
         rows = [row for group, timings in groups.items() for row in ([group], *timings)]
         terminalreporter.section("timings")
         terminalreporter.write_line(Table(TITLES, rows, "<>>>>><", below=FOOTNOTES).text())
-    if costs := config.stash[COSTS]:
+    if costs := config.stash[SESSION].costs:
         from convspec.timings import cost
 
         terminalreporter.section("cost of a rung, whole")

@@ -29,7 +29,7 @@ from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
 from convspec.timings.cost import Point, fit
 
-from .conftest import COSTS, ROUNDS, WHOLE, Side
+from .conftest import ROUNDS, WHOLE, Side
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = {"mini": 10, "full": 10}
@@ -268,7 +268,7 @@ def test_what_a_whole_rung_costs(
     benchmark.pedantic(run, large, rounds=1)
     if benchmark.disabled:
         return
-    convspec_session.config.stash[COSTS].append(cost := fit(rung, points))
+    convspec_session.costs.append(cost := fit(rung, points))
     epochs, count = large if has_epochs else (1, large[1])
     speed = round(epochs * count / points[-1].seconds, 1)
     report(f"{rung}, {epochs} x {count}", images_per_second=speed, cost=asdict(cost), machine=machine.machine())
