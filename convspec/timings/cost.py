@@ -50,12 +50,11 @@ class Cost:
 def fit(rung: str, points: Sequence[Point]) -> Cost:
     """Return the cost that fits the measured points best: a line for recording, one for training, and the rest.
 
-    The points count by their relative error; no part is below 0.
+    By least squares, so that the longest runs count most; no part is below 0.
     """
 
     def line(columns: list[list[float]], seconds: list[float]) -> list[float]:
-        scale = np.maximum(seconds, 1e-9)[:, None]
-        return optimize.nnls(np.array(columns, float) / scale, np.array(seconds) / scale[:, 0])[0].tolist()
+        return optimize.nnls(np.array(columns, float), np.array(seconds))[0].tolist()
 
     start, once = line([[1, point.pictures] for point in points], [point.recording for point in points])
     (each,) = line([[point.epochs * point.pictures] for point in points], [point.training for point in points])
@@ -116,7 +115,8 @@ def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> "Figure":
         measured = [(max(p.epochs, 1), p.seconds) for p in cost.points if p.pictures == pictures]
         for place in measured:
             axes.plot(*place, marker, color=colour, markersize=6)
-    axes.set(xlabel="epochs", ylabel=f"s, on {pictures:,} pictures", yscale="log", xlim=(0, epochs + 1))
+    axes.set(xlabel="epochs", ylabel=f"s, on {pictures:,} pictures", xlim=(0, epochs + 1))
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
