@@ -1,20 +1,41 @@
-"""Order of the benchmarks, and the fixture `record`, which times one piece of work or two in turn."""
+"""Order of the benchmarks, the fixture `record`, which times work in turn with a rival, and the table at the end.
+
+No timing fails a run, unless --convspec-enforce-timings is given and a whole interval lies beyond its bound.
+"""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from convspec.plugin.session import SESSION, Session, terminal_stream
+from convspec.plugin.session import SESSION, Session
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+
 HERE = Path(__file__).parent
-ROUNDS = 5
+ROUNDS = 7  # the first interval of pairs that a single round doesn't decide
+TITLES = ["timing", "median", "img/s", "of limit", "time, ours / theirs", "at most", "verdict"]
+FOOTNOTES = (
+    "time, ours / theirs: for the same work, in turn, with its 95 % interval. at most: what convspec claims.",
+    "verdict: slower: the whole interval lies above that, or 1.05; no slower: all of it below; faster: below 1, too.",
+    "of limit: the share of what a matrix product reaches on this machine. --benchmark-verbose shows every figure.",
+    "Nothing here fails a run, unless --convspec-enforce-timings is given.",
+)
+ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
+WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of a run of which the table of costs speaks
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the tables of pytest-benchmark, one a group, out where they are not asked for."""
+    config.stash[ROWS] = {}
+    if not config.getoption("benchmark_compare", None):
+        config.option.benchmark_quiet = True
 
 
 @pytest.hookimpl(trylast=True)  # after plugins that shuffle tests
@@ -34,12 +55,27 @@ def _place_in_file(item: pytest.Item) -> tuple[int, list[int]]:
     return item.location[1] or 0, list(item.callspec.indices.values()) if hasattr(item, "callspec") else []
 
 
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
+    """Show all timings in one table."""
+    if groups := config.stash[ROWS]:
+        from convspec.report.tables import Table
+
+        rows = [row for group, timings in groups.items() for row in ([group], *timings)]
+        terminalreporter.section("timings")
+        terminalreporter.write_line(Table(TITLES, rows, "<>>>>><", below=FOOTNOTES).text())
+    if costs := config.stash[SESSION].costs:
+        from convspec.timings import cost
+
+        terminalreporter.section("cost of a rung, whole")
+        terminalreporter.write_line(cost.table(costs, *WHOLE[config.stash[SESSION].scale]).text())
+
+
 class Side(NamedTuple):
     """Something to time; one call of `run` does so much `work`: pictures, steps or FLOP."""
 
     name: str
     run: Callable[[], object]
-    work: float
+    work: float = 1
 
 
 def _seconds(side: Side) -> float:
@@ -60,9 +96,44 @@ def probes() -> dict[str, float]:
 
 
 @pytest.fixture
-def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dict[str, float]) -> Callable[..., None]:
+def report(benchmark: "BenchmarkFixture", convspec_session: Session) -> Callable[..., None]:
+    """Return a function that adds a row to the table, and its facts to the benchmark's record."""
+
+    def reported(name: str, pairs: Any = None, max_ratio: float | None = None, **facts: Any) -> None:
+        """Add a row.
+
+        Args:
+            name: First cell of the row.
+            pairs: Seconds of our side and of the rival's, round by round, for the same work.
+            max_ratio: Largest ratio of ours / theirs that convspec claims.
+            facts: What else the record keeps.
+        """
+        from convspec.timings.verdicts import format_figure, format_seconds, judge, ratio_of_pairs
+
+        speed, share = facts.get("images_per_second", "unknown"), facts.get("share_of_probe", "unknown")
+        cells = [name, format_seconds(benchmark.stats.stats.median)]
+        cells += ["-" if speed == "unknown" else format_figure(speed), "-" if share == "unknown" else f"{share:.0%}"]
+        outcome = ""
+        if pairs:
+            ratio = ratio_of_pairs(*pairs)
+            outcome = judge(ratio, max_ratio) if max_ratio else judge(ratio)
+            facts |= {"ratio": ratio.value, "interval": [ratio.low, ratio.high], "max_ratio": max_ratio}
+            facts |= {"verdict": outcome}
+        cells += [str(ratio), format_figure(max_ratio) if max_ratio else "-", outcome] if pairs else ["-"] * 3
+        convspec_session.config.stash[ROWS].setdefault(str(benchmark.group), []).append(cells)
+        benchmark.extra_info.update(facts)
+        if outcome == "slower" and max_ratio and convspec_session.settings.enforce_timings:
+            pytest.fail(f"{benchmark.group}: {name}: {ratio} of the time, at most {max_ratio:.3g}", pytrace=False)
+
+    return reported
+
+
+@pytest.fixture
+def record(
+    benchmark: "BenchmarkFixture", convspec_session: Session, probes: dict[str, float], report: Callable[..., None]
+) -> Callable[..., None]:
     """Return a function that times a side, in turn with a rival if there is one, and keeps the record."""
-    from convspec import backend, machine
+    from convspec import machine
 
     def recorded(
         group: str,
@@ -75,12 +146,12 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dic
         """Time both sides.
 
         Args:
-            group: Heading in the table of benchmarks.
+            group: Heading in the table of timings.
             ours: The side whose time, speed and memory are recorded.
             rival: The side that it is compared with, work for work.
             pictures: How many one call of `ours` goes through.
             flop: The arithmetic that each of them takes.
-            max_ratio: Largest median of ours / rival; not on a GPU, where other things limit small steps.
+            max_ratio: Largest ratio of ours / rival that convspec claims.
         """
         own_seconds: list[float] = []
         rival_seconds: list[float] = []
@@ -102,7 +173,11 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dic
             return
         speed = pictures / (float(np.median(own_seconds[1:])) * ours.work)  # the first round warms up
         mib, device_mib = zip(*peaks[1:], strict=True)
-        benchmark.extra_info.update(
+        report(
+            f"{ours.name} / {rival.name}" if rival else ours.name,
+            (own_seconds[1:], rival_seconds[1:]) if rival else None,
+            max_ratio,
+            rival=rival.name if rival else "none",
             images_per_second=round(speed, 1) if pictures else "unknown",
             flops_per_second=speed * flop if flop else "unknown",
             share_of_probe=round(speed * flop / probes["matrix_product_float32"], 3) if flop else "unknown",
@@ -111,12 +186,5 @@ def record(benchmark: "BenchmarkFixture", convspec_session: Session, probes: dic
             machine=machine.machine(),
             probe=probes,
         )
-        if rival:
-            ratio = float(np.median(np.divide(own_seconds[1:], rival_seconds[1:])))
-            benchmark.extra_info.update(ratio=round(ratio, 4), rival=rival.name)
-            figures = {name: benchmark.extra_info[name] for name in ("images_per_second", "share_of_probe")}
-            outcome = f"{group}: {ours.name} took {ratio:.3f} of the time of {rival.name}, work for work; {figures}"
-            terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
-            assert not max_ratio or ratio <= max_ratio or backend.accelerators(), f"{outcome}; at most {max_ratio}"
 
     return recorded

@@ -1,9 +1,9 @@
 """Timings of features and training steps beside the same model written in the backend itself, without Keras.
 
 Run it once on each backend (KERAS_BACKEND). Two sides run in turn in one process on the same weights and pictures, in
-memory and not augmented; what counts is the median over rounds of the ratio between them. The model is that of the
-rung `fine_tuned`, with random weights: the package's own base on pictures of 48 x 48, or at full scale VGG16 on 150 x
-150. The bare model is compiled where the backend compiles, and has the backend's own optimizer.
+memory and not augmented. The model is that of the rung `fine_tuned`, with random weights: the package's own base on
+pictures of 48 x 48, or at full scale VGG16 on 150 x 150. The bare model is compiled where the backend compiles, and has
+the backend's own optimizer.
 """
 
 import tempfile
@@ -25,8 +25,8 @@ from convspec.plugin.session import Session
 
 from .conftest import Side
 
-PICTURES = {"mini": 400, "full": 40}
-STEPS = {"mini": 200, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
+PICTURES = {"mini": 200, "full": 40}
+STEPS = {"mini": 50, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
 DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 
@@ -215,7 +215,7 @@ def test_recording_features_beside_the_bare_base(
 
     np.testing.assert_allclose(np.concatenate(theirs()), ours(), rtol=1e-3, atol=1e-4)
     record(
-        f"features beside {keras.backend.backend()} alone",
+        f"features on {keras.backend.backend()}",
         Side("recorded", ours, len(batches.inputs)),
         Side(f"bare {keras.backend.backend()}", theirs, len(batches.inputs)),
         pictures=len(batches.inputs),
@@ -258,7 +258,7 @@ def test_a_step_of_training_beside_the_bare_step(
         expected = -np.log(np.where(prepared[0][1] > 0, probabilities, 1 - probabilities)).mean()
         assert float(step(*prepared[0])) == pytest.approx(expected, rel=1e-4), "the same model, or nothing is compared"
     record(
-        f"a step of training beside {rival}, {keras.backend.backend()}",
+        f"a step of training on {keras.backend.backend()}",
         Side("convspec", ours, steps),
         sides[rival],
         pictures=steps * recipe.batch_size,

@@ -1,8 +1,7 @@
 """Timings of reading and augmenting pictures, beside other libraries that do the same to the same pictures.
 
-Both sides run in turn, in one process and, but for the last test, on one core; what counts is the median over rounds
-of the ratio between them. One round before the first warms both up and is not counted. The pictures are those of
-Dogs vs. Cats where the data folder has them, else drawn ones of about the same size: 400, or 2,000 at full scale.
+Both sides run in turn, in one process and, but for the last test, on one core. The pictures are those of Dogs vs. Cats
+where the data folder has them, else drawn ones of about the same size: 120, or 2,000 at full scale.
 """
 
 import os
@@ -23,12 +22,14 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from convspec import backend, models, progress, training
+from convspec import models, training
 from convspec.data import datasets, decode, shapes
 from convspec.data.batches import Batches, rescale, stream
 from convspec.ladder import rungs
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
-from convspec.plugin.session import Session, terminal_stream
+from convspec.plugin.session import Session
+
+from .conftest import ROUNDS, Side
 
 SIZE, BATCH = 150, 20  # listing 5.7
 
@@ -54,9 +55,9 @@ def _pin(cores: set[int]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 400 or 2,000 training pictures in all, and one of each class for validation and test."""
+    """Return a folder with 120 or 2,000 training pictures in all, and one of each class for validation and test."""
     source, copies = convspec_session.data_root / "dogs_vs_cats_small", tmp_path_factory.mktemp("pictures")
-    each = {"mini": 200, "full": 1000}[convspec_session.scale]
+    each = {"mini": 60, "full": 1000}[convspec_session.scale]
     for label, form in zip(("cats", "dogs"), shapes.TARGETS.values(), strict=True):
         files = sorted(source.rglob(f"{label}/*.jpg"))[: each + 2] or _drawn(form, copies / "drawn" / label, each + 2)
         for part, chosen in (("train", files[:-2]), ("validation", files[-2:-1]), ("test", files[-1:])):
@@ -85,50 +86,6 @@ def paths(folder: Path) -> list[Path]:
 def forty(paths: list[Path]) -> list[Path]:
     """Return the pictures that are timed one by one."""
     return paths[:: len(paths) // 40]
-
-
-@pytest.fixture
-def compare(benchmark: BenchmarkFixture, convspec_session: Session) -> Callable[..., None]:
-    """Return a function that times two sides, and fails where the first is not `at_least` times as fast.
-
-    It runs that many times in each round, so that other work on this machine meets both sides alike.
-    """
-
-    def compared(
-        group: str,
-        ours: tuple[str, Callable[[], object]],
-        rival: tuple[str, Callable[[], object]],
-        pictures: int,
-        at_least: float,
-        rounds: int = 15,
-    ) -> None:
-        repeats = max(int(at_least), 1)
-        milliseconds: dict[str, list[float]] = {ours[0]: [], rival[0]: []}  # for each picture
-
-        def time_side(name: str, run: Callable[[], object], times: int) -> None:
-            start = time.perf_counter()
-            for _ in range(times):
-                run()
-            milliseconds[name].append((time.perf_counter() - start) * 1000 / times / pictures)
-
-        def time_rival() -> None:
-            time_side(*rival, 1)
-
-        benchmark.group = group
-        benchmark.pedantic(time_side, (*ours, repeats), setup=time_rival, rounds=rounds, warmup_rounds=1)
-        if benchmark.disabled:  # then both have run once, and nothing is known of their speed
-            return
-        own_times, rival_times = (np.array(times[1:]) for times in milliseconds.values())
-        ratio = float(np.median(rival_times / own_times))
-        medians = {
-            f"{name}, ms a picture": round(float(np.median(times[1:])), 4) for name, times in milliseconds.items()
-        }
-        benchmark.extra_info.update(medians, ratio=round(ratio, 2), at_least=at_least, pictures=pictures * repeats)
-        outcome = f"{ours[0]} should be at least {at_least} times as fast as {rival[0]}, got {ratio:.2f}; {medians}"
-        terminal_stream(convspec_session.config).write(f"\n{group}: {outcome}\n")
-        assert ratio >= at_least, outcome
-
-    return compared
 
 
 def albumentations() -> Callable[[np.ndarray], object]:
@@ -173,16 +130,22 @@ def keras_layers(as_a_graph: bool) -> Callable[[np.ndarray], object]:
 
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize(
-    ("rival", "at_least"),
-    [("ImageDataGenerator", 10), ("Albumentations", 1.3), ("Keras layers", 20), ("Keras layers as a graph", 10)],
+    ("rival", "times", "max_ratio"),
+    [
+        pytest.param("ImageDataGenerator", 10, 0.1, id="ImageDataGenerator"),
+        pytest.param("Albumentations", 1, 0.75, id="Albumentations"),
+        pytest.param("Keras layers", 20, 0.05, id="Keras layers"),
+        pytest.param("Keras layers as a graph", 10, 0.1, id="Keras layers as a graph"),
+    ],
 )
 def test_a_picture_is_augmented_in_a_fraction_of_the_time(
-    rival: str, at_least: float, compare: Callable[..., None], forty: list[Path]
+    rival: str, times: int, max_ratio: float, record: Callable[..., None], forty: list[Path]
 ) -> None:
+    """Ours runs several times in each round, so that other work on the machine meets both sides alike."""
     pictures, rng = np.stack([decode.load_image(path, SIZE) for path in forty]), np.random.default_rng(0)
 
     def ours() -> None:
-        for image in pictures:
+        for image in [*pictures] * times:
             CHAPTER_AUGMENTATION(image, rng)
 
     def theirs() -> None:
@@ -199,17 +162,27 @@ def test_a_picture_is_augmented_in_a_fraction_of_the_time(
     else:
         generator = ImageDataGenerator(**asdict(CHAPTER_AUGMENTATION))
         augment = albumentations() if rival == "Albumentations" else generator.random_transform
-    group = f"augment one {SIZE} x {SIZE} picture"
-    compare(group, ("convspec", ours), (rival, by_layers if by_keras else theirs), len(pictures), at_least)
+    count = len(pictures)
+    record(
+        f"augment a picture of {SIZE} x {SIZE}, one core",
+        Side("convspec", ours, count * times),
+        Side(rival, by_layers if by_keras else theirs, count),
+        pictures=count * times,
+        max_ratio=max_ratio,
+    )
 
 
-# Where pictures are hardly larger than what is asked for, 1.3 is met too closely to gate it on a busy machine.
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize(
-    ("interpolation", "enlarged", "at_least"), [("nearest", 1, 0.9), ("area", 1, 1.1), ("area", 4, 1.5)]
+    ("interpolation", "enlarged", "max_ratio"),
+    [
+        pytest.param("nearest", 1, 1.1, id="nearest"),
+        pytest.param("area", 1, 0.9, id="area"),
+        pytest.param("area", 4, 0.65, id="area of large ones"),
+    ],
 )
 def test_a_picture_is_read_as_fast_as_by_keras_and_faster_where_it_need_not_be_the_same(
-    interpolation: str, enlarged: int, at_least: float, compare: Callable[..., None], forty: list[Path], tmp_path: Path
+    interpolation: str, enlarged: int, max_ratio: float, record: Callable[..., None], forty: list[Path], tmp_path: Path
 ) -> None:
     files = forty
     if enlarged > 1:
@@ -226,14 +199,22 @@ def test_a_picture_is_read_as_fast_as_by_keras_and_faster_where_it_need_not_be_t
         return np.stack([keras.utils.img_to_array(image, dtype=np.uint8) for image in loaded])
 
     assert interpolation == "area" or np.array_equal(ours(), by_keras()), "not the same work"
-    group = f"decode and resize, {'500 x 375' if enlarged == 1 else '2000 x 1500'} at most"
-    compare(group, (f"convspec, {interpolation}", ours), ("Keras", by_keras), len(files), at_least)
+    record(
+        f"read and resize a picture of {'500 x 375' if enlarged == 1 else '2000 x 1500'} at most, one core",
+        Side(f"convspec, {interpolation}", ours, len(files)),
+        Side("Keras", by_keras, len(files)),
+        pictures=len(files),
+        max_ratio=max_ratio,
+    )
 
 
 @pytest.mark.usefixtures("one_core")
-@pytest.mark.parametrize(("epoch", "at_least"), [("first", 2), ("later", 8)])
+@pytest.mark.parametrize(
+    ("epoch", "times", "max_ratio"),
+    [pytest.param("first", 2, 0.5, id="first"), pytest.param("later", 8, 0.125, id="later")],
+)
 def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
-    epoch: str, at_least: float, compare: Callable[..., None], folder: Path, paths: list[Path]
+    epoch: str, times: int, max_ratio: float, record: Callable[..., None], folder: Path, paths: list[Path]
 ) -> None:
     def ours() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         train = datasets.load_dataset(folder, SIZE, folder).train
@@ -249,40 +230,45 @@ def test_an_epoch_of_augmented_pictures_takes_a_fraction_of_the_time(
         for inputs, _ in islice(batches, len(paths) // BATCH):
             assert (inputs.shape, inputs.dtype) == ((BATCH, SIZE, SIZE, 3), np.float32)
 
-    sides = [
+    ours_once, theirs_once = (
         partial(through, side()) if epoch == "later" else lambda side=side: through(side()) for side in (ours, theirs)
-    ]
-    group = f"an epoch of {len(paths):,} augmented pictures from the folder, {epoch}"
-    compare(group, ("convspec", sides[0]), ("ImageDataGenerator", sides[1]), len(paths), at_least, rounds=3)
+    )
+    record(
+        f"an epoch of {len(paths):,} augmented pictures from a folder, one core",
+        Side(f"convspec, {epoch}", lambda: [ours_once() for _ in range(times)], len(paths) * times),
+        Side("ImageDataGenerator", theirs_once, len(paths)),
+        pictures=len(paths) * times,
+        max_ratio=max_ratio,
+    )
 
 
 @pytest.mark.parametrize("rung", ["from_scratch", "augmented"])
-def test_a_training_step_waits_for_its_pictures_for_less_than_a_twentieth_of_the_time(
-    rung: str, benchmark: BenchmarkFixture, convspec_session: Session, folder: Path
+def test_a_training_step_hardly_waits_for_its_pictures(
+    rung: str, benchmark: BenchmarkFixture, report: Callable[..., None], folder: Path
 ) -> None:
+    """A GPU's steps are so short that two cores cannot feed them."""
     recipe, train = rungs.find_recipe(rung, "full"), datasets.load_dataset(folder, SIZE, folder).train
     model = models.small_convnet((SIZE, SIZE, 3), recipe.dropout)
     training.compile_model(model, recipe.learning_rate)
-    batches = Batches(train.images, train.labels, recipe.batch_size, rescale)
-    source, clock = stream(batches, 0, recipe.augmentation), progress.Clock()
+    source = stream(Batches(train.images, train.labels, recipe.batch_size, rescale), 0, recipe.augmentation)
+    waits: list[float] = []
+    steps: list[float] = []
 
     def wait() -> tuple[tuple, dict]:
-        with clock("input"):
-            return next(source), {}
+        start = time.perf_counter()
+        batch = next(source)
+        waits.append(time.perf_counter() - start)
+        return batch, {}
 
     def step(inputs: np.ndarray, labels: np.ndarray) -> None:
-        with clock("step"):
-            model.train_on_batch(inputs, labels)
+        start = time.perf_counter()
+        model.train_on_batch(inputs, labels)
+        steps.append(time.perf_counter() - start)
 
     step(*wait()[0])  # builds the graph
-    clock.seconds.clear()
-    benchmark.group = "a training step of 150 x 150 pictures"
-    benchmark.pedantic(step, setup=wait, rounds=10)
-    share = clock.seconds["input"] / (clock.seconds["input"] + clock.seconds["step"])
-    benchmark.extra_info.update(share_of_input=round(share, 4), batch_size=recipe.batch_size)
-    outcome = (
-        f"{rung}: waiting for pictures should take less than 5 % of the time, got {share:.1%}; {dict(clock.seconds)}"
-    )
-    terminal_stream(convspec_session.config).write(f"\n{outcome}\n")
-    # A GPU's steps are so short that two cores cannot feed them.
-    assert share < 0.05 or backend.accelerators(), outcome
+    benchmark.group = f"a training step of {recipe.batch_size} pictures of 150 x 150"
+    benchmark.pedantic(step, setup=wait, rounds=ROUNDS)
+    if not benchmark.disabled:
+        speed = recipe.batch_size / float(np.median(steps[1:]))
+        facts = {"images_per_second": round(speed, 1), "batch_size": recipe.batch_size}
+        report(f"{rung}: waiting / step", (waits[1:], steps[1:]), 0.05, **facts)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from zipfile import ZipFile
 
 from convspec import BadInput
+from convspec.noise import without_noise
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # "tf32" is float32 whose factors an NVIDIA GPU rounds to 10 bits in products; elsewhere it is float32.
@@ -19,9 +20,21 @@ Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
 # By default both frameworks reserve nearly all of a GPU's memory, which other programs may need.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors
 
 try:
-    import keras
+    with without_noise():
+        import keras
+
+        BACKEND = keras.backend.backend()
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices("GPU")  # looks for drivers, and says so where there are none
+        elif BACKEND == "jax":
+            import jax
+        elif BACKEND == "torch":
+            import torch
 except ModuleNotFoundError as error:
     if error.name not in BACKENDS:
         raise
@@ -30,14 +43,7 @@ except ModuleNotFoundError as error:
         f"Keras is to run on {error.name}, which is not installed: pip install -e '.[{error.name}]'"
         + "".join(f", or set {setting}" for setting in installed)
     ) from error
-BACKEND = keras.backend.backend()
-if BACKEND == "tensorflow":
-    import tensorflow as tf
-elif BACKEND == "jax":
-    import jax
-elif BACKEND == "torch":
-    import torch
-else:
+if BACKEND not in BACKENDS:
     raise BadInput(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, got {BACKEND!r}")
 
 

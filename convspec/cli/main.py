@@ -1,7 +1,6 @@
 """The entry point: parses the command line, runs one command, and turns errors into one line."""
 
 import argparse
-import os
 import sys
 
 from convspec import BadInput, require_extras
@@ -9,7 +8,6 @@ from convspec import BadInput, require_extras
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0, 1 after an error (a line on stderr) or slower, 130 after Ctrl-C."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
     words, resumable = sys.argv[1:] if arguments is None else arguments, False
     end = words.index("--") if words[:1] == ["ladder"] and "--" in words else len(words)
     try:
@@ -17,6 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
             options = _parser().parse_args(words[:end])
             options.pytest = words[end + 1 :]
             resumable = options.resumable
+            if options.looks_into_models:
+                from convspec import backend  # noqa: F401  before Keras, as it keeps start-up noise from the terminal
             return options.run(options)
     except (BadInput, OSError) as error:
         print(f"convspec: error: {error}", file=sys.stderr)
@@ -40,4 +40,5 @@ def _parser() -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run, resumable=command in (ladder, split))
+        subparser.set_defaults(looks_into_models=command in (explain, activations, filters))
     return parser

@@ -1,7 +1,6 @@
 """Command-line options: their definitions, their values, and the checks that come before the first test."""
 
 import argparse
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -61,6 +60,7 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "require-data": FLAG,
     "strict-images": FLAG,
     "truncated": {"choices": get_args(Truncated)},
+    "enforce-timings": FLAG,
 }
 OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the gate of any model, without Keras
     "seeds": {"metavar": "N", "type": _seeds},
@@ -89,6 +89,7 @@ HELP = {
     "require-data": "fail, instead of skipping, where pictures or weights are missing",
     "strict-images": "fail at the first unreadable picture (default: skip and name them, and fail above 5 %%)",
     "truncated": "skip (default): leave out pictures whose file ends early; fill: read them as far as they go",
+    "enforce-timings": "fail a timing whose whole 95 %% interval lies beyond its bound (default: no timing fails)",
     "seeds": "train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full); auto: with 3, and with up to 12"
     " until the verdict on its accuracy is certain",
     "margin": "the drop in accuracy that still passes the gate against the baseline (default: 0.01, one point)",
@@ -153,6 +154,7 @@ class Settings:
         self.require_gpu, self.require_data, self.strict_images, self.update_baselines = (
             bool(values[name]) for name in ("require-gpu", "require-data", "strict-images", "update-baselines")
         )
+        self.enforce_timings = bool(values["enforce-timings"])
         self.truncated: Truncated = values["truncated"] or "skip"
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
@@ -173,7 +175,6 @@ def prepare_ladder(settings: Settings) -> None:
 
     Raises BadInput or MissingData for an unknown name and for packages that are not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every import otherwise
     with require_extras():
         from convspec import backend, models
         from convspec.data import datasets

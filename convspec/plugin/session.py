@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from convspec.ladder.determinism import Repeat
     from convspec.ladder.recipe import Recipe
     from convspec.ladder.result import Result
+    from convspec.timings.cost import Cost
 
 
 class Session:
     """Settings, datasets and runs of one pytest session.
 
     `runs` holds the finished rungs, `begun` the finished seeds of every rung that was begun, `judgements` the verdicts
-    of this process's gates, `repeats` whether a rung repeated itself, and `failed` rungs whose own test did not finish.
+    of this process's gates, `repeats` whether a rung repeated itself, `failed` rungs whose own test did not finish, and
+    `costs` what the timings of whole rungs came to.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -43,6 +45,7 @@ class Session:
         self.failed: set[str] = set()
         self.judgements: list[Judgement] = []
         self.repeats: dict[str, Repeat] = {}
+        self.costs: list[Cost] = []
         self._datasets: dict[tuple[str, int, str], Dataset] = {}
         self._results: dict[Path, Result] = {}  # by the file, which another session may remove
 

@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import numpy as np
-from scipy import stats
 
 from convspec import BadInput
-from convspec.accuracy.statistics import CONFIDENCE
 from convspec.files import atomic_write
 from convspec.report.tables import MAX_NAME_WIDTH, Table
+from convspec.timings.verdicts import format_figure, format_seconds, ratio_of_sessions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MIN_INTERVAL_ROUNDS = 5  # the whole range of fewer rounds holds their median less than 93 times in 100
 FOOTNOTES = (
     "ratio: median time by that of the first record, above 1 is slower; [95 % interval: bootstrap over the rounds of"
     " these sessions, which do not show how sessions differ]",
@@ -203,32 +200,12 @@ def _cells(first: Timing | None, timing: Timing | None) -> list[str]:
 def _ratio(first: Timing, timing: Timing) -> str:
     if not is_same_work(first, timing):
         return "changed"
-    ratio = format_figure(timing.median / first.median)
-    data = first.seconds, timing.seconds
-    if min(map(len, data)) < MIN_INTERVAL_ROUNDS:
-        return ratio
-
-    def of_medians(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
-        return np.median(other, axis=axis) / np.median(one, axis=axis)
-
-    low, high = stats.bootstrap(
-        data, of_medians, n_resamples=1000, batch=max(10**6 // max(map(len, data)), 1), vectorized=True,
-        method="percentile", confidence_level=CONFIDENCE, random_state=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return f"{ratio} [{format_figure(low)}, {format_figure(high)}]"
-
-
-def format_figure(value: float) -> str:
-    """Return three significant digits, or all of a whole number."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+    return str(ratio_of_sessions(first.seconds, timing.seconds) or format_figure(timing.median / first.median))
 
 
 def format_time(timing: Timing | None) -> str:
     """Return the median in the unit that suits it, "missing" for None."""
-    if timing is None:
-        return "missing"
-    scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if timing.median * s >= 1 or u == "us")
-    return f"{format_figure(timing.median * scale)} {unit}"
+    return format_seconds(timing.median) if timing else "missing"
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

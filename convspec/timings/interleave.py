@@ -6,24 +6,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import numpy as np
-from scipy import stats
 
 from convspec import BadInput
-from convspec.accuracy.statistics import CONFIDENCE
 from convspec.report.tables import Table
 from convspec.timings import compare
-from convspec.timings.compare import Record, format_figure
+from convspec.timings.compare import Record
+from convspec.timings.verdicts import MIN_PAIRS, RELATIVE_FLOOR, Outcome, Ratio, Times, judge, ratio_of_pairs
 
-RELATIVE_FLOOR = 0.05
 ABSOLUTE_FLOOR = 0.002  # seconds: a tick of the system's scheduler is 1 to 4 ms
 # What --interleave times where --bench says nothing: what convspec itself does to each picture.
 QUICK = "(augmented_in_a_fraction and ImageDataGenerator) or (read_as_fast and nearest)"
-ROUNDS, MIN_ROUNDS = 10, 3  # with two, and noise of 10 %, over 1 in 100 equal sides would be called slower
+ROUNDS = 10
 # Run by a side's process: pytest, if the package is the side's own.
 PYTEST = """
 import importlib.util, os, sys
@@ -36,30 +34,10 @@ sys.exit(pytest.main(arguments))
 """
 
 
-@dataclass(frozen=True)
-class RoundVerdict:
-    """Outcome for one benchmark, and the ratio of the new times to the old ones with its 95 % interval."""
-
-    outcome: Literal["slower", "no slower", "cannot tell"]
-    ratio: float
-    low: float
-    high: float
-
-
-def compare_rounds(base: Sequence[float] | np.ndarray, new: Sequence[float] | np.ndarray) -> RoundVerdict:
-    """Return whether `new` takes longer than `base`: at least three rounds each, in seconds, paired.
-
-    "slower" only where the whole 95 % interval of the ratio (Student's t on its logarithm) lies above 1.05 and the
-    medians differ by more than 2 ms; "no slower" where the interval ends at 1.05, or at 2 ms more than `base`.
-    """
-    logarithms = np.log(new) - np.log(base)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(logarithms) - 1) * stats.sem(logarithms)
-    low, ratio, high = (float(np.exp(logarithms.mean() + step)) for step in (-half, 0, half))
-    old, absolute = float(np.median(base)), float(np.median(new) - np.median(base))
-    if low > 1 + RELATIVE_FLOOR and absolute > ABSOLUTE_FLOOR:
-        return RoundVerdict("slower", ratio, low, high)
-    no_slower = high <= 1 + max(RELATIVE_FLOOR, ABSOLUTE_FLOOR / old)
-    return RoundVerdict("no slower" if no_slower else "cannot tell", ratio, low, high)
+def judge_rounds(base: Times, new: Times) -> tuple[Ratio, Outcome]:
+    """Return how `new` relates to `base`, in seconds and paired, and what that says; up to 2 ms more is no slower."""
+    ratio = ratio_of_pairs(new, base)
+    return ratio, judge(ratio, 1 + max(RELATIVE_FLOOR, ABSOLUTE_FLOOR / float(np.median(base))))
 
 
 def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tuple[Table, bool]:
@@ -72,13 +50,13 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
         progress: stream for a line after each run.
 
     Returns:
-        The table, and False where a benchmark is slower (see `compare_rounds`) or has vanished.
+        The table, and False where a benchmark is slower (see `judge_rounds`) or has vanished.
 
     Raises:
         BadInput: if a version cannot be run, or the rounds are too few.
     """
-    if rounds < MIN_ROUNDS:
-        raise BadInput(f"--rounds {rounds} cannot tell a difference from noise; give {MIN_ROUNDS} or more")
+    if rounds < MIN_PAIRS:
+        raise BadInput(f"--rounds {rounds} cannot tell a difference from noise; give {MIN_PAIRS} or more")
     sides = {"base": Path(os.path.abspath(base)), "new": Path(__file__).parents[2]}
     runs: dict[str, list[Record]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="convspec-compare-") as folder:
@@ -96,9 +74,9 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
         if len(texts) > 1:
             differing.append(f"{file} differs between the sides: so may what it times")
     rule = (
-        f"{rounds} rounds, paired. slower: the whole 95 % interval of new / base is above {1 + RELATIVE_FLOOR:g},"
-        f" and the medians differ by more than {ABSOLUTE_FLOOR * 1000:g} ms. no slower: the interval ends below one of"
-        " these two. cannot tell: neither; more rounds narrow the interval."
+        f"{rounds} rounds, paired. slower: the whole 95 % interval of new / base lies above {1 + RELATIVE_FLOOR:g}, and"
+        f" {ABSOLUTE_FLOOR * 1000:g} ms above base. faster: it ends below 1. no slower: it ends below one of these two."
+        " cannot tell: none of these; more rounds narrow the interval."
     )
     return replace(table, below=[*table.below, *differing, rule]), passed
 
@@ -123,9 +101,8 @@ def compare_sides(base: Record, new: Record) -> tuple[Table, bool]:
             old, now = base.timings.get(key), new.timings.get(key)
             ratio, outcome = "-", "changed" if old and now else "vanished" if old else "not in base"
             if old and now and compare.is_same_work(old, now):
-                verdict = compare_rounds(old.seconds, now.seconds)
-                outcome = verdict.outcome
-                ratio = f"{format_figure(verdict.ratio)} [{format_figure(verdict.low)}, {format_figure(verdict.high)}]"
+                figure, outcome = judge_rounds(old.seconds, now.seconds)
+                ratio = str(figure)
             passed = passed and outcome not in ("slower", "vanished")
             rows.append([names[key], compare.format_time(old), compare.format_time(now), ratio, outcome])
     titles = ["benchmark", "base", "new", "new / base", "verdict"]

@@ -1,0 +1,123 @@
+"""Cost of whole rungs by epochs and pictures, and from how many epochs on recording features pays."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from scipy import optimize
+
+from convspec import BadInput
+from convspec.report.tables import Table
+from convspec.timings.verdicts import format_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLES = ("#4477aa", "-", "o"), ("#cc6633", "--", "s"), ("#228833", "-.", "^"), ("#aa3377", ":", "D")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured run of a rung, and what of its seconds is recording and training; a linear probe has no epochs."""
+
+    epochs: int
+    pictures: int
+    seconds: float
+    recording: float = 0.0
+    training: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a rung: `fixed`, `once` a training picture, and `each` a picture in each epoch, fitted to `points`."""
+
+    rung: str
+    fixed: float
+    once: float  # 0 where the base runs in each epoch instead
+    each: float
+    points: list[Point]
+
+    def seconds(self, epochs: int, pictures: int) -> float:
+        """Return what the line gives for a run, measured or not."""
+        return self.fixed + self.once * pictures + self.each * epochs * pictures
+
+
+def fit(rung: str, points: Sequence[Point]) -> Cost:
+    """Return the cost that fits the measured points best: a line for recording, one for training, and the rest.
+
+    By least squares, so that the longest runs count most; no part is below 0.
+    """
+
+    def line(columns: list[list[float]], seconds: list[float]) -> list[float]:
+        return optimize.nnls(np.array(columns, float), np.array(seconds))[0].tolist()
+
+    start, once = line([[1, point.pictures] for point in points], [point.recording for point in points])
+    (each,) = line([[point.epochs * point.pictures] for point in points], [point.training for point in points])
+    rest = float(np.median([point.seconds - point.recording - point.training for point in points]))
+    return Cost(rung, start + rest, once, each, list(points))
+
+
+def pays_from(recorded: Cost, other: Cost, pictures: int) -> int | None:
+    """Return the number of epochs from which `recorded` costs less than `other`; None where it never does."""
+    gain = (other.each - recorded.each) * pictures
+    if gain <= 0:
+        return 1 if recorded.seconds(1, pictures) < other.seconds(1, pictures) else None
+    return max(math.floor((recorded.seconds(0, pictures) - other.seconds(0, pictures)) / gain) + 1, 1)
+
+
+def read(path: Path) -> list[Cost]:
+    """Return the costs in a record of pytest-benchmark, which the timings of whole rungs leave in it."""
+    try:
+        entries = [benchmark["extra_info"].get("cost") for benchmark in json.loads(path.read_bytes())["benchmarks"]]
+        return msgspec.convert([entry for entry in entries if entry], list[Cost])
+    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+        raise BadInput(f"{str(path)!r} is no record that pytest wrote with --benchmark-json: {error}") from error
+
+
+def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
+    """Return a row for each rung: what was measured, the parts of its cost, and what they give for a whole run."""
+    whole = f"{epochs} x {pictures:,}, s"
+    titles = ["rung", "measured", "s", "fixed, s", "once, ms", "each, ms", "epoch, s", whole, "pays from"]
+    literal = next((cost for cost in costs if not cost.once), None)
+    rows = []
+    for cost in costs:
+        largest, since = max(cost.points, key=lambda point: point.seconds), "-"
+        if literal and cost.once:
+            least = pays_from(cost, literal, pictures)
+            since = "never" if least is None else f"epoch {least}"
+        cells = [largest.seconds, cost.fixed, cost.once * 1e3, cost.each * 1e3, cost.each * pictures]
+        figures = [format_figure(cell) if cell else "-" for cell in [*cells, cost.seconds(epochs, pictures)]]
+        rows.append([cost.rung, f"{max(largest.epochs, 1)} x {largest.pictures}", *figures, since])
+    below = [
+        "measured: epochs x pictures of the largest run; s: its time. fixed, once a picture, each picture in each",
+        "epoch: lines through all measured runs, in training pictures, without validation.",
+        f"epoch: on {pictures:,} pictures. {epochs} x {pictures:,}: by the line, extrapolated unless it was measured.",
+    ]
+    if literal:
+        below.append(f"pays from: the number of epochs from which it costs less than {literal.rung}.")
+    return Table(titles, rows, below=below)
+
+
+def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> "Figure":
+    """Draw the seconds of each rung over the epochs, by its line on `pictures`, with the runs measured on as many."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for cost, (colour, line, marker) in zip(costs, STYLES, strict=False):
+        over = range(1, epochs + 1)
+        axes.plot(over, [cost.seconds(number, pictures) for number in over], line, color=colour, label=cost.rung)
+        measured = [(max(p.epochs, 1), p.seconds) for p in cost.points if p.pictures == pictures]
+        for place in measured:
+            axes.plot(*place, marker, color=colour, markersize=6)
+    axes.set(xlabel="epochs", ylabel=f"s, on {pictures:,} pictures", xlim=(0, epochs + 1))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure

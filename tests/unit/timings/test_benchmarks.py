@@ -1,0 +1,66 @@
+"""The fixtures of `pytest benchmarks`: what a timing shows, what its record keeps, and when it fails."""
+
+import json
+
+import pytest
+from builders import lines
+
+TIMINGS = """
+import pytest
+
+@pytest.mark.parametrize("bound", [1.2, None])
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_it(seconds, bound, benchmark, report):
+    benchmark.group = "sleeping"
+    benchmark.pedantic(int, rounds=1)
+    report("ours / theirs", ([seconds] * 7, [1.0] * 7), bound, images_per_second=12.5)
+"""
+IN_TURN = """
+from benchmarks import conftest
+from benchmarks.conftest import Side, pytest
+
+@pytest.fixture
+def probes():
+    return {"matrix_product_float32": 1000.0}
+
+def test_it(record, benchmark, monkeypatch):
+    order = []
+    monkeypatch.setattr(conftest, "_seconds", lambda side: order.append(side.name) or side.run())
+    record("sleeping", Side("ours", lambda: 0.25, 4), Side("theirs", lambda: 0.5, 2), pictures=4, flop=100)
+    assert order == ["theirs", "ours"] * (1 + conftest.ROUNDS)
+"""
+
+
+def timed(pytester: pytest.Pytester, source: str, *arguments: str) -> tuple[pytest.RunResult, list[dict]]:
+    """The result of a session with the benchmarks' fixtures, and the facts that its record keeps."""
+    pytester.makeconftest("from benchmarks.conftest import *")
+    pytester.makepyfile(source)
+    options = "--benchmark-json=record.json", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"
+    result = pytester.runpytest_inprocess(*options, *arguments)
+    entries = json.loads((pytester.path / "record.json").read_text())["benchmarks"]
+    return result, [entry["extra_info"] for entry in entries]
+
+
+def test_no_timing_fails_a_run_and_all_stand_in_one_table(pytester: pytest.Pytester) -> None:
+    result, facts = timed(pytester, TIMINGS)
+    result.assert_outcomes(passed=4)
+    rows = [line.split() for line in lines(result).splitlines() if line.startswith("ours / theirs")]
+    assert [row[-1] for row in rows] == ["faster", "faster", "slower", "slower"]
+    assert rows[2][5:] == ["12.5", "-", "2.00", "[2.00,", "2.00]", "1.20", "slower"]
+    assert "Rounds" not in lines(result), "pytest-benchmark has a table for each group"
+    kept = {name: facts[2][name] for name in ("ratio", "interval", "max_ratio", "verdict")}
+    assert kept == {"ratio": 2.0, "interval": [2.0, 2.0], "max_ratio": 1.2, "verdict": "slower"}
+
+
+def test_where_timings_are_enforced_only_what_is_claimed_fails(pytester: pytest.Pytester) -> None:
+    result, facts = timed(pytester, TIMINGS, "--convspec-enforce-timings")
+    result.assert_outcomes(passed=3, failed=1)
+    assert "sleeping: ours / theirs: 2.00 [2.00, 2.00] of the time, at most 1.2" in lines(result)
+    assert facts[2]["verdict"] == "slower", "the record is kept all the same"
+
+
+def test_two_sides_run_in_turn_and_the_first_round_warms_up(pytester: pytest.Pytester) -> None:
+    result, (facts,) = timed(pytester, IN_TURN)
+    result.assert_outcomes(passed=1)
+    assert (facts["ratio"], facts["verdict"], facts["rival"]) == (0.5, "faster", "theirs")
+    assert (facts["images_per_second"], facts["share_of_probe"]) == (4.0, 0.4)
