@@ -25,7 +25,8 @@ from convspec.report import tables
 OPTIONS = (
     "--convspec-scale", "--convspec-dataset", "--convspec-data-root", "--convspec-base", "--convspec-weights",
     "--convspec-rungs", "--convspec-mode", "--convspec-precision", "--convspec-devices", "--convspec-engine",
-    "--convspec-require-gpu", "--convspec-require-data", "--convspec-strict-images", "--convspec-truncated", "--convspec-enforce-timings",
+    "--convspec-require-gpu", "--convspec-require-data", "--convspec-strict-images", "--convspec-truncated",
+    "--convspec-enforce-timings",
     "--convspec-seeds", "--convspec-margin", "--convspec-measure", "--convspec-update-baselines", "--convspec-report",
 )  # fmt: skip
 
