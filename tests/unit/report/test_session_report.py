@@ -13,6 +13,7 @@ import pytest
 from builders import result_with_history
 from keras import layers
 
+from convspec.accuracy import measures
 from convspec.data.datasets import Dataset
 from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
@@ -20,7 +21,7 @@ from convspec.ladder.result import Result
 from convspec.ladder.run import run_key
 from convspec.ladder.rungs import find_recipe
 from convspec.plugin.session import SESSION, Session
-from convspec.report import charts, tables
+from convspec.report import charts, html, tables
 
 LADDER = Path(__file__).parents[3] / "benchmarks" / "test_ladder.py"
 
@@ -94,6 +95,17 @@ def test_a_run_that_went_well_ends_in_a_whole_page_and_says_where(run_ladder: La
     assert 'role="note"' not in page, "no part is missing"
     assert (record["outcome"], record["schema"], len(record["runs"])) == ("complete", tables.SCHEMA, 4)
     assert not list((folder / "unfinished").iterdir())
+
+
+@pytest.mark.parametrize(("unbalanced", "shown"), [(1.2, 0), (0.5, 1)])
+def test_the_terminal_shows_what_an_accuracy_is_worth_where_it_misleads(
+    unbalanced: float, shown: int, run_ladder: Ladder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures are balanced, unless an equal share of each class counts as too much."""
+    monkeypatch.setattr(measures, "UNBALANCED", unbalanced)
+    monkeypatch.setattr(html, "write", lambda *_: [])
+    terminal, _ = run_ladder(None, "--convspec-rungs", "dense_baseline", "--convspec-seeds", "1")
+    assert terminal.count("what the accuracy is worth") == shown
 
 
 def test_a_run_that_failed_half_way_says_which_test_and_why(run_ladder: Ladder) -> None:
