@@ -94,7 +94,7 @@ def _recommend(session: Session) -> dict[str, Any] | None:
             advice["curve"] = asdict(curve)
             advice["lines"] += recommendation.describe_curve(curve, session.settings.margin)
     except BadInput as error:
-        advice["lines"].append(f"{error}.")
+        advice["lines"].append(f"{str(error)[:1].upper()}{str(error)[1:]}.")
     except Exception as error:  # of whatever kind: the report is still worth having
         advice["lines"].append(f"The recommendation could not be completed: {type(error).__name__}: {error}")
     return advice

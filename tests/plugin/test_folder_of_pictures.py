@@ -85,4 +85,4 @@ def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Py
     advice = summary._recommend(session)
     assert advice is not None
     assert (advice["rung"], advice["curve"], len(advice["code"])) == ("dense_baseline", None, 2)
-    assert advice["lines"][-1] == "no rung with a base ran, so that there is no learning curve on its features."
+    assert advice["lines"][-1] == "No rung with a base ran, so that there is no learning curve on its features."
