@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import convspec.data
 from convspec import BadInput, MissingData
@@ -180,6 +181,21 @@ def test_the_parts_of_shapes_are_balanced_and_share_no_picture() -> None:
     assert [np.bincount(split.labels).tolist() for split in parts(dataset)] == [[count, count] for count in per_class]
     pictures = {image.tobytes() for split in parts(dataset) for image in split.images}
     assert len(pictures) == len(set(names_of(dataset))) == 2 * sum(per_class), "no picture may come twice"
+
+
+def test_digits_are_1797_real_ones_enlarged_and_split_without_validation() -> None:
+    dataset = load_dataset("digits", 28, Path("nowhere"))
+    source, train, test = load_digits(), dataset.train, dataset.test
+    assert (len(train), dataset.validation, len(test)) == (900, None, 897)
+    indices = [int(name.partition("/")[2]) for name in train.names + test.names]
+    assert sorted(indices) == list(range(1797)), "each digit is in one part, under its number in scikit-learn"
+    assert np.concatenate([train.labels, test.labels]).tolist() == source.target[indices].tolist()
+    images = np.concatenate([train.images, test.images])
+    assert (images.shape, images.dtype, images.min(), images.max()) == ((1797, 28, 28, 1), np.uint8, 0, 255)
+    # Each pixel of 8 x 8 becomes 3.5 x 3.5: their mean, two rows and columns at a time, which become seven.
+    means = images[..., 0].reshape(-1, 4, 7, 4, 7).mean(axis=(2, 4)) * 16 / 255
+    expected = source.images[indices].reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(means, expected, atol=2)
 
 
 # Any folder
