@@ -53,10 +53,9 @@ def _mini() -> dict[str, Recipe]:
     What is tested without a base is the moving average of the weights: those of the last step scatter between seeds.
     """
     full = _full()
-    averaged: dict[str, Any] = {"ema_momentum": 0.98}
 
     def digits(name: str, epochs: int) -> Recipe:
-        return replace(full[name], scale="mini", dataset="digits", epochs=epochs, batch_size=32, **averaged)
+        return replace(full[name], scale="mini", dataset="digits", epochs=epochs, batch_size=32, ema_momentum=0.98)
 
     def mini(name: str, epochs: int, learning_rate: float, **changes: Any) -> Recipe:
         shared: dict[str, Any] = {"scale": "mini", "dataset": "shapes", "size": 48, "batch_size": 20, "steps": None}
@@ -67,8 +66,8 @@ def _mini() -> dict[str, Recipe]:
     return _ladder(
         digits("dense_baseline", 10),
         digits("mnist_convnet", 12),
-        mini("from_scratch", 40, 1e-3, **averaged),
-        mini("augmented", 100, 1e-3, **averaged),
+        mini("from_scratch", 40, 1e-3, ema_momentum=0.99),
+        mini("augmented", 100, 1e-3, ema_momentum=0.99),
         mini("feature_extraction", 10, 1e-4, base="mini"),
         frozen,
         mini("fine_tuned", 8, 1e-4, base="mini", thaw="block3_conv1", starts_from=frozen),
