@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convspec.accuracy import baselines
+from convspec.accuracy import baselines, gate
 from convspec.ladder.result import Result
-from convspec.ladder.rungs import RECIPES, find_recipe
+from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
+from convspec.plugin.options import DEFAULT_SEEDS
 from convspec.report import claims as claims_module
 from convspec.report import tables
 
@@ -97,6 +98,14 @@ def test_recorded_features_took_as_long_as_over_100_epochs_on_them() -> None:
     for run in RUNS["feature_extraction"]:
         epoch = (run.seconds["train"] + run.seconds["validate"]) / run.recipe.epochs
         assert 100 < run.seconds["features"] / epoch < 500
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_gate_on_the_recorded_runs_at_mini_sees_three_points(rung: str) -> None:
+    runs = [np.equal(run.predicted, run.test_labels) for run in AT["mini"][rung]]
+    verdict = gate.gate(runs, runs[: DEFAULT_SEEDS["mini"]])
+    assert verdict.smallest_drop is not None
+    assert verdict.smallest_drop <= 0.03
 
 
 PAGES = {"mini": ROOT / "README.md", "full": ROOT / "docs" / "results.md"}
