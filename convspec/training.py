@@ -29,10 +29,14 @@ History = dict[str, list[float]]
 _COMPILED_FOR: WeakKeyDictionary[keras.Optimizer, frozenset[str]] = WeakKeyDictionary()
 
 
-def compile_model(model: keras.Model, learning_rate: float) -> None:
-    """Compile with RMSprop and the crossentropy of the model's head: one sigmoid unit or a softmax."""
+def compile_model(model: keras.Model, learning_rate: float, ema_momentum: float = 0.0) -> None:
+    """Compile with RMSprop and the crossentropy of the model's head: one sigmoid unit or a softmax.
+
+    With an `ema_momentum` above 0 the weights end as their exponential moving average over the steps.
+    """
     loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
-    model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=learning_rate), loss=loss, metrics=["accuracy"])
+    averaging = {"use_ema": True, "ema_momentum": ema_momentum} if ema_momentum else {}
+    model.compile(keras.optimizers.RMSprop(learning_rate, **averaging), loss=loss, metrics=["accuracy"])
     _COMPILED_FOR[model.optimizer] = _trainable(model)
 
 

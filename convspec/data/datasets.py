@@ -1,4 +1,4 @@
-"""Datasets: MNIST, Dogs vs. Cats, shapes, or any folder of classes."""
+"""Datasets: shapes, digits, MNIST, Dogs vs. Cats, or any folder of classes."""
 
 import hashlib
 import os
@@ -17,9 +17,10 @@ from convspec.data import decode, folders, shapes
 from convspec.data.folders import PARTS, Layout, Reading
 from convspec.files import DAMAGED
 
-NAMES = ("shapes", "mnist", "dogs_vs_cats")
-SHAPES_PER_CLASS = {"train": 300, "validation": 100, "test": 300}
-SHAPES_SEED = 5  # chapter 5
+NAMES = ("shapes", "digits", "mnist", "dogs_vs_cats")
+SEED = 5  # chapter 5: draws shapes and splits digits
+SHAPES_PER_CLASS = {"train": 300, "validation": 100, "test": 1500}
+TRAINING_DIGITS = 900  # of 1,797
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures in three disjoint parts. MNIST has no validation part, as in the chapter."""
+    """Pictures in three disjoint parts. MNIST has no validation part, as in the chapter, and neither have digits."""
 
     name: str
     classes: tuple[str, ...]
@@ -84,7 +85,7 @@ def load_dataset(
     """Load the dataset of that name, or the folder of classes at that path.
 
     Args:
-        path_or_name: "shapes", "mnist", "dogs_vs_cats", a folder that `folders.read_layout` takes, or what it returned.
+        path_or_name: "shapes", "digits", "mnist", "dogs_vs_cats", a folder that `folders.read_layout` takes, or what it returned.
         size: Side of the pictures, in pixels.
         root: Data folder that holds `mnist.npz` and `dogs_vs_cats_small/`; None for `data_folder()`.
         seed: Splits a folder that is not split yet.
@@ -102,6 +103,8 @@ def load_dataset(
     root = data_folder() if root is None else root
     if path_or_name == "shapes":
         return _shapes(size)
+    if path_or_name == "digits":
+        return _digits(size)
     if path_or_name == "mnist":
         return _mnist(root / "mnist.npz", size)
     if path_or_name == "dogs_vs_cats":
@@ -131,11 +134,33 @@ def check(path_or_name: str | Path) -> None:
 
 def _shapes(size: int) -> Dataset:
     def split(part: str) -> Split:
-        seed = SHAPES_SEED + PARTS.index(part)
+        seed = SEED + PARTS.index(part)
         images, labels = shapes.pictures(shapes.TARGETS, SHAPES_PER_CLASS[part], seed, size)
         return Split(images, labels, tuple(f"{part}/{i:04d}" for i in range(len(labels))))
 
     return Dataset("shapes", tuple(shapes.TARGETS), split("train"), split("validation"), split("test"))
+
+
+def _digits(size: int) -> Dataset:
+    """Return scikit-learn's handwritten digits of 8 x 8 pixels, 0 to 16, enlarged."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    # Bilinear in whole numbers, which give the same bytes on any machine.
+    images = np.stack(
+        [
+            cv2.resize(np.rint(digit * (255 / 16)).astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR_EXACT)
+            for digit in source.images
+        ]
+    )
+
+    def split(part: str, chosen: np.ndarray) -> Split:
+        names = tuple(f"{part}/{index:04d}" for index in chosen)
+        return Split(images[chosen][..., None], source.target[chosen].astype(np.int64), names)
+
+    order = np.random.RandomState(SEED).permutation(len(images))  # frozen, unlike NumPy's later generators (NEP 19)
+    train, test = np.split(order, [TRAINING_DIGITS])
+    return Dataset("digits", tuple("0123456789"), split("train", train), None, split("test", test))
 
 
 def _mnist(file: Path, size: int) -> Dataset:

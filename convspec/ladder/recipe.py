@@ -24,6 +24,7 @@ class Recipe:
     epochs: int
     batch_size: int
     steps: int | None = None  # an epoch; None passes once over the training pictures
+    ema_momentum: float = 0.0  # of the moving average of the weights that is tested; 0 tests those of the last step
     dropout: float = 0.0  # rate, before the head
     filters: tuple[int, ...] = (32, 64, 128, 128)  # of each convolution of `models.small_convnet`
     base: str | None = None  # key of `models.BASES`

@@ -14,7 +14,7 @@ from convspec.data.augmentation import Augmentation
 from convspec.files import atomic_write
 from convspec.ladder.recipe import Recipe
 
-SCHEMA = 2  # of a saved result; it rises whenever a field changes, as a result waits only until its session is done
+SCHEMA = 3  # of a saved result; it rises whenever a field changes, as a result waits only until its session is done
 _FIELDS = (*fields(Recipe), *fields(Augmentation))
 _DEFAULTS = {field.name: field.default for field in _FIELDS if field.default is not MISSING}
 _PER_PICTURE = {"test_names": "pictures", "test_labels": "labels", "predicted": "predicted", "confidence": "confidence"}

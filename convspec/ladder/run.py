@@ -244,7 +244,7 @@ class _Run:
         if ARCHITECTURES[self.recipe.model].fit == "logistic regression":
             with self.clock("train"):
                 return training.fit_linear(head.layers[-1], inputs.passes[0], inputs.validation or inputs.passes[0])
-        training.compile_model(head, self.recipe.learning_rate)
+        training.compile_model(head, self.recipe.learning_rate, self.recipe.ema_momentum)
         history = checkpoint.restore(head, self.clock)
         done = len(history.get("loss", [])) * self.steps
         return training.fit(

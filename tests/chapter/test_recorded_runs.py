@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convspec.accuracy import baselines
+from convspec.accuracy import baselines, gate
 from convspec.ladder.result import Result
-from convspec.ladder.rungs import RECIPES, find_recipe
+from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
 from convspec.report import claims as claims_module
 from convspec.report import tables
 
@@ -97,6 +97,15 @@ def test_recorded_features_took_as_long_as_over_100_epochs_on_them() -> None:
     for run in RUNS["feature_extraction"]:
         epoch = (run.seconds["train"] + run.seconds["validate"]) / run.recipe.epochs
         assert 100 < run.seconds["features"] / epoch < 500
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_gate_on_the_recorded_runs_at_mini_sees_what_the_page_says(rung: str) -> None:
+    runs = [np.equal(run.predicted, run.test_labels) for run in AT["mini"][rung]]
+    verdict = gate.gate(runs, runs)
+    assert verdict.smallest_drop is not None
+    row = f"| `{rung}` | {verdict.new:.3f} | {100 * np.std(np.mean(runs, axis=1), ddof=1):.2f} | "
+    assert f"{row}{100 * verdict.smallest_drop:.1f} | " in (ROOT / "docs" / "gates.md").read_text()
 
 
 PAGES = {"mini": ROOT / "README.md", "full": ROOT / "docs" / "results.md"}

@@ -78,7 +78,7 @@ def test_the_variable_overrides_the_data_root(
         (["--convspec-rungs", "fine_tune"], "unknown rung 'fine_tune' at scale mini; choose from dense_baseline, "),
         (
             ["--convspec-dataset", "nowhere"],
-            "no dataset or folder 'nowhere': give shapes, mnist, dogs_vs_cats, or a folder",
+            "no dataset or folder 'nowhere': give shapes, digits, mnist, dogs_vs_cats, or a folder",
         ),
         (["--convspec-weights", "nowhere.h5"], "--convspec-weights: no file 'nowhere.h5'; give a file, or imagenet"),
         (["--convspec-seeds", "0"], "must be a whole number from 1 up, got '0'"),

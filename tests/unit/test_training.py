@@ -64,14 +64,20 @@ def test_history_and_phases_cover_training_and_validation() -> None:
     assert sum(clock.seconds.values()) <= total.seconds["fit"], "no second counts twice"
 
 
-def test_every_batch_of_the_stream_is_a_step_from_the_first_on() -> None:
-    """Keras looks at some before it trains."""
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
+def test_every_batch_is_a_step_and_the_weights_end_as_their_average(momentum: float) -> None:
+    """Keras looks at some batches before it trains; a momentum of 0 leaves the weights of the last step."""
     (fitted, batches), (stepped, _) = model_and_batches(), model_and_batches()
+    training.compile_model(fitted, 1e-2, momentum)
     fit(fitted, batches, 1, {})
-    source = stream(batches, 0)
+    source, averages = stream(batches, 0), None
     for _ in range(4):
         stepped.train_on_batch(*next(source))
-    for one, other in zip(fitted.get_weights(), stepped.get_weights(), strict=True):
+        averages = [
+            momentum * average + (1 - momentum) * weights
+            for average, weights in zip(averages or stepped.get_weights(), stepped.get_weights(), strict=True)
+        ]
+    for one, other in zip(fitted.get_weights(), averages or [], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 
 import convspec.data
 from convspec import BadInput, MissingData
@@ -146,8 +147,8 @@ def test_a_damaged_file_in_mnists_place_is_refused(tmp_path: Path) -> None:
         ("mnist", r"^MNIST is not at '{}/mnist\.npz': get it with `convspec fetch mnist"),
         ("dogs_vs_cats", r"^Dogs vs\. Cats is not in '{}': get it with `convspec fetch dogs_vs_cats`.*kaggle.*"
          r" split train\.zip {}/dogs_vs_cats_small` \(listing 5\.4\)$"),
-        ("cifar10", "^no dataset or folder 'cifar10': give shapes, mnist, dogs_vs_cats, or a folder"),
-        ("MNIST", "^no dataset or folder 'MNIST': give shapes, mnist, dogs_vs_cats, or a folder"),
+        ("cifar10", "^no dataset or folder 'cifar10': give shapes, digits, mnist, dogs_vs_cats, or a folder"),
+        ("MNIST", "^no dataset or folder 'MNIST': give shapes, digits, mnist, dogs_vs_cats, or a folder"),
     ],
 )  # fmt: skip
 def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(name: str, message: str, tmp_path: Path) -> None:
@@ -180,6 +181,22 @@ def test_the_parts_of_shapes_are_balanced_and_share_no_picture() -> None:
     assert [np.bincount(split.labels).tolist() for split in parts(dataset)] == [[count, count] for count in per_class]
     pictures = {image.tobytes() for split in parts(dataset) for image in split.images}
     assert len(pictures) == len(set(names_of(dataset))) == 2 * sum(per_class), "no picture may come twice"
+
+
+def test_digits_are_1797_real_ones_enlarged_and_split_without_validation() -> None:
+    dataset = load_dataset("digits", 28, Path("nowhere"))
+    source, train, test = load_digits(), dataset.train, dataset.test
+    assert (len(train), dataset.validation, len(test)) == (900, None, 897)
+    indices = [int(name.partition("/")[2]) for name in train.names + test.names]
+    assert sorted(indices) == list(range(1797)), "each digit is in one part, under its number in scikit-learn"
+    assert np.concatenate([train.labels, test.labels]).tolist() == source.target[indices].tolist()
+    images = np.concatenate([train.images, test.images])
+    assert (images.shape, images.dtype, images.min(), images.max()) == ((1797, 28, 28, 1), np.uint8, 0, 255)
+    # Bilinear: each pixel is a mix of the source's pixels that are less than one from where it lies among them.
+    places = np.clip((np.arange(28) + 0.5) * 8 / 28 - 0.5, 0, 7)
+    shares = np.maximum(1 - abs(places[:, None] - np.arange(8)), 0)
+    expected = shares @ (source.images[indices] * 255 / 16) @ shares.T
+    np.testing.assert_allclose(images[..., 0], expected, atol=1.5)  # rounded twice or more
 
 
 # Any folder
@@ -439,7 +456,7 @@ def no_folder(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (Path.rmdir, "no dataset or folder 'FOLDER': give shapes, mnist, dogs_vs_cats, or a folder"),
+    "missing": (Path.rmdir, "no dataset or folder 'FOLDER': give shapes, digits, mnist, dogs_vs_cats, or a folder"),
     "a file": (no_folder, "no dataset or folder 'FOLDER'"),
     "empty": (lambda folder: None, f"'FOLDER' has no subfolders with pictures; {TWO}"),
     "no subfolders": (

@@ -48,5 +48,5 @@ def test_a_saved_result_of_another_schema_is_refused(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "result.json") == RESULT
     content = json.loads((tmp_path / "result.json").read_text()) | {"schema": 9}
     (tmp_path / "result.json").write_text(json.dumps(content))
-    with pytest.raises(BadInput, match="not a saved result: its schema is 9, not 2: delete"):
+    with pytest.raises(BadInput, match="not a saved result: its schema is 9, not 3: delete"):
         Result.load(tmp_path / "result.json")
