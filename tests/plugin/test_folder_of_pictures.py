@@ -79,9 +79,9 @@ def test_a_folder_with_two_readings_is_told_so_and_recommends_nothing(
 def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Pytester, pictures: Path) -> None:
     session = pytester.parseconfigure("--convspec-dataset=pictures", "--convspec-layout=parts").stash[SESSION]
     labels = [0, 1] * 500
-    right: dict[str, Any] = {"test_labels": labels, "predicted": labels, "test_names": ["bright/00.png"] * 1000}
     for rung in ("dense_baseline", "mnist_convnet"):
-        session.runs[rung] = [replace(result(rung, "mini", 1.0), **right)]
+        run = replace(result(rung, "mini", 1.0), test_labels=labels, predicted=labels)
+        session.runs[rung] = [replace(run, test_names=["bright/00.png"] * 1000)]
     advice = summary._recommend(session)
     assert advice is not None
     assert (advice["rung"], advice["curve"], len(advice["code"])) == ("dense_baseline", None, 2)
