@@ -68,8 +68,8 @@ OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the 
 }
 HELP = {
     "scale": "mini (default): embedded pictures, minutes on two cores; full: MNIST, Dogs vs. Cats, VGG16",
-    "dataset": "run every rung on these pictures: shapes, digits, mnist, dogs_vs_cats, or a folder with a subfolder for each"
-    " class, or with train, validation and test that have such subfolders (default: each rung's own)",
+    "dataset": "run every rung on these pictures: shapes, digits, mnist, dogs_vs_cats, or a folder with a subfolder for"
+    " each class, or with train, validation and test that have such subfolders (default: each rung's own)",
     "layout": "what the subfolders of the dataset's folder are, where they could be classes or parts",
     "data-root": "folder of data sets and weights, unless CONVSPEC_DATA names one (default: the user's cache folder)",
     "weights": "weights of the base (default: BASE_notop.weights.h5 in the data folder, else imagenet, from Keras)",
