@@ -33,8 +33,8 @@ from .conftest import ROUNDS, WHOLE, Side
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = {"mini": 10, "full": 10}
-COUNTS = {"mini": (250, 2000), "full": (20, 80)}
-MAX_GROWTH = 20  # MiB from the smallest count to the largest; at mini the inputs alone would be 46 MiB more
+COUNTS = {"mini": (250, 1000), "full": (20, 80)}
+MAX_GROWTH = 10  # MiB from the smallest count to the largest; at mini the inputs alone would be 20 MiB more
 POINTS = {  # epochs and pictures of the runs that show what a whole rung costs
     "mini": {"recorded": ((5, 120), (30, 600)), "literal": ((5, 60), (30, 120))},
     "full": {"recorded": ((2, 20), (10, 60)), "literal": ((2, 20), (2, 40))},
