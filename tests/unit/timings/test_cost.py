@@ -63,7 +63,7 @@ def test_the_table_has_each_rungs_parts_and_says_what_is_extrapolated() -> None:
     assert "30 x 1,000: by the line, extrapolated unless it was measured." in table.text()
 
 
-def test_the_chart_has_a_line_for_each_rung_and_a_dot_for_each_measured_run() -> None:
+def test_the_chart_has_a_line_for_each_rung_and_dots_that_are_measured() -> None:
     (axes,) = cost.chart([RECORDED, LITERAL], 30, 100).axes
     curves = {str(line.get_label()): np.array(line.get_xydata()) for line in axes.lines}
     assert curves["frozen_end_to_end"][[0, 29], 1] == pytest.approx([2.6, 20.0])
