@@ -85,12 +85,7 @@ def load_dataset(
     """Load the dataset of that name, or the folder of classes at that path.
 
     Args:
-<<<<<<< HEAD
-        path_or_name: "shapes", "digits", "mnist", "dogs_vs_cats", a folder that `folders.read_layout` takes, or what it
-            returned.
-=======
         path_or_name: One of NAMES, a folder that `folders.read_layout` takes, or what it returned.
->>>>>>> mini
         size: Side of the pictures, in pixels.
         root: Data folder that holds `mnist.npz` and `dogs_vs_cats_small/`; None for `data_folder()`.
         seed: Splits a folder that is not split yet.
