@@ -470,7 +470,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: fill(folder, cats=4, dogs=3),
         "'FOLDER': a class needs at least 4 readable pictures to be split, but 'dogs' has 3",
     ),
-    "all empty": (lambda folder: fill(folder, cats=0, dogs=0), f"'FOLDER' has no subfolders with pictures; {TWO}"),
+    "all empty": (
+        lambda folder: fill(folder, cats=0, dogs=0),
+        f"'FOLDER' has no subfolders with pictures, and no picture in 'cats', 'dogs'; {TWO}",
+    ),
 }
 
 

@@ -49,7 +49,7 @@ def test_a_chosen_rung_is_climbed_in_the_form_of_the_mode(mode: Any, chosen: lis
 def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path: Path) -> None:
     recipe = replace(find_recipe("feature_extraction_fast", "mini"), extra_sizes=(32,))
     result = run_recipe(recipe, few_shapes, 0, tmp_path)
-    assert result.base_pictures == 2 * (40 + 19 + 20)
+    assert result.base_pictures == 2 * (40 + 20 + 20)
     assert result.test_accuracy > 0.8
 
 
@@ -84,11 +84,11 @@ def test_a_fast_rung_saves_a_whole_model_with_its_predictions(
 @pytest.mark.parametrize(
     ("rung", "expected"),
     [
-        # 40 pictures for training, 19 for validation after each of 2 epochs, 20 for the test; 2 views
-        ("frozen_end_to_end", 2 * (40 + 19) + 20),
-        ("frozen_end_to_end_fast", 2 * 40 + 19 + 20),
-        ("feature_extraction", 40 + 19 + 20),
-        ("feature_extraction_fast", 40 + 19 + 20),
+        # 40 pictures for training, 20 for validation after each of 2 epochs, 20 for the test; 2 views
+        ("frozen_end_to_end", 2 * (40 + 20) + 20),
+        ("frozen_end_to_end_fast", 2 * 40 + 20 + 20),
+        ("feature_extraction", 40 + 20 + 20),
+        ("feature_extraction_fast", 40 + 20 + 20),
         ("from_scratch", None),
     ],
 )

@@ -31,8 +31,11 @@ def test_it(record, benchmark, monkeypatch):
 """
 
 
-def timed(pytester: pytest.Pytester, source: str, *arguments: str) -> tuple[pytest.RunResult, list[dict]]:
+def timed(
+    monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester, source: str, *arguments: str
+) -> tuple[pytest.RunResult, list[dict]]:
     """The result of a session with the benchmarks' fixtures, and the facts that its record keeps."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # there pytest-benchmark would time nothing
     pytester.makeconftest("from benchmarks.conftest import *")
     pytester.makepyfile(source)
     options = "--benchmark-json=record.json", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"
@@ -41,8 +44,10 @@ def timed(pytester: pytest.Pytester, source: str, *arguments: str) -> tuple[pyte
     return result, [entry["extra_info"] for entry in entries]
 
 
-def test_no_timing_fails_a_run_and_all_stand_in_one_table(pytester: pytest.Pytester) -> None:
-    result, facts = timed(pytester, TIMINGS)
+def test_no_timing_fails_a_run_and_all_stand_in_one_table(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, facts = timed(monkeypatch, pytester, TIMINGS)
     result.assert_outcomes(passed=4)
     rows = [line.split() for line in lines(result).splitlines() if line.startswith("ours / theirs")]
     assert [row[-1] for row in rows] == ["faster", "faster", "slower", "slower"]
@@ -52,15 +57,19 @@ def test_no_timing_fails_a_run_and_all_stand_in_one_table(pytester: pytest.Pytes
     assert kept == {"ratio": 2.0, "interval": [2.0, 2.0], "max_ratio": 1.2, "verdict": "slower"}
 
 
-def test_where_timings_are_enforced_only_what_is_claimed_fails(pytester: pytest.Pytester) -> None:
-    result, facts = timed(pytester, TIMINGS, "--convspec-enforce-timings")
+def test_where_timings_are_enforced_only_what_is_claimed_fails(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, facts = timed(monkeypatch, pytester, TIMINGS, "--convspec-enforce-timings")
     result.assert_outcomes(passed=3, failed=1)
     assert "sleeping: ours / theirs: 2.00 [2.00, 2.00] of the time, at most 1.2" in lines(result)
     assert facts[2]["verdict"] == "slower", "the record is kept all the same"
 
 
-def test_two_sides_run_in_turn_and_the_first_round_warms_up(pytester: pytest.Pytester) -> None:
-    result, (facts,) = timed(pytester, IN_TURN)
+def test_two_sides_run_in_turn_and_the_first_round_warms_up(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, (facts,) = timed(monkeypatch, pytester, IN_TURN)
     result.assert_outcomes(passed=1)
     assert (facts["ratio"], facts["verdict"], facts["rival"]) == (0.5, "faster", "theirs")
     assert (facts["images_per_second"], facts["share_of_probe"]) == (4.0, 0.4)
