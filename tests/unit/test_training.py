@@ -50,6 +50,21 @@ def test_models_are_compiled_with_rmsprop_and_the_loss_of_their_head(units: int,
     assert model.loss == loss
 
 
+def test_with_a_momentum_the_weights_end_as_their_moving_average() -> None:
+    def train(steps: int, momentum: float) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+        training.compile_model(model, 0.1, momentum)
+        training.fit(model, stream(model_and_batches()[1], 0), 1, steps, None, clock=Clock(), history={})
+        return model.get_weights()
+
+    expected = train(1, 0.0)
+    for steps in range(2, 6):
+        expected = [0.9 * mean + 0.1 * value for mean, value in zip(expected, train(steps, 0.0), strict=True)]
+    for mean, value in zip(expected, train(5, 0.9), strict=True):
+        np.testing.assert_allclose(value, mean, rtol=1e-5)
+
+
 def test_history_and_phases_cover_training_and_validation() -> None:
     model, batches = model_and_batches()
     history: training.History = {}
