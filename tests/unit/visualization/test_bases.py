@@ -32,24 +32,30 @@ def base(name: str) -> keras.Model:
 
 def test_grad_cam_weighs_the_last_convolutions_maps_by_their_gradients(name: str, base: keras.Model) -> None:
     """The gradient of a channel's bias is the sum over its map; so is, but for one factor, that of the next layer's."""
-    model = keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    model = keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dense(2)])
+    kernel = np.random.default_rng(3).normal(size=(base.output_shape[-1], 1))
+    model.layers[-1].set_weights([np.hstack([kernel, -kernel]), np.zeros(2)])  # what speaks against one speaks for two
     convolution = base.get_layer(LAST[name])
     after = base.layers[base.layers.index(convolution) + 1]
     bias = convolution.bias if convolution.use_bias else after.beta
     fixed = [variable.value for variable in model.non_trainable_variables]
-
-    def score(value: object) -> object:
-        values = [value if variable is bias else variable.value for variable in model.trainable_variables]
-        scores, _ = model.stateless_call(values, fixed, PICTURE[None], training=False)
-        return scores[:, 1]
-
-    _, gradient = value_and_gradient(score, ops.copy(bias.value))
     maps = keras.Model(base.input, convolution.output)(PICTURE[None])[0]
-    expected = np.maximum((ops.convert_to_numpy(maps) * ops.convert_to_numpy(gradient)).mean(axis=-1), 0)
-    assert expected.any()
-    heatmap = class_activation_map(model, PICTURE, 1)
-    assert heatmap.shape == (2, 2)
-    np.testing.assert_allclose(heatmap, expected / (expected.max() or 1), atol=1e-3)
+
+    def expect(label: int) -> np.ndarray:
+        def score(value: object) -> object:
+            values = [value if variable is bias else variable.value for variable in model.trainable_variables]
+            scores, _ = model.stateless_call(values, fixed, PICTURE[None], training=False)
+            return scores[:, label]
+
+        _, gradient = value_and_gradient(score, ops.copy(bias.value))
+        return np.maximum((ops.convert_to_numpy(maps) * ops.convert_to_numpy(gradient)).mean(axis=-1), 0)
+
+    expected = [expect(label) for label in range(2)]
+    assert np.any(expected)
+    for label, evidence in enumerate(expected):
+        heatmap = class_activation_map(model, PICTURE, label)
+        assert heatmap.shape == (2, 2)
+        np.testing.assert_allclose(heatmap, evidence / (evidence.max() or 1), atol=1e-3)
     assert Trace(model, PICTURE).find_maps(None) == LAST[name]
 
 
