@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
         "--strict-markers",
         "-p",
         "no:cacheprovider",
+        "-W",
+        "ignore:Module already imported:pytest.PytestAssertRewriteWarning",  # by this command
         f"--convspec-dataset={options.folder.expanduser().resolve()}",
         f"--convspec-report={report}",
         f"--convspec-scale={options.scale}",
