@@ -91,12 +91,15 @@ def judge(
         return missing
     sides = [np.equal([run.predicted for run in side], side[0].labels) for side in (chosen.runs, runs)]
     weights = picture_weights(runs[0].labels) if measure == "balanced" else None
-    verdict, changes = (
-        gate.gate(*sides, margin=margin, looks=looks, weights=weights),
-        baselines.changes(chosen.runs, runs),
+    verdict = gate.gate(*sides, margin=margin, looks=looks, weights=weights)
+    return replace(
+        missing,
+        outcome=verdict.outcome,
+        changes=baselines.changes(chosen.runs, runs),
+        verdict=verdict,
+        flips=flips(*sides),
+        measure=measure,
     )
-    judged: Any = {"outcome": verdict.outcome, "changes": changes, "verdict": verdict, "flips": flips(*sides)}
-    return replace(missing, measure=measure, **judged)
 
 
 def results_from_predictions(

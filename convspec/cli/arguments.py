@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from convspec.data.layouts import LAYOUTS
+
 
 def seed(text: str) -> int:
     """Parse a whole number from 0 to 2**32 - 1."""
@@ -14,7 +16,7 @@ def seed(text: str) -> int:
 def add_layout(parser: argparse.ArgumentParser) -> None:
     """Add --layout, under the name of the pytest option, too, which errors speak of."""
     parser.add_argument(
-        "--layout", "--convspec-layout", choices=("classes", "parts"),
+        "--layout", "--convspec-layout", choices=LAYOUTS,
         help="what the subfolders are, where they could be classes or parts such as train and test",
     )  # fmt: skip
 

@@ -11,8 +11,7 @@ from scipy import special
 from convspec import BadInput
 from convspec.accuracy import statistics
 from convspec.accuracy.gate import AccuracyVerdict, gate
-from convspec.accuracy.measures import measure
-from convspec.report.tables import Runs, summary
+from convspec.report.tables import Runs, best_rung, measures, summary
 
 if TYPE_CHECKING:
     from convspec.ladder.learning_curve import LearningCurve
@@ -40,7 +39,7 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
     if len({tuple(group[0].test_names) for group in runs.values()}) > 1:
         raise BadInput("no recommendation: the rungs were not tested with the same pictures")
     costs = sorted(runs, key=lambda rung: _seconds(runs, rung))
-    best = max(costs, key=lambda rung: summary(runs[rung])["test_accuracy"])
+    best = best_rung({rung: runs[rung] for rung in costs})  # of equals the cheapest
     if why := _nothing_learned(runs, best):
         return Recommendation([why])
     if len(runs) == 1:
@@ -149,12 +148,12 @@ def _figures(runs: Runs, rung: str) -> list[str]:
         f"It gets {accuracy:.3f} of the {pictures} test pictures right (95 % interval {low:.3f} to {high:.3f}), in"
         f" {_duration(runs, rung)}."
     ]
-    measures, labels = measure([run.as_run() for run in group], group[0].dataset["classes"]), group[0].test_labels
-    worst, recall = min(measures.recalls.items(), key=lambda item: item[1])
-    tested = labels.count(measures.classes.index(worst))
-    if special.bdtr(round(recall * tested), tested, accuracy) * len(measures.recalls) < CHANCE:
-        taken = next(given for true, given, _ in measures.confusions if true == worst)
-        confused = f", and most of the others taken for {taken}" if len(measures.classes) > 2 else ""
+    measured, labels = measures(group), group[0].test_labels
+    worst, recall = measured.lowest
+    tested = labels.count(measured.classes.index(worst))
+    if special.bdtr(round(recall * tested), tested, accuracy) * len(measured.recalls) < CHANCE:
+        taken = next(given for true, given, _ in measured.confusions if true == worst)
+        confused = f", and most of the others taken for {taken}" if len(measured.classes) > 2 else ""
         lines.append(f"The worst class is {worst}: {recall:.3f} of its {tested} are right{confused}.")
     return lines
 
