@@ -57,9 +57,10 @@ class Full:
         runs = self(rung)
         figure = claims_module.judge(runs, part)
         best = f" (best epoch {figure.best:.3f})" if figure.best else ""
+        seeds, published = f"{len(runs)} seed{'s' * (len(runs) > 1)}", runs[0].recipe.published[part]
         self.show(
-            f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, seeds"
-            f" {len(runs)}, published {tables.format_range(*runs[0].recipe.published[part])}: {figure.verdict}"
+            f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
+            f" published {tables.format_range(*published)}: {figure.verdict}"
         )
         return figure.verdict
 
