@@ -48,8 +48,9 @@ def begin(folder: Path, record: Path, *arguments: str) -> subprocess.Popen:
     """Begin a session with one seed, whose report and baselines go to `folder`."""
     folder.mkdir(exist_ok=True)
     plugins = record.parent / "plugins"
-    plugins.mkdir(parents=True, exist_ok=True)
-    (plugins / "recorder.py").write_text(RECORDER)
+    if not plugins.is_dir():  # else another session may be reading it
+        plugins.mkdir(parents=True)
+        (plugins / "recorder.py").write_text(RECORDER)
     command = [sys.executable, "-m", "pytest", LADDER, "-s", "-q", "-p", "no:cacheprovider", "-p", "recorder"]
     command += ["-k", "test_rung[ or test_the_accuracy", f"--rootdir={folder}", "-o", "convspec_baselines=baselines"]
     command += [f"--convspec-report={folder}", "--convspec-seeds=1", "--convspec-update-baselines", *arguments]
@@ -63,7 +64,12 @@ def begin(folder: Path, record: Path, *arguments: str) -> subprocess.Popen:
 def end(process: subprocess.Popen, record: Path, epochs: int | None = None, seconds: float | None = None) -> Any:
     """Return what the runs predicted; None where the session was killed, `seconds` after it had trained `epochs`."""
     assert process.stdout
-    assert "ready\n" in process.stdout, record.with_suffix(".log").read_text()
+    shown = []
+    while "ready\n" not in shown[-1:]:
+        assert (line := process.stdout.readline()), (
+            f"{shown}, {process.wait()}: {record.with_suffix('.log').read_text()}"
+        )
+        shown.append(line)
     if epochs:
         saved = (line for line in process.stdout if line == "saved\n")
         next(islice(saved, epochs - 1, None), None)
