@@ -64,12 +64,10 @@ def begin(folder: Path, record: Path, *arguments: str) -> subprocess.Popen:
 def end(process: subprocess.Popen, record: Path, epochs: int | None = None, seconds: float | None = None) -> Any:
     """Return what the runs predicted; None where the session was killed, `seconds` after it had trained `epochs`."""
     assert process.stdout
-    shown = []
-    while "ready\n" not in shown[-1:]:
-        assert (line := process.stdout.readline()), (
-            f"{shown}, {process.wait()}: {record.with_suffix('.log').read_text()}"
-        )
-        shown.append(line)
+    shown = [process.stdout.readline()]
+    while shown[-1] not in ("ready\n", ""):
+        shown.append(process.stdout.readline())
+    assert shown[-1], f"{shown}, {process.wait()}: {record.with_suffix('.log').read_text()}"
     if epochs:
         saved = (line for line in process.stdout if line == "saved\n")
         next(islice(saved, epochs - 1, None), None)
