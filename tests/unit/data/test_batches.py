@@ -165,6 +165,16 @@ def test_batches_stay_in_order_however_long_each_takes(threads: int) -> None:
     assert labels_of(taken(stream(batches, 0, threads=threads), 12)) == expected
 
 
+def test_no_more_batches_are_made_ahead_than_there_are_threads() -> None:
+    made = []
+    batches = numbered(60, 1)
+    batches.prepare = lambda pictures: made.append(1) or pictures  # type: ignore[func-returns-value]
+    shown = stream(batches, 0, threads=2)
+    next(shown)
+    shown.close()  # type: ignore[attr-defined]
+    assert 1 <= len(made) <= 1 + 2, "a batch of pictures of a large base is a GiB"
+
+
 def fail_at_seven(pictures: np.ndarray) -> np.ndarray:
     if (pictures == 7).any():
         raise ZeroDivisionError("seven")
