@@ -95,7 +95,6 @@ def changed(layer: keras.Layer, row: int, column: int) -> np.ndarray:
 
 
 @claim(1, "5.1", "a stack of Conv2D and MaxPooling2D layers", "holds", source="listing 5.1")
-@claim(7, "5.1", "flattened into vectors of shape (576,)", "holds", source="listing 5.2")
 def test_the_convnet_is_that_of_listings_5_1_and_5_2_in_every_setting() -> None:
     assert_builds_as_listed(models.mnist_convnet, listing_5_2)
 
@@ -192,7 +191,7 @@ def test_the_error_falls_by_68_percent_but_by_58_as_printed() -> None:
 
 @claim(13, "5.1.1", "Dense layers learn global patterns", "holds", source="figure 5.1")
 def test_dense_layers_see_all_pixels_and_convolution_layers_a_small_window(convnet: keras.Model) -> None:
-    """Section 5.1.1, figure 5.1: global patterns against local ones of 3x3."""
+    """Local ones are of 3x3."""
     where = changed(convnet.layers[0], 10, 20).any(axis=-1)
     assert {(int(i), int(j)) for i, j in np.argwhere(where)} == set(itertools.product((8, 9, 10), (18, 19, 20)))
     dense = keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten(), layers.Dense(50)])
@@ -310,7 +309,7 @@ def test_padding_of_a_row_a_side_for_3x3_two_for_5x5_keeps_the_size() -> None:
 @claim(28.7, "5.1.1", 'The padding argument defaults to "valid"', "holds")
 @claim(29, "5.1.1", "its stride, which defaults to 1", "holds")
 def test_padding_defaults_to_valid_and_stride_to_1() -> None:
-    """Section 5.1.1, of Keras's layer and of the package's arithmetic."""
+    """In Keras's layer and in the package's arithmetic."""
     layer = layers.Conv2D(1, (3, 3))
     assert (layer.padding, layer.strides) == ("valid", (1, 1))
     assert conv_output_size(28, 3) == conv_output_size(28, 3, 1, "valid")
