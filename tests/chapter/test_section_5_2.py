@@ -15,13 +15,17 @@ from claims import Evidence, claim
 from keras import layers
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
+from scipy import stats
 
 from convspec import models, training
+from convspec.accuracy import baselines
 from convspec.data import datasets, folders
 from convspec.data.batches import Batches, identity, rescale, stream
+from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 from convspec.progress import Clock
 
+BASELINES = Path(__file__).parents[2] / "fixtures" / "baselines"
 pytestmark = pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")  # as the listings do
 
 
@@ -71,6 +75,19 @@ def test_the_first_1000_of_each_class_train_500_validate_500_test(files: folders
         numbers.setdefault((part, label), set()).add(int(path.name.split(".")[1]))
     expected = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
     assert numbers == {(part, label): set(each) for part, each in expected.items() for label in (0, 1)}
+
+
+@claim(78, "5.2.1", "will still yield reasonable results despite a relative lack", "holds", kind="recorded")
+def test_recorded_training_on_2000_pictures_is_far_from_chance(evidence: Evidence) -> None:
+    recipe = find_recipe("from_scratch", "full")
+    runs = [run for run in map(Result.from_run, baselines.read(BASELINES)) if run.recipe == recipe]
+    for run in runs:
+        evidence(
+            f"seed {run.seed}: {run.test_accuracy:.3f} of {len(run.predicted)} test pictures, where chance has 0.5"
+        )
+        right = round(run.test_accuracy * len(run.predicted))
+        assert stats.binomtest(right, len(run.predicted), 0.5).pvalue < 1e-6
+    assert runs
 
 
 @claim(43, "5.2.2", "medium-resolution color JPEGs ... heterogeneous in size", "holds", source="figure 5.8")
