@@ -137,7 +137,7 @@ def assert_trains_as_listed(
         return part.images.reshape(-1, *model.input_shape[1:])
 
     def targets(part: "Split") -> np.ndarray:
-        return keras.utils.to_categorical(part.labels, 10) if "categorical" in model.loss else part.labels
+        return keras.utils.to_categorical(part.labels, 10) if model.loss == "categorical_crossentropy" else part.labels
 
     source = stream(Batches(inputs(dataset.train), targets(dataset.train), batch_size, rescale), 3, recipe.augmentation)
     steps = recipe.steps or -(-len(dataset.train) // batch_size)
