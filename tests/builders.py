@@ -1,6 +1,7 @@
 """Results, folders and files that several test modules build."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from convspec.ladder.rungs import find_recipe
 
 if TYPE_CHECKING:
     import keras
+
+    from convspec.data.datasets import Dataset, Split
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -87,6 +90,67 @@ def noting_layer(calls: list[str], name: str) -> "keras.Layer":
         return inputs * 1
 
     return keras.layers.Lambda(note, name=name)
+
+
+# Listings, against what the package has in their place.
+def assert_builds_as_listed(build: Callable[[], "keras.Model"], listing: Callable[[], "keras.Model"]) -> None:
+    """Assert that both build one network: all settings of all layers, the weights that a seed draws, the output."""
+    import keras
+
+    def settings(model: keras.Model) -> dict[str, object]:
+        values: dict[str, object] = {"input": (model.input_shape, model.inputs[0].dtype)}
+        for place, layer in enumerate(model.layers):
+            config = {name: value for name, value in layer.get_config().items() if name not in ("name", "seed")}
+            values |= {f"{place} {type(layer).__name__} {name}": value for name, value in config.items()}
+        return values
+
+    sides = []
+    for make in (build, listing):
+        keras.utils.set_random_seed(51)
+        sides.append(make())
+    ours, listed = map(settings, sides)
+    pairs = {name: (ours.get(name), listed.get(name)) for name in sorted(ours.keys() | listed.keys())}
+    differences = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    assert not differences, f"settings here and in the listing: {differences}"
+    batch = np.random.default_rng(51).random((2, *sides[1].input_shape[1:]), np.float32)
+    weights, outputs = zip(*((model.get_weights(), model.predict(batch, verbose=0)) for model in sides), strict=True)
+    for weight, expected in zip(*weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-5)
+
+
+def assert_trains_as_listed(
+    rung: str, dataset: "Dataset", listing: Callable[[], "keras.Model"], batch_size: int, folder: Path, **changes: Any
+) -> None:
+    """Assert that two epochs of a rung at full are those of its listing's compiled model, fitted by Keras itself."""
+    import keras
+
+    from convspec.data.batches import Batches, rescale, stream
+    from convspec.ladder.run import run_recipe
+
+    recipe = replace(find_recipe(rung, "full"), epochs=2, **changes)
+    run = run_recipe(recipe, dataset, 3, folder)
+    keras.utils.set_random_seed(3)
+    model = listing()
+
+    def inputs(part: "Split") -> np.ndarray:
+        return part.images.reshape(-1, *model.input_shape[1:])
+
+    def targets(part: "Split") -> np.ndarray:
+        return keras.utils.to_categorical(part.labels, 10) if model.loss == "categorical_crossentropy" else part.labels
+
+    source = stream(Batches(inputs(dataset.train), targets(dataset.train), batch_size, rescale), 3, recipe.augmentation)
+    steps = recipe.steps or -(-len(dataset.train) // batch_size)
+    held_out = dataset.validation and (inputs(dataset.validation) / np.float32(255), targets(dataset.validation))
+    fitted = model.fit(source, epochs=2, steps_per_epoch=steps, validation_data=held_out, shuffle=False, verbose=0)
+    for name, values in fitted.history.items():  # sparse labels round otherwise
+        name = {"acc": "accuracy", "val_acc": "val_accuracy"}.get(name, name)
+        assert run.history[name] == pytest.approx(values, rel=1e-4), f"{name} of {rung}"
+    assert len(run.history) == len(fitted.history)
+    shares = model.predict(inputs(dataset.test) / np.float32(255), verbose=0)
+    shares = np.hstack([1 - shares, shares]) if shares.shape[1] == 1 else shares
+    assert run.confidence == pytest.approx(shares.max(axis=1).tolist(), abs=1e-4), "rounded to four places"
+    assert run.predicted == shares.argmax(axis=1).tolist()
 
 
 # pytest in pytest.
