@@ -1,6 +1,7 @@
 """Results, folders and files that several test modules build."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from convspec.ladder.rungs import find_recipe
 
 if TYPE_CHECKING:
     import keras
+
+    from convspec.data.datasets import Dataset
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -87,6 +90,65 @@ def noting_layer(calls: list[str], name: str) -> "keras.Layer":
         return inputs * 1
 
     return keras.layers.Lambda(note, name=name)
+
+
+# Listings, against what the package has in their place.
+def assert_builds_as_listed(build: Callable[[], "keras.Model"], listing: Callable[[], "keras.Model"]) -> None:
+    """Assert that both build one network: all settings of all layers, the weights that a seed draws, the output."""
+    import keras
+
+    def settings(model: keras.Model) -> list[tuple]:
+        configs = [
+            (type(layer).__name__, {name: value for name, value in layer.get_config().items() if name != "name"})
+            for layer in model.layers
+        ]
+        for kind, config in configs:
+            if kind == "Dropout":
+                del config["seed"]
+        return [(model.input_shape, model.inputs[0].dtype), *configs]
+
+    sides = []
+    for make in (build, listing):
+        keras.utils.set_random_seed(51)
+        sides.append(make())
+    assert settings(sides[0]) == settings(sides[1])
+    batch = np.random.default_rng(51).random((2, *sides[1].input_shape[1:]), np.float32)
+    weights, outputs = zip(*((model.get_weights(), model.predict(batch, verbose=0)) for model in sides), strict=True)
+    for ours, listed in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, listed)
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-5)
+
+
+def assert_trains_as_listed(
+    rung: str, dataset: "Dataset", listing: Callable[[], "keras.Model"], batch_size: int, folder: Path, **changes: Any
+) -> None:
+    """Assert that two epochs of a rung at full are those of its listing's compiled model, fitted by Keras itself."""
+    import keras
+
+    from convspec.data.batches import Batches, rescale, stream
+    from convspec.ladder.run import run_recipe
+
+    recipe = replace(find_recipe(rung, "full"), epochs=2, **changes)
+    run = run_recipe(recipe, dataset, 3, folder)
+    keras.utils.set_random_seed(3)
+    model = listing()
+    train, test = (dataset.train, dataset.validation or dataset.test)
+
+    def targets(labels: np.ndarray) -> np.ndarray:
+        return keras.utils.to_categorical(labels, 10) if model.loss == "categorical_crossentropy" else labels
+
+    batches = Batches(train.images.reshape(-1, *model.input_shape[1:]), targets(train.labels), batch_size, rescale)
+    held_out = test.images.reshape(-1, *model.input_shape[1:]).astype("float32") / 255, targets(test.labels)
+    steps = recipe.steps or -(-len(train) // batch_size)
+    source = stream(batches, 3, recipe.augmentation)
+    history = model.fit(source, epochs=2, steps_per_epoch=steps, validation_data=held_out, verbose=0).history
+    expected = {name.replace("acc", "accuracy") if name.endswith("acc") else name: v for name, v in history.items()}
+    if dataset.validation is None:
+        expected = {name: values for name, values in expected.items() if not name.startswith("val_")}
+        assert run.test_accuracy == pytest.approx(history["val_accuracy"][-1])
+    assert run.history.keys() == expected.keys()
+    for name, values in expected.items():  # sparse labels round otherwise
+        assert run.history[name] == pytest.approx(values, rel=1e-4), f"{name} of {rung}"
 
 
 # pytest in pytest.
