@@ -152,7 +152,9 @@ def test_a_file_with_the_classifier_has_the_bases_weights_but_not_the_reverse(tm
     base = models.conv_base("MobileNetV3Small", tmp_path / "whole.weights.h5", (224, 224, 3))
     for expected, weight in zip(whole.get_weights(), base.get_weights(), strict=False):
         np.testing.assert_array_equal(weight, expected)
-    with pytest.raises(BadInput, match="cut.weights.h5' does not hold the weights of a mobilenetv3small base with its"):
+    with pytest.raises(
+        BadInput, match=r"cut.weights.h5' does not hold the weights of a mobilenetv3small base with its"
+    ):
         models.conv_base("MobileNetV3Small", tmp_path / "cut.weights.h5", (224, 224, 3), include_top=True)
 
 
