@@ -2,12 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from convspec.data.datasets import Dataset
 
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
 
@@ -25,13 +21,3 @@ def top_weights(data_folder: Path) -> Path:
         f"needs VGG16's weights with its dense top: vgg16.weights.h5 or {KERAS_FILE} in the data folder, or the latter"
         " where keras.applications.VGG16(weights='imagenet') puts it, in Keras's own"
     )
-
-
-@pytest.fixture(scope="session")
-def dogs_and_top(top_weights: Path, data_folder: Path) -> "tuple[Dataset, Path]":
-    """Return Dogs vs. Cats with some 40 test pictures at 224 x 224, and VGG16's weights with its top."""
-    from convspec.data.datasets import Dataset, Split, load_dataset
-
-    whole = load_dataset("dogs_vs_cats", 224, data_folder)
-    test = Split(whole.test.images[::25], whole.test.labels[::25], whole.test.names[::25])
-    return Dataset(whole.name, whole.classes, whole.train, whole.validation, test), top_weights

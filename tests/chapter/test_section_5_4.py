@@ -371,7 +371,12 @@ def test_the_elephants_are_african_elephants_tuskers_and_indian_ones(
     """With WordNet's ids: n02504458, n01871265 and n02504013; 0.925, 0.070 and 0.004, where rounding allows 0.003."""
     preds = classifier.predict(elephants(data_folder), verbose=0)
     assert np.argmax(preds[0]) == AFRICAN_ELEPHANT
-    decoded = decode_predictions(preds, top=3)[0]
+    try:
+        decoded = decode_predictions(preds, top=3)[0]
+    except Exception as error:  # keras.utils.get_file raises no narrower one
+        if "fetch failure" not in str(error):
+            raise
+        pytest.skip("needs ImageNet's classes: imagenet_class_index.json in Keras's own folder, or the network")
     evidence(", ".join(f"{name} {share:.3f}" for _, name, share in decoded))
     assert [(wordnet, name) for wordnet, name, _ in decoded] == [
         ("n02504458", "African_elephant"), ("n01871265", "tusker"), ("n02504013", "Indian_elephant")
