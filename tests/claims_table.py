@@ -22,7 +22,9 @@ from convspec.report.tables import Table, escape
 
 ROOT = Path(__file__).parents[1]
 CHAPTER, PAGE = ROOT / "tests" / "chapter", ROOT / "docs" / "claims.md"
-Outcome = Literal["holds", "qualified", "refuted", "contradicted in this run", "not run here", "untestable"]
+Outcome = Literal[
+    "holds", "qualified", "refuted", "cannot tell", "contradicted in this run", "not run here", "untestable"
+]
 NEEDS = {
     "slow": "needs --slow",
     "full": "needs --convspec-scale full",
@@ -164,7 +166,8 @@ def build_rows(tests: Sequence[MarkedTest], run: Mapping[str, Entry] | None = No
             own += mine
             state = _state(mine, test) if run is not None else ""
             lines, figures = ([x for entry in mine for x in getattr(entry, part)] for part in ("evidence", "figures"))
-            shown.append(ShownTest(test.file, test.name, each.kind, state, lines, figures))
+            kind = next((entry.kind for entry in mine if entry.kind), each.kind)
+            shown.append(ShownTest(test.file, test.name, kind, state, lines, figures))
         outcome, reason = _outcome(claim, own, shown) if run is not None else (claim.verdict, "")
         rows.append(Row(number, claim.section, claim.source, claim.quote, outcome, reason, shown))
     return sorted(rows, key=lambda row: row.number)
@@ -273,11 +276,11 @@ def update(text: str, tests: Sequence[MarkedTest], records: Iterable[Mapping[str
 
     Evidence stays as it is, but for the claims of which a record of a run has evidence.
     """
+    fresh: dict[float, list[str]] = {}
+    for row in (row for record in records for row in record["claims"]):
+        fresh.setdefault(row["number"], []).extend(line for test in row["tests"] for line in test["evidence"])
     evidence = dict(_read_evidence(text))
-    for record in records:
-        for row in record["claims"]:
-            if lines := [line for test in row["tests"] for line in test["evidence"]]:
-                evidence[row["number"]] = escape("; ".join(dict.fromkeys(lines)))
+    evidence |= {number: escape("; ".join(dict.fromkeys(lines))) for number, lines in fresh.items() if lines}
     blocks = {"claims": markdown(build_rows(tests), evidence), "listings": listings_table()}
     for name, block in blocks.items():
         start, end = re.search(rf"<!-- {name}: [^>]*-->\n", text), text.find(f"<!-- end of {name} -->")
