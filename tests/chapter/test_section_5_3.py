@@ -2,6 +2,7 @@
 layers, freezing and depth in experiments, and freezing as behaviour in test_models_freezing.py.
 """
 
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from convspec.accuracy import baselines
 from convspec.arithmetic import multiply_adds
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, View, identity, rescale, stream
-from convspec.data.datasets import Dataset
+from convspec.data.datasets import Dataset, load_dataset
 from convspec.data.decode import load_image
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -513,3 +514,22 @@ def test_the_training_pictures_are_8_percent_of_the_competitions(data_folder: Pa
     files = list((data_folder / "dogs_vs_cats_small" / "train").glob("*/*.jpg"))
     assert len(files) == 2000
     assert (len(files) / 25_000, len(files) / 20_000) == (0.08, 0.1)
+
+
+@claim(118, "5.3.2", "a huge difference between ... 20,000 samples compared to 2,000", "holds", kind="measured")
+def test_a_tenth_of_the_pictures_makes_over_twice_as_many_errors(evidence: Evidence) -> None:
+    """Of real digits, by chapter 2's network, in the mean over three seeds; as many steps from all as from a tenth."""
+    digits = load_dataset("digits", 28)
+    train, test = digits.train, rescale(digits.test.images.astype(np.float32))
+    errors = np.zeros(2)
+    for place, seed in itertools.product(range(2), range(3)):
+        keras.utils.set_random_seed(seed)
+        chosen = np.random.default_rng(seed).permutation(len(train))[: len(train) // (10, 1)[place]]
+        model = models.dense_baseline((28, 28, 1))
+        training.compile_model(model, 1e-3)
+        source = stream(Batches(train.images[chosen], train.labels[chosen], 32, rescale), seed)
+        training.fit(model, source, 1, 300, None, clock=Clock(), history={})
+        wrong = training.predicted_classes(model.predict(test, verbose=0)) != digits.test.labels
+        errors[place] += np.mean(wrong) / 3
+    evidence(f"{errors[0]:.3f} wrong from {len(train) // 10} digits, {errors[1]:.3f} from {len(train):,}")
+    assert errors[0] > 2 * errors[1]
