@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from builders import assert_builds_as_listed
 
 from convspec import BadInput, MissingData, models
 from convspec.arithmetic import dense_parameters
@@ -78,6 +79,20 @@ def test_thawing_works_whether_or_not_the_base_was_frozen_before() -> None:
     models.freeze(base)
     models.thaw_from(base, "block4_conv1")
     assert [layer.trainable for layer in base.layers] == first
+
+
+def test_the_mini_base_has_vggs_pattern_in_every_setting() -> None:
+    """Two blocks of one convolution and two of two, each pooled; the weights are not of another network."""
+
+    def listing() -> keras.Model:
+        model = keras.Sequential([keras.Input((48, 48, 3))])
+        for depth, convolutions in ((16, 1), (32, 1), (64, 2), (96, 2)):
+            for _ in range(convolutions):
+                model.add(keras.layers.Conv2D(depth, (3, 3), padding="same", activation="relu"))
+            model.add(keras.layers.MaxPooling2D((2, 2)))
+        return model
+
+    assert_builds_as_listed(lambda: keras.Sequential([keras.Input((48, 48, 3)), *mini().layers[1:]]), listing)
 
 
 @pytest.mark.parametrize(

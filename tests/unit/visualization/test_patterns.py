@@ -12,7 +12,7 @@ from keras import layers
 from convspec import BadInput, models
 from convspec.reference import conv2d
 from convspec.visualization import class_activation_map, deprocess_image, filter_patterns
-from convspec.visualization.patterns import inputs_are_bgr
+from convspec.visualization.patterns import filter_pictures, input_range, inputs_are_bgr
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,18 @@ def test_deprocessing_spreads_a_tenth_of_the_range_to_each_deviation(rng: np.ran
 def test_inputs_are_bgr_where_the_weights_were_trained_so(name: str) -> None:
     bgr = name.startswith(("resnet", "vgg")) and not name.endswith("v2")
     assert inputs_are_bgr(models.PREPROCESSING[name]) == bgr
+
+
+@pytest.mark.parametrize(("name", "ends"), [("vgg16", (-114.799, 140.201)), ("mobilenet", (-1, 1)), ("mini", (0, 1))])
+def test_black_and_white_are_as_the_inputs_are_prepared(name: str, ends: tuple[float, float]) -> None:
+    """In the mean over the channels; a pattern of such inputs starts and steps between them."""
+    prepare = models.PREPROCESSING[name]
+    assert input_range(prepare, 3) == pytest.approx(ends, abs=1e-3)
+    model = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(1, 3, name="it")])
+    start, one = (filter_pictures(model, prepare, "it", [0], 6, n, as_pictures=False) for n in (0, 1))
+    low, scale = ends[0], (ends[1] - ends[0]) / 255
+    assert low + 128 * scale - 1e-3 <= start.min() <= start.max() <= low + 148 * scale + 1e-3
+    assert np.sqrt(np.mean((one - start) ** 2)) == pytest.approx(scale, rel=0.01), "a step is one shade of 255"
 
 
 def test_a_step_is_the_gradient_over_its_root_mean_square(smooth: tuple[keras.Model, np.ndarray, np.ndarray]) -> None:
