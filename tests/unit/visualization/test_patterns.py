@@ -11,7 +11,7 @@ from keras import layers
 
 from convspec import BadInput, models
 from convspec.reference import conv2d
-from convspec.visualization import class_activation_map, deprocess_image, filter_patterns
+from convspec.visualization import activations, class_activation_map, deprocess_image, filter_patterns
 from convspec.visualization.patterns import filter_pictures, input_range, inputs_are_bgr
 
 
@@ -191,6 +191,16 @@ def test_nan_and_infinity_are_refused(smooth: tuple[keras.Model, np.ndarray, np.
         filter_patterns(model, "smooth", [0], 5, 1)
     with pytest.raises(BadInput, match="array must be finite, got 1 of 2"):
         deprocess_image(np.array([1.0, np.inf]))
+
+
+@pytest.mark.full
+def test_2_3_0_5_and_15_filters_of_vgg16s_blocks_are_dead_on_the_noise(data_folder: Path) -> None:
+    """Of the first 64 of each block's first layer: as listed, they stay noise."""
+    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (64, 64, 3))
+    (noise,) = inputs(base, "block1_conv1", [0], size=64, value_range=(-128, 127), steps=0)
+    maps = activations(base, noise)
+    dead = [int(np.sum(~maps[f"block{block}_conv1"][..., :64].any(axis=(0, 1)))) for block in range(1, 6)]
+    assert dead == [2, 3, 0, 5, 15]
 
 
 SLOW = pytest.mark.slow  # one to four minutes each on two cores
