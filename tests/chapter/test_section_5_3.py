@@ -491,8 +491,8 @@ def test_the_chart_of_a_long_run_has_the_smoothed_curves_of_both_parts(metric: s
     """As listing 5.24 plots them, training and validation; and as dots the raw values of listing 5.19."""
     run = result_with_history("fine_tuned", "full", 0.97)
     (axes,) = charts.curve([run], metric).axes
-    drawn = {line.get_label(): line.get_ydata() for line in axes.lines if line.get_marker() == "None"}
-    dots = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
+    drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines if line.get_marker() == "None"}
+    dots = [np.asarray(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
     for place, (part, name) in enumerate((("training", metric), ("validation", f"val_{metric}"))):
         np.testing.assert_allclose(drawn[part], listing_5_24(run.history[name]))
         np.testing.assert_allclose(dots[place], run.history[name])
