@@ -126,6 +126,22 @@ def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
 
 
 @pytest.fixture(scope="session")
+def top_weights(data_folder: Path) -> Path:
+    """Return the file of VGG16's weights with its dense top; skip where it isn't on this machine."""
+    from convspec import models
+
+    keras_file = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", keras_file)
+    default = models.default_weights("vgg16", data_folder, include_top=True)
+    if (file := home if default == "imagenet" else Path(default)).is_file():
+        return file
+    pytest.skip(
+        f"needs VGG16's weights with its dense top: vgg16.weights.h5 or {keras_file} in the data folder, or the latter"
+        " where keras.applications.VGG16(weights='imagenet') puts it, in Keras's own"
+    )
+
+
+@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the runs of `trained`."""
     return tmp_path_factory.mktemp("run")

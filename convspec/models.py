@@ -168,15 +168,15 @@ def prepares_itself(name: str) -> bool:
     return np.array_equal(PREPROCESSING[name](probe.copy()), probe)
 
 
-def default_weights(name: str, folder: Path | None = None) -> str | Path:
+def default_weights(name: str, folder: Path | None = None, include_top: bool = False) -> str | Path:
     """Return the base's file in the data `folder`, as saved by Keras 3 or as published, else "imagenet".
 
     The mini base has its file in the package.
     """
-    name = find_base(name)
+    name, part = find_base(name), "" if include_top else "_notop"
     if name == "mini":
         return MINI_WEIGHTS
-    ends = ("_notop.weights.h5", "_weights_tf_dim_ordering_tf_kernels_notop.h5") if folder else ()
+    ends = (f"{part}.weights.h5", f"_weights_tf_dim_ordering_tf_kernels{part}.h5") if folder else ()
     files = (Path(folder or "", f"{name}{end}") for end in ends)
     return next((file for file in files if file.is_file()), "imagenet")
 
@@ -186,25 +186,29 @@ def conv_base(
     weights: str | Path | None = None,
     input_shape: tuple[int | None, int | None, int] = (150, 150, 3),
     precision: str | None = None,
+    include_top: bool = False,
 ) -> keras.Model:
-    """Return a convolutional base without its classifier (listing 5.16).
+    """Return a convolutional base without its classifier (listing 5.16), or with it (listing 5.40).
 
-    VGG16's has 14,714,688 parameters and turns (150, 150, 3) into (4, 4, 512).
+    VGG16's has 14,714,688 parameters and turns (150, 150, 3) into (4, 4, 512); with its classifier it has 138,357,544
+    and takes (224, 224, 3).
 
     Args:
         name: Key of BASES, in any spelling that `find_base` takes.
         weights: None (random), "imagenet" (fetched by Keras) or a file, see `default_weights`.
         input_shape: Height, width and channels; sides of None take any size.
         precision: Dtype policy of the layers, such as "mixed_bfloat16"; None takes Keras's own.
+        include_top: Keep the classifier of ImageNet's 1,000 classes; `input_shape` is then the one it was made for.
 
     Raises:
-        BadInput: For an unknown base, an input that is too small or a file of another architecture.
+        BadInput: For an unknown base, an input that it cannot take, a file of another architecture, and the mini base's
+            classifier, as it has none.
         MissingData: For weights that are not on this machine and cannot be fetched.
     """
     name, before = find_base(name), keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision or before)
     try:
-        return _base(name, weights, input_shape)
+        return _base(name, weights, input_shape, include_top)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -221,8 +225,12 @@ def _own_names() -> Iterator[None]:
         global_state.set_global_attribute(counts, before)
 
 
-def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
-    file = None if weights == "imagenet" else weights
+def _base(
+    name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int], include_top: bool
+) -> keras.Model:
+    file, part = None if weights == "imagenet" else weights, "" if include_top else "_notop"
+    if name == "mini" and include_top:
+        raise BadInput("the mini base has no classifier: take another base, or a model's file")
     if name == "mini" and weights == "imagenet":
         raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
     if file is not None and not Path(file).is_file():
@@ -230,7 +238,7 @@ def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, 
     try:
         with warnings.catch_warnings(), _own_names():
             warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")  # weights are for one size
-            base = BASES[name](weights=None if file else weights, include_top=False, input_shape=input_shape)
+            base = BASES[name](weights=None if file else weights, include_top=include_top, input_shape=input_shape)
     except ValueError as error:
         raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
     except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
@@ -238,7 +246,7 @@ def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, 
             raise
         raise MissingData(
             f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
-            f" --convspec-weights, or put {name}_notop.weights.h5 into the data folder ({error})"
+            f" --convspec-weights, or put {name}{part}.weights.h5 into the data folder ({error})"
         ) from error
     for layer in base.layers:
         if isinstance(layer, layers.Dropout):
@@ -251,7 +259,8 @@ def _base(name: str, weights: str | Path | None, input_shape: tuple[int | None, 
             base.load_weights(file)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{str(file)!r} does not hold the weights of a {name} base without its top: {reason}") from error
+        top = "with" if include_top else "without"
+        raise BadInput(f"{str(file)!r} does not hold the weights of a {name} base {top} its top: {reason}") from error
     return base
 
 

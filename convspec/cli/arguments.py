@@ -30,16 +30,17 @@ def positive(text: str) -> int:
 
 def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
     """Add MODEL, PICTURE and --output."""
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a .keras file, of convspec's or any other")
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, of any program's, or the name of a base")
     parser.add_argument("picture", metavar="PICTURE", type=Path, help="a picture file; it is resized for the model")
     parser.add_argument(
         "--output", metavar="FILE", type=Path,
-        help=f"the .png to write (default: PICTURE's name with -{command}, in the current folder)",
+        help=f"the .png or .jpg to write (default: PICTURE's name with -{command}.png, in the current folder)",
     )  # fmt: skip
 
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:
-    """Add --preprocessing and --overwrite."""
+    """Add --weights, --preprocessing and --overwrite."""
+    parser.add_argument("--weights", metavar="FILE", help="a base's weights (default: the data folder's, else Keras's)")
     parser.add_argument(
         "--preprocessing", metavar="HOW",
         help="how the model's inputs are prepared: rescale (0 to 1), none (0 to 255), or as for the weights of a"

@@ -1,4 +1,4 @@
-"""`convspec explain`: map what in a picture speaks for a class, to a saved model (listing 5.44)."""
+"""`convspec explain`: map what in a picture speaks for a class, to a model (listings 5.40 to 5.44)."""
 
 import argparse
 import json
@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from convspec import BadInput
 from convspec.cli.arguments import add_drawing, add_picture, find_output
 
-HELP = "show what in a picture speaks for a class, to a saved model"
+HELP = "show what in a picture speaks for a class, to a model or to a base with its classifier, such as VGG16"
 DESCRIPTION = "Write PICTURE with the model's class activation map on top, and say what the model predicts."
 IMAGENET = 1000  # classes
 
@@ -19,14 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_picture(parser, "explain")
     add_drawing(parser)
-    parser.add_argument("--class", dest="wanted", metavar="CLASS", help="a name or number (default: the one predicted)")
+    parser.add_argument(
+        "--class", dest="wanted", metavar="CLASS",
+        help="a name, number or, of ImageNet's, WordNet id (default: the one predicted)",
+    )  # fmt: skip
     parser.add_argument(
         "--classes", metavar="A,B,...",
         help="the classes' names in order (default: as the model's file tells; for 1000 classes ImageNet's, if Keras"
         " has its list on this machine; else numbers)",
     )  # fmt: skip
     parser.add_argument("--layer", metavar="LAYER", help="whose maps (default: the last convolution's)")
-    parser.add_argument("--occlusion", action="store_true", help="cover parts of the picture instead, the slow check")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--probability", action="store_true",
+        help="take the gradient of the class's probability (listing 5.42), not of its score before the softmax",
+    )  # fmt: skip
+    how.add_argument("--occlusion", action="store_true", help="cover parts of the picture instead, the slow check")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,46 +45,49 @@ def run(options: argparse.Namespace) -> int:
     from convspec.visualization.maps import class_activation_map, occlusion_map, superimpose
     from convspec.visualization.trace import Trace
 
-    model, classes, picture, inputs = pictures.load(options)
+    (model, classes, *_), picture, inputs = pictures.load(options, include_top=True)
     layer = Trace(model, inputs).find_maps(options.layer)
     probabilities = find_probabilities(model, inputs)
     numbers = [str(number) for number in range(len(probabilities))]
     classes = options.classes.split(",") if options.classes else classes
-    names = list(classes or _imagenet(len(numbers)) or numbers)
+    entries = {} if classes else _imagenet(len(numbers))
+    names = list(classes or entries.values() or numbers)
     if len(names) != len(numbers):
         raise BadInput(f"classes must be {len(numbers)} names, as {model.name} has, got {', '.join(names)}")
-    index = int(probabilities.argmax()) if options.wanted is None else _class_index(options.wanted, names)
+    ids = list(entries)
+    index = int(probabilities.argmax()) if options.wanted is None else _class_index(options.wanted, names, ids)
     if options.occlusion:
         method = "parts of the picture covered"
         heatmap = occlusion_map(model, inputs, index, progress=sys.stderr)
     else:
-        method = f"Grad-CAM of {layer}"
-        heatmap = class_activation_map(model, inputs, index, layer)
+        method = f"Grad-CAM of {layer}" + (", of the probability" if options.probability else "")
+        of: Literal["score", "probability"] = "probability" if options.probability else "score"
+        heatmap = class_activation_map(model, inputs, index, layer, of)
     pictures.write(superimpose(picture, heatmap), find_output(options))
     if names == numbers:
         print("classes go by their numbers here: --classes A,B,... names them")
     for number in (-probabilities).argsort(kind="stable")[:3]:
-        print(f"{probabilities[number]:.3f}  {names[number]}")
+        print(f"{probabilities[number]:.3f}  {names[number]}" + (f" ({ids[number]}, {number})" if ids else ""))
     if not heatmap.any():
         print(f"nothing in the picture speaks for {names[index]}: the map is 0 everywhere")
     print(f"{find_output(options)}: what speaks for {names[index]}, by {method}")
     return 0
 
 
-def _imagenet(classes: int) -> list[str] | None:
-    """Return ImageNet's names for 1000 classes, in the order of Keras's models, if Keras has its list here."""
+def _imagenet(classes: int) -> dict[str, str]:
+    """Return ImageNet's names by WordNet id, in the order of Keras's models, if Keras has its list here."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     if classes != IMAGENET or not (file := Path(home, "models", "imagenet_class_index.json")).is_file():
-        return None
+        return {}
     entries = json.loads(file.read_text())  # {"0": ["n01440764", "tench"], ...}
-    return [entries[str(number)][1] for number in range(IMAGENET)]
+    return dict(entries[str(number)] for number in range(IMAGENET))
 
 
-def _class_index(wanted: str, names: Sequence[str]) -> int:
-    """Return the index of a class given by name, in upper or lower case, or by number."""
-    lower = [name.casefold() for name in names]
-    if wanted.casefold() in lower:
-        return lower.index(wanted.casefold())
+def _class_index(wanted: str, names: Sequence[str], ids: Sequence[str]) -> int:
+    """Return the index of a class given by name, in upper or lower case, by WordNet id or by number."""
+    for known in ([name.casefold() for name in names], ids):
+        if wanted.casefold() in known:
+            return known.index(wanted.casefold())
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
     choices = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")

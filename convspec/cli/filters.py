@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from convspec import BadInput
@@ -10,10 +9,10 @@ from convspec.cli.arguments import add_drawing, positive, seed
 
 HELP = "show the patterns that the filters of a model respond to"
 DESCRIPTION = (
-    "Write a grid of patterns for each LAYER (default: the first convolution at each size of its maps),"
-    " SOURCE-LAYER.png."
+    "Write a grid of patterns for each LAYER (default: the first convolution at each size of its maps), down the"
+    " columns, SOURCE-LAYER.png."
 )
-COLUMNS, MARGIN = 8, 5  # listing 5.39
+ROWS, MARGIN = 8, 5  # listing 5.39
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
     add_drawing(parser)
     parser.add_argument("--folder", metavar="DIR", type=Path, default=Path(), help="where to write (default: here)")
-    parser.add_argument("--weights", metavar="FILE", help="a base's weights (default: the data folder's, else Keras's)")
     parser.add_argument("--count", metavar="N", type=positive, default=64, help="the first N filters (default: 64)")
     parser.add_argument("--size", metavar="PIXELS", type=positive, default=64, help="of a pattern (default: 64)")
     parser.add_argument("--steps", metavar="N", type=positive, default=40, help="of gradient ascent (default: 40)")
@@ -31,21 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write a grid of patterns for each layer and print the files' names; return 0."""
-    from convspec import models
     from convspec.cli import pictures
-    from convspec.data.datasets import data_folder
     from convspec.ladder import saved_model
     from convspec.visualization.maps import tile
     from convspec.visualization.patterns import filter_pictures, trace_grey
 
-    base = preprocessing = None
-    with suppress(BadInput):  # a file
-        base = preprocessing = models.find_base(options.source)
-    if base:
-        weights = options.weights or models.default_weights(base, data_folder())
-        model = models.conv_base(base, weights, (None, None, 3))
-    else:
-        model, _, preprocessing, _ = saved_model.load(options.source)
+    model, _, preprocessing, _ = pictures.load_model(options.source, options.weights, include_top=False)
     prepare = saved_model.find_preparation(options.preprocessing or preprocessing)
     trace = trace_grey(model, 0)
     if not (names := [trace.find_maps(name) for name in options.layers] or trace.first_convolutions()):
@@ -58,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         filters = range(min(options.count, trace.outputs[name].shape[-1]))
         arguments = name, filters, options.size, options.steps
         patterns = filter_pictures(model, prepare, *arguments, seed=options.seed, progress=sys.stderr)
-        grid = tile(patterns, COLUMNS, MARGIN)
+        grid = tile(patterns, ROWS, MARGIN, down=True)
         pictures.write(grid[..., 0] if grid.shape[-1] == 1 else grid, output)
         print(f"{output}: patterns of {len(filters)} filters of {name}")
     return 0

@@ -6,7 +6,7 @@ Pictures are (height, width, channels), colours RGB; for a model, prepared as in
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, get_args
 from weakref import WeakKeyDictionary
 
 import cv2
@@ -18,6 +18,9 @@ from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.progress import bar as progress_bar
 from convspec.visualization.trace import Trace, check_finite, input_shape, to_array
+
+VIRIDIS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)[0, :, ::-1]  # OpenCV's are BGR
+GradientOf = Literal["score", "probability"]
 
 
 def _batch(images: np.ndarray, model: keras.Model, single: bool = False) -> np.ndarray:
@@ -54,16 +57,15 @@ def _predict(logits: Any) -> Any:
     return ops.cast(logits[:, 0] > 0 if logits.shape[-1] == 1 else ops.argmax(logits, axis=-1), "int32")
 
 
-def _scores(logits: Any, classes: Any) -> Any:
-    """Return the logit of each row's class, or of the predicted class for -1, as float32 (n,).
+def _scores(outputs: Any, classes: Any) -> Any:
+    """Return the output for each row's class, as float32 (n,); NaN if any of the row is.
 
-    Of one unit, class 1 has its logit and class 0 the negated one. NaN if any logit of the row is.
+    Of one unit, class 1 has its output and class 0 the negated one.
     """
-    logits = ops.cast(logits, "float32")
-    classes = ops.where(classes < 0, _predict(logits), classes)
-    if logits.shape[-1] == 1:
-        return ops.where(classes == 1, logits[:, 0], -logits[:, 0])
-    return ops.sum(logits * ops.one_hot(classes, logits.shape[-1]), axis=-1)
+    outputs = ops.cast(outputs, "float32")
+    if outputs.shape[-1] == 1:
+        return ops.where(classes == 1, outputs[:, 0], -outputs[:, 0])
+    return ops.sum(outputs * ops.one_hot(classes, outputs.shape[-1]), axis=-1)
 
 
 def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -82,12 +84,26 @@ def dead_share(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.mean(~maps.any(axis=(0, 1)))) for name, maps in outputs.items() if maps.ndim == 3}
 
 
-def channel_tiles(maps: np.ndarray) -> np.ndarray:
-    """Tile all channels of a layer, 16 a row, each scaled on its own (listing 5.31).
+def viridis(channel: np.ndarray) -> np.ndarray:
+    """Colour one channel, (height, width), from its lowest value, dark violet, to its highest, yellow.
 
-    Takes (height, width, channels) and returns uint8 (rows * height, 16 * width). Each channel has mean 128 and
-    standard deviation 64; a constant one is 128, and black if it is dead, 0 everywhere. The rest of the last row is
-    white. Raises BadInput for another shape, NaN and infinity.
+    Returns RGB, uint8 (height, width, 3), as Matplotlib's `matshow` does in listings 5.29 and 5.30. Raises BadInput for
+    another shape, NaN and infinity.
+    """
+    channel = np.asarray(channel, np.float64)
+    if channel.ndim != 2 or not channel.size:
+        raise BadInput(f"channel must be (height, width), got {channel.shape}: take one, maps[:, :, 4]")
+    check_finite(channel, "channel")
+    scaled = (channel - channel.min()) / (np.ptp(channel) or 1)
+    return VIRIDIS[np.minimum(256 * scaled, 255).astype(int)]
+
+
+def channel_tiles(maps: np.ndarray) -> np.ndarray:
+    """Tile all channels of a layer, 16 a row, each scaled on its own and in viridis (listing 5.31).
+
+    Takes (height, width, channels) and returns RGB, uint8 (rows * height, 16 * width, 3). Each channel has mean 128 and
+    standard deviation 64 of 0, dark violet, to 255, yellow; a constant one is 128, and black if it is dead, 0
+    everywhere. The rest of the last row is white. Raises BadInput for another shape, NaN and infinity.
     """
     maps = np.asarray(maps, np.float64)
     if maps.ndim != 3 or not maps.size:
@@ -95,18 +111,22 @@ def channel_tiles(maps: np.ndarray) -> np.ndarray:
     check_finite(maps, "maps")
     flat = np.ptp(maps, axis=(0, 1)) == 0
     scaled = (maps - maps.mean(axis=(0, 1))) / np.where(flat, 1, maps.std(axis=(0, 1))) * 64 + 128
-    scaled = np.where(flat, np.where(maps.any(axis=(0, 1)), 128, 0), np.clip(scaled, 0, 255))
-    return tile(np.moveaxis(scaled.astype(np.uint8), -1, 0), 16, fill=255)
+    coloured = VIRIDIS[np.where(flat, 128, np.clip(scaled, 0, 255)).astype(int)]
+    coloured[:, :, ~maps.any(axis=(0, 1))] = 0
+    return tile(np.moveaxis(coloured, 2, 0), 16, fill=255)
 
 
-def tile(pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: int = 0, fill: int = 0) -> np.ndarray:
-    """Tile pictures row by row: listing 5.39's grid, which goes down the columns there.
+def tile(
+    pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: int = 0, fill: int = 0, down: bool = False
+) -> np.ndarray:
+    """Tile pictures with margins (listing 5.39), row by row or down the columns.
 
     Args:
         pictures: Of one shape, (height, width) or (height, width, channels).
         columns: Pictures in a row.
         margin: Pixels between pictures.
         fill: Value of the margins, and of places without a picture.
+        down: Fill one column after the other, of `columns` pictures each, as the listing does.
 
     Raises:
         BadInput: For no pictures, pictures of several shapes, and numbers that make no grid.
@@ -115,28 +135,38 @@ def tile(pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: 
     if pictures.ndim not in (3, 4) or not len(pictures) or columns < 1 or margin < 0:
         raise BadInput(f"tile takes pictures of one shape, got {pictures.shape}, columns {columns}, margin {margin}")
     height, width = (side + margin for side in pictures.shape[1:3])
-    rows = -(-len(pictures) // columns)
-    shape = (rows * height - margin, columns * width - margin, *pictures.shape[3:])
-    grid = np.full(shape, fill, pictures.dtype)
+    sides = [-(-len(pictures) // columns), columns]
+    rows, across = reversed(sides) if down else sides
+    grid = np.full((rows * height - margin, across * width - margin, *pictures.shape[3:]), fill, pictures.dtype)
     for place, picture in enumerate(pictures):
-        top, left = place // columns * height, place % columns * width
+        row, column = reversed(divmod(place, columns)) if down else divmod(place, columns)
+        top, left = row * height, column * width
         grid[top : top + height - margin, left : left + width - margin] = picture
     return grid
 
 
 def class_activation_map(
-    model: keras.Model, image: np.ndarray, class_index: int | None = None, layer_name: str | None = None
+    model: keras.Model,
+    image: np.ndarray,
+    class_index: int | None = None,
+    layer_name: str | None = None,
+    of: GradientOf = "score",
 ) -> np.ndarray:
     """Map where a picture looks like a class: Grad-CAM (Selvaraju et al. 2017, listings 5.42 and 5.43).
 
     Each map of the layer is weighted by the mean gradient of the class's score, taken before a final softmax or
     sigmoid. Of one sigmoid unit, class 1 has its score and class 0 the negated score.
 
+    The listing takes the gradient of the probability. Of a softmax that is p times that of the score, less the mean of
+    all classes' weighted by their probabilities: what speaks for the likely rivals as well drops out, and where the
+    model is certain in float32 nothing is left.
+
     Args:
         model: Sequential or functional, ending in a score for each class, or in one unit for two classes.
         image: (height, width, channels), or a batch of one, prepared for the model.
         class_index: None for the predicted class.
         layer_name: None for the last convolution of more than one pixel.
+        of: What the gradient is of, the class's score or its "probability": the model's output as it is.
 
     Returns:
         float32 (height, width) of the layer's maps, 0 to 1; 0 everywhere if nothing speaks for the class.
@@ -144,7 +174,7 @@ def class_activation_map(
     Raises:
         BadInput: For a picture of another shape, an unknown layer or class, and NaN in the model.
     """
-    return class_activation_maps(model, _batch(image, model, single=True), class_index, layer_name)[0]
+    return class_activation_maps(model, _batch(image, model, single=True), class_index, layer_name, of=of)[0]
 
 
 def class_activation_maps(
@@ -153,30 +183,32 @@ def class_activation_maps(
     class_index: int | Sequence[int] | None = None,
     layer_name: str | None = None,
     batch: int = 32,
+    of: GradientOf = "score",
 ) -> np.ndarray:
     """Map several pictures, (n, height, width, channels), as `class_activation_map` does one.
 
     What is compiled is kept as long as the model.
 
     Args:
-        model: As for `class_activation_map`, like `layer_name`.
+        model: As for `class_activation_map`, like `layer_name` and `of`.
         images: Prepared for the model.
         class_index: One for all pictures, or one for each.
         layer_name: None for the last convolution of more than one pixel.
         batch: Pictures in one pass.
+        of: "score" or "probability".
 
     Returns:
         float32 (n, height, width), each map scaled to 0 to 1 on its own.
     """
     images = _batch(images, model)
     if len(images) == 1:
-        cam = _GradCam(model, images[0], layer_name)
+        cam = _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, 1)
         results = [cam.weigh(classes, cam.trace.inputs, cam.trace.outputs_until(cam.layer_name))]
     else:
-        compiled_cams, key = _COMPILED.setdefault(model, {}), (layer_name, *map(id, model.layers))
+        compiled_cams, key = _COMPILED.setdefault(model, {}), (layer_name, of, *map(id, model.layers))
         if key not in compiled_cams:
-            compiled_cams[key] = _GradCam(model, images[0], layer_name)
+            compiled_cams[key] = _GradCam(model, images[0], layer_name, of)
         cam = compiled_cams[key]
         classes = _class_indices(cam.trace, class_index, len(images))
         starts = range(0, len(images), batch)
@@ -190,8 +222,11 @@ def class_activation_maps(
 class _GradCam:
     """Grad-CAM of one layer; `run`, compiled, is for batches of other pictures than the one traced."""
 
-    def __init__(self, model: keras.Model, image: np.ndarray, layer_name: str | None) -> None:
+    def __init__(self, model: keras.Model, image: np.ndarray, layer_name: str | None, of: GradientOf) -> None:
+        if of not in get_args(GradientOf):
+            raise BadInput(f"of must be one of {', '.join(get_args(GradientOf))}, got {of!r}")
         self.trace = Trace(model, image)
+        self.of = of
         self.layer_name = self.trace.find_maps(layer_name)
         outputs_of = partial(self.trace.replay, end=self.layer_name)
         self.run = compiled(lambda images, classes: self.weigh(classes, images, outputs_of(images)), model.variables)
@@ -204,8 +239,10 @@ class _GradCam:
         maps = known[self.layer_name]
 
         def score(whole: Any) -> Any:
-            logits = self.trace.logits(images, known | {self.layer_name: ops.cast(whole, maps.dtype)})
-            return _scores(logits, classes)
+            replaced = known | {self.layer_name: ops.cast(whole, maps.dtype)}
+            logits = self.trace.logits(images, replaced)
+            outputs = logits if self.of == "score" else self.trace.logits(images, replaced, without=())
+            return _scores(outputs, ops.where(classes < 0, _predict(logits), classes))
 
         whole = ops.cast(maps, "float32")
         scores, gradient = value_and_gradient(score, whole)

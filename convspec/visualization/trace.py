@@ -102,12 +102,12 @@ class Trace:
         names = list(self.outputs)
         return {each: self.outputs[each] for each in names[: names.index(name) + 1]}
 
-    def logits(self, inputs: Any, known: Mapping[str, Any] | None = None) -> Any:
-        """Return the model's output before a final softmax or sigmoid; `known` as for `replay`."""
+    def logits(self, inputs: Any, known: Mapping[str, Any] | None = None, without: tuple[Any, ...] = SCORING) -> Any:
+        """Return the model's output before a final softmax or sigmoid; `known` and `without` as for `replay`."""
         end = next(reversed(self.outputs), None)
         if end is None or len(self._graph.outputs) > 1 or not ops.is_tensor(self.outputs[end]):
             raise BadInput(f"model must end in one output of a layer, {self.model_name} does not")
-        return self.replay(inputs, end, {n: output for n, output in (known or {}).items() if n != end}, SCORING)[end]
+        return self.replay(inputs, end, {n: output for n, output in (known or {}).items() if n != end}, without)[end]
 
     def _convolutions(self) -> list[str]:
         """Return the convolutions, in order, but for those of one pixel: Dense layers may be written as such."""

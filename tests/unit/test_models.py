@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from builders import assert_builds_as_listed
 
 from convspec import BadInput, MissingData, models
 from convspec.arithmetic import dense_parameters
@@ -84,6 +85,20 @@ def test_thawing_works_whether_or_not_the_base_was_frozen_before() -> None:
     assert [layer.trainable for layer in base.layers] == first
 
 
+def test_the_mini_base_has_vggs_pattern_in_every_setting() -> None:
+    """Two blocks of one convolution and two of two, each pooled; the weights are not of another network."""
+
+    def listing() -> keras.Model:
+        model = keras.Sequential([keras.Input((48, 48, 3))])
+        for depth, convolutions in ((16, 1), (32, 1), (64, 2), (96, 2)):
+            for _ in range(convolutions):
+                model.add(keras.layers.Conv2D(depth, (3, 3), padding="same", activation="relu"))
+            model.add(keras.layers.MaxPooling2D((2, 2)))
+        return model
+
+    assert_builds_as_listed(lambda: keras.Sequential([keras.Input((48, 48, 3)), *mini().layers[1:]]), listing)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "output_shape", "parameters"),
     [
@@ -125,6 +140,14 @@ def test_two_classes_end_in_one_sigmoid_unit_and_more_in_a_softmax(make: Callabl
         (lambda: models.conv_base("vgg16", None, (16, 16, 3)), r"vgg16 base cannot take input_shape \(16, 16, 3\)"),
         (lambda: models.conv_base("vgg19", models.MINI_WEIGHTS), "h5' does not hold the weights of a vgg19 base"),
         (lambda: mini(__file__), r"test_models.py' does not hold the weights of a mini base"),
+        (
+            lambda: models.conv_base("mini", None, (48, 48, 3), include_top=True),
+            "mini base has no classifier: take another",
+        ),
+        (
+            lambda: models.conv_base("vgg16", None, include_top=True, input_shape=(None, None, 3)),
+            "vgg16 base cannot take",
+        ),
         (lambda: mini("imagenet"), "mini base has no ImageNet weights; its own are in .*mini_base.weights.h5"),
     ],
 )
@@ -139,6 +162,19 @@ def test_weights_of_a_shallower_or_deeper_relative_are_refused(of: str, into: st
     models.conv_base(of, None, (48, 48, 3)).save_weights(file)
     with pytest.raises(BadInput, match=f"does not hold the weights of a {into} base"):
         models.conv_base(into, file, (48, 48, 3))
+
+
+def test_a_file_with_the_classifier_has_the_bases_weights_but_not_the_reverse(tmp_path: Path) -> None:
+    whole, cut = (models.conv_base("MobileNetV3Small", None, (224, 224, 3), include_top=top) for top in (True, False))
+    for model, name in ((whole, "whole.weights.h5"), (cut, "cut.weights.h5")):
+        model.save_weights(tmp_path / name)
+    base = models.conv_base("MobileNetV3Small", tmp_path / "whole.weights.h5", (224, 224, 3))
+    for expected, weight in zip(whole.get_weights(), base.get_weights(), strict=False):
+        np.testing.assert_array_equal(weight, expected)
+    with pytest.raises(
+        BadInput, match=r"cut.weights.h5' does not hold the weights of a mobilenetv3small base with its"
+    ):
+        models.conv_base("MobileNetV3Small", tmp_path / "cut.weights.h5", (224, 224, 3), include_top=True)
 
 
 def test_a_missing_weights_file_is_named() -> None:
@@ -163,6 +199,11 @@ def test_default_weights_are_the_packages_the_folders_or_imagenet(tmp_path: Path
     assert models.default_weights("mini", tmp_path) == models.MINI_WEIGHTS
     assert models.default_weights("vgg16", tmp_path) == file
     assert models.default_weights("vgg19", tmp_path) == models.default_weights("vgg16") == "imagenet"
+    for name in ("vgg16_weights_tf_dim_ordering_tf_kernels.h5", "vgg16.weights.h5"):  # Keras's own is taken first
+        assert models.default_weights("vgg16", tmp_path, include_top=True) != tmp_path / name
+        (tmp_path / name).touch()
+        assert models.default_weights("vgg16", tmp_path, include_top=True) == tmp_path / name
+    assert models.default_weights("vgg16", tmp_path) == file
 
 
 def test_weights_from_a_file_are_the_ones_the_base_computes_with(tmp_path: Path) -> None:

@@ -205,6 +205,23 @@ def test_the_fitted_layer_computes_what_its_history_says(classes: int) -> None:
         assert history[f"{prefix}accuracy"] == [pytest.approx(accuracy)], f"{prefix}accuracy"
 
 
+@pytest.mark.parametrize(("classes", "penalty"), [(2, 0.3), (2, 30.0), (3, 3.0)])
+def test_the_fit_minimises_the_summed_loss_and_half_the_squares(classes: int, penalty: float) -> None:
+    """There its gradient is 0: of the weights of features in one scale, which `penalty` weighs, and of the bias."""
+    train, validation = probe_data(classes)
+    train.inputs[:, 0] *= 20  # a feature of another scale keeps it
+    head = linear_head(classes)
+    training.fit_linear(head.layers[-1], train, validation, [penalty])
+    scale = np.std(train.inputs)
+    errors = head.predict(train.inputs, verbose=0).astype(float)
+    errors -= np.eye(classes)[train.labels] if classes > 2 else train.labels[:, None]
+    weights = head.layers[-1].get_weights()[0] * scale
+    centred = (train.inputs - train.inputs.mean(axis=0)) / scale
+    # The solver stops at a gradient of 1e-4 a picture, of which there are 90.
+    np.testing.assert_allclose(centred.T @ errors + penalty * weights, 0, atol=0.02)
+    np.testing.assert_allclose(errors.sum(axis=0), 0, atol=0.02)
+
+
 def test_the_penalty_is_the_one_with_the_lowest_validation_loss() -> None:
     def loss(*penalties: float) -> float:
         return training.fit_linear(linear_head(2).layers[-1], *probe_data(2), penalties)["val_loss"][0]

@@ -12,11 +12,12 @@ import pytest
 from keras import layers
 from PIL import Image
 
+from convspec import models
 from convspec.cli.main import main
 from convspec.data import decode
 from convspec.ladder import saved_model
 from convspec.visualization import class_activation_map, filter_patterns, superimpose
-from convspec.visualization.maps import activations, channel_tiles, occlusion_map, tile
+from convspec.visualization.maps import activations, channel_tiles, occlusion_map, tile, viridis
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,10 @@ def test_a_thousand_classes_have_imagenets_names_if_keras_has_them(
     names = {str(n): [f"n{n:08}", "African_elephant" if n == 386 else f"name{n}"] for n in range(1000)}
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "imagenet_class_index.json").write_text(json.dumps(names))
-    assert run("explain", "many.keras", picture)[0] == "1.000  African_elephant"
+    for wanted in ([], ["--class", "N00000386"], ["--class", "african_elephant"]):
+        lines = run("explain", "many.keras", picture, *wanted)
+        assert lines[0] == "1.000  African_elephant (n00000386, 386)"
+        assert "for African_elephant, by" in lines[-1]
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])
@@ -152,6 +156,44 @@ def test_one_unit_has_two_classes_and_a_logit_a_probability(activation: str | No
     assert lines[:2] == ["0.881  dog", "0.119  cat"], "1 / (1 + exp(-2)) = 0.881"
     assert lines[2] == "nothing in the picture speaks for dog: the map is 0 everywhere"
     np.testing.assert_array_equal(read("some.cat-explain.png"), superimpose(read(picture), np.zeros((1, 1))))
+
+
+def test_the_probability_instead_of_the_score(model: keras.Model, foreign: Path, picture: Path, run: Run) -> None:
+    lines = run("explain", foreign, picture, "--class", 1, "--probability")
+    heatmap = class_activation_map(model, seen(picture), 1, of="probability")
+    np.testing.assert_array_equal(read("some.cat-explain.png"), superimpose(read(picture), heatmap))
+    assert lines[-1].endswith("what speaks for 1, by Grad-CAM of last, of the probability")
+
+
+@pytest.mark.parametrize("name", ["map.jpg", "map.JPEG"])
+def test_a_jpeg_is_written_where_one_is_named_and_replaced_by_the_next(
+    name: str, foreign: Path, picture: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Listing 5.44 writes one."""
+    for _ in range(2):
+        run("explain", foreign, picture, "--output", name)
+    with Image.open(name) as written:
+        assert written.format == "JPEG"
+    run("explain", foreign, picture)
+    Image.fromarray(read("some.cat-explain.png")).save("expected.jpg", quality=95)
+    np.testing.assert_array_equal(read(name), read("expected.jpg"))
+    assert main(["explain", str(foreign), str(picture), "--output", "expected.jpg"]) == 1
+    assert "not convspec's own" in capsys.readouterr().err
+
+
+def test_a_base_by_its_name_has_its_classifier_and_own_preparation(
+    picture: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Listings 5.40 and 5.41, of a smaller base."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    keras.utils.set_random_seed(1)
+    base = models.conv_base("mobilenet", None, (224, 224, 3), include_top=True)
+    base.save_weights("top.weights.h5")
+    lines = run("explain", "MobileNet", picture, "--weights", "top.weights.h5")
+    prepared = models.PREPROCESSING["mobilenet"](255 * seen(picture, 224, 224)[None])
+    shares = base.predict(prepared, verbose=0)[0]
+    assert shares.shape == (1000,)
+    assert lines[1] == f"{shares.max():.3f}  {shares.argmax()}"
 
 
 def test_occlusion_instead_of_gradients(model: keras.Model, foreign: Path, picture: Path, run: Run) -> None:
@@ -194,6 +236,30 @@ def test_every_channel_of_the_layers_is_drawn_under_the_dead_share(
     assert top == len(drawn)
 
 
+def test_a_channel_alone_has_its_colours_and_its_range(
+    model: keras.Model, foreign: Path, picture: Path, run: Run
+) -> None:
+    """Listings 5.29 and 5.30."""
+    channel = activations(model, seen(picture))["first"][..., 4]
+    lines = run("activations", foreign, picture, "first", "--channel", 4)
+    assert lines == [
+        f"first, channel 4: 10 x 10, {channel.min():.3g} to {channel.max():.3g}",
+        "some.cat-activations.png: channel 4 alone",
+    ]
+    expected = viridis(channel).repeat(96, axis=0).repeat(96, axis=1)
+    np.testing.assert_array_equal(read("some.cat-activations.png")[24:], expected)
+
+
+def test_a_base_by_its_name_shows_the_picture_as_it_is_prepared_for_it(picture: Path, run: Run) -> None:
+    lines = run("activations", "mini", picture, "block4_conv2")
+    (maps,) = models.conv_base("mini", models.MINI_WEIGHTS, (224, 224, 3)).predict(
+        seen(picture, 224, 224)[None], verbose=0
+    )
+    assert lines[0].startswith("block4_conv2: 96 maps of 28 x 28, ")
+    pooled = run("activations", "mini", picture, "block4_pool")
+    assert pooled[0] == f"block4_pool: 96 maps of 14 x 14, {np.mean(~maps.any(axis=(0, 1))):.0%} of them dead"
+
+
 # filters
 
 
@@ -203,7 +269,7 @@ def test_the_grid_is_of_the_first_convolution_at_each_size(
     lines = run("filters", foreign, "--size", 10, "--steps", 2, "--seed", 3)
     assert [line.partition(":")[0] for line in lines] == ["foreign-first.png", "foreign-last.png"]
     patterns = filter_patterns(model, "first", range(9), 10, 2, seed=3, value_range=(0, 1))
-    np.testing.assert_array_equal(read("foreign-first.png"), tile(patterns, 8, 5))
+    np.testing.assert_array_equal(read("foreign-first.png"), tile(patterns, 8, 5, down=True))
 
 
 def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
@@ -213,14 +279,14 @@ def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
     run("filters", own, "first", "--size", 10, "--steps", 2, "--count", 3, "--folder", "new")
     low = -float(np.mean([103.939, 116.779, 123.68]))
     patterns = filter_patterns(model, "first", range(3), 10, 2, value_range=(low, low + 255))
-    drawn, expected = read("new/own-first.png").astype(int), tile(patterns[..., ::-1], 8, 5)
+    drawn, expected = read("new/own-first.png").astype(int), tile(patterns[..., ::-1], 8, 5, down=True)
     assert np.abs(drawn - expected).max() <= 1, "red and blue are swapped"
 
 
 def test_a_base_goes_by_its_name_and_has_its_own_weights(picture: Path, run: Run) -> None:
     lines = run("filters", "mini", "block2_conv1", "--count", 2, "--size", 8, "--steps", 1)
     assert lines == ["mini-block2_conv1.png: patterns of 2 filters of block2_conv1"]
-    assert read("mini-block2_conv1.png").shape == (8, 8 * 13 - 5, 3)
+    assert read("mini-block2_conv1.png").shape == (8 * 13 - 5, 8, 3)
 
 
 # What is there stays there, and what cannot work
@@ -269,7 +335,10 @@ def test_an_output_is_whole_or_not_there(
         ("explain MODEL PICTURE --classes a,b", "classes must be 3 names, as three has, got a, b"),
         ("explain MODEL PICTURE --layer x", "has no layer 'x' with maps; choose from first, "),
         ("explain MODEL PICTURE --preprocessing x", "preprocessing must be one of convnextbase, "),
-        ("explain MODEL PICTURE --output x.jpg", "output must be a .png, got 'x.jpg'"),
+        ("explain MODEL PICTURE --output x.gif", "output must be a .png or a .jpg, got 'x.gif'"),
+        ("explain mini PICTURE", "the mini base has no classifier: take another base, or a model's file"),
+        ("explain VGG16 PICTURE --weights gone.h5", "no weights file 'gone.h5'"),
+        ("activations MODEL PICTURE first --channel 9", "channel must be from 0 to 8, which first has, got 9"),
         ("activations MODEL PICTURE first x", "has no layer 'x' with maps; choose from first, "),
         ("filters gone", "no model file 'gone'"),
         ("filters MODEL first x", "has no layer 'x' with maps; choose from first, "),

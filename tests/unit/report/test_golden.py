@@ -69,7 +69,7 @@ def tiles() -> np.ndarray:
     row, column = np.mgrid[:12, :12] / 12
     maps = np.stack([np.maximum(np.sin(6 * row + k) * np.cos((4 + k % 5) * column), 0) for k in range(20)], axis=-1)
     maps[..., 4], maps[..., 5] = 0, 1
-    return np.repeat(channel_tiles(maps)[..., None], 3, axis=-1)
+    return channel_tiles(maps)
 
 
 def patterns() -> np.ndarray:

@@ -282,8 +282,8 @@ def test_activations_are_those_of_the_first_convolution_at_each_size(page: Eleme
         assert text(figure) == f"{name}: {depth} channels of {side} x {side}"
         tiles = maps.channel_tiles(outputs[name])
         times = 768 // tiles.shape[1]
-        shown = pixels(every(figure, "img")[0])[times // 2 :: times, times // 2 :: times, 0]
-        assert np.abs(shown - tiles).mean() < 12, name
+        shown = pixels(every(figure, "img")[0])[times // 2 :: times, times // 2 :: times]
+        assert np.abs(shown - tiles).mean() < 16, f"{name}: WebP halves the resolution of colours"
     base = keras.Model(model.layers[0].input, model.layers[0].get_layer("block4_conv2").output)
     dead = ~np.asarray(base.predict(images, verbose=0)).any(axis=(1, 2))
     assert f"block4_conv2 {dead.mean():.0%}." in every(figures[-1], "img")[0].attrib["alt"], "a mean over pictures"

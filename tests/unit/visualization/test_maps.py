@@ -3,20 +3,29 @@
 import gc
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import pytest
 from builders import noting_layer
 from keras import layers
-from scipy import stats
+from matplotlib import colormaps, colors
+from scipy import special, stats
 
 from convspec import BadInput, models
 from convspec.data import shapes
 from convspec.reference import conv2d
 from convspec.visualization import activations, class_activation_map, superimpose
-from convspec.visualization.maps import channel_tiles, class_activation_maps, dead_share, occlusion_map, tile
+from convspec.visualization.maps import (
+    GradientOf,
+    channel_tiles,
+    class_activation_maps,
+    dead_share,
+    occlusion_map,
+    tile,
+    viridis,
+)
 
 SIDE, PATCH = 32, 8
 
@@ -47,6 +56,11 @@ def picture(rng: np.random.Generator) -> np.ndarray:
 def small(rng: np.random.Generator) -> np.ndarray:
     """A picture for `linear`."""
     return rng.uniform(-1, 1, (7, 6, 3)).astype(np.float32)
+
+
+def coloured(shades: np.ndarray) -> np.ndarray:
+    """Matplotlib's own viridis; OpenCV's, which the package takes, may round a level otherwise."""
+    return colormaps["viridis"](shades, bytes=True)[..., :3]
 
 
 def linear(units: int, activation: str | None, rng: np.random.Generator) -> tuple[keras.Model, list[np.ndarray]]:
@@ -121,20 +135,34 @@ def test_every_channel_has_a_place_sixteen_a_row(channels: int, rng: np.random.G
     """Listing 5.31 leaves out what is left over of a multiple of 16."""
     maps = rng.random((4, 5, channels))
     grid = channel_tiles(maps)
-    assert grid.shape == (4 * -(-channels // 16), 5 * 16)
+    assert grid.shape == (4 * -(-channels // 16), 5 * 16, 3)
     for channel in range(channels):
         top, left = channel // 16 * 4, channel % 16 * 5
         one = maps[..., channel]
-        expected = np.clip((one - one.mean()) / one.std() * 64 + 128, 0, 255).astype("uint8")
-        np.testing.assert_array_equal(grid[top : top + 4, left : left + 5], expected)
+        expected = coloured(np.clip((one - one.mean()) / one.std() * 64 + 128, 0, 255).astype("uint8"))
+        np.testing.assert_allclose(grid[top : top + 4, left : left + 5], expected, atol=1)
     assert (grid[-4:, (channels - 1) % 16 * 5 + 5 :] == 255).all(), "where no channel is left, the grid is white"
 
 
-@pytest.mark.parametrize(("value", "shade"), [(0.0, 0), (0.1, 128), (-3.0, 128)])
-def test_dead_channels_are_black_and_constant_ones_grey(value: float, shade: int) -> None:
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.0])
+def test_dead_channels_are_black_and_constant_ones_of_the_middle(value: float) -> None:
     """Listing 5.31 divides by a standard deviation of zero."""
     maps = np.stack([np.full((7, 7), value), np.eye(7)], axis=-1).astype(np.float32)
-    assert (channel_tiles(maps)[:, :7] == shade).all()
+    expected = coloured(np.full((7, 7), 128, np.uint8)) if value else np.zeros((7, 7, 3))
+    np.testing.assert_allclose(channel_tiles(maps)[:, :7], expected, atol=1)
+
+
+def test_a_channel_alone_is_dark_at_its_lowest_and_yellow_at_its_highest(rng: np.random.Generator) -> None:
+    """Listings 5.29 and 5.30: `matshow` spreads the colours from the lowest to the highest value."""
+    channel = rng.normal(5, 3, (6, 7))
+    np.testing.assert_allclose(viridis(channel), coloured(colors.Normalize()(channel)), atol=1)
+    np.testing.assert_allclose(viridis(np.ones((2, 2))), coloured(np.zeros((2, 2))), atol=1)
+
+
+@pytest.mark.parametrize(("count", "places"), [(2, [[0], [1], [9]]), (7, [[0, 3, 6], [1, 4, 9], [2, 5, 9]])])
+def test_tiles_down_the_columns_fill_one_after_the_other(count: int, places: list[list[int]]) -> None:
+    grid = tile(np.arange(count, dtype=np.uint8)[:, None, None], 3, fill=9, down=True)
+    assert grid.tolist() == places
 
 
 # Class activation maps (listings 5.40 to 5.44)
@@ -151,6 +179,47 @@ def test_a_class_has_the_map_of_its_logit_or_of_the_negated_one(
     expected = by_hand(small, weights, unit, sign)
     for image in (small, small[None]):  # listing 5.28 hands over a batch of one
         np.testing.assert_allclose(class_activation_map(model, image, index), expected, atol=1e-5)
+
+
+def test_of_the_probability_rivals_count_by_their_own_probabilities(
+    small: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Listing 5.42: the softmax's gradient is p times the class's own, less the mean of all by their probabilities."""
+    model, weights = linear(3, "softmax", rng)
+    weights[2] /= 20  # so that no class is certain
+    model.set_weights(weights)
+    maps = conv2d(small, weights[0], weights[1])
+    shares = special.softmax(maps.ravel() @ weights[2] + weights[3])
+    assert shares.max() < 0.9
+    maps_of_probability = [class_activation_map(model, small, index, of="probability") for index in range(3)]
+    for index, heatmap in enumerate(maps_of_probability):
+        importance = (weights[2][:, index] - weights[2] @ shares).reshape(maps.shape).mean(axis=(0, 1))
+        np.testing.assert_allclose(heatmap, scaled((maps * importance).sum(axis=-1)), atol=1e-4)
+        assert np.abs(heatmap - class_activation_map(model, small, index)).max() > 0.1
+    several = class_activation_maps(model, np.stack([small] * 3), [0, 1, 2], of="probability")
+    np.testing.assert_allclose(several, maps_of_probability, atol=1e-4)
+    scores = class_activation_maps(model, np.stack([small] * 3), [0, 1, 2])
+    assert np.abs(several - scores).max() > 0.1, "what was compiled for the one is not taken for the other"
+    predicted = int(shares.argmax())
+    np.testing.assert_array_equal(class_activation_map(model, small, of="probability"), maps_of_probability[predicted])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_of_one_unit_score_and_probability_have_the_same_map(
+    index: int, small: np.ndarray, rng: np.random.Generator
+) -> None:
+    """A sigmoid's gradient is its input's times a number; in 32 bits it is 0 where the model is certain."""
+    model, weights = linear(1, "sigmoid", rng)
+    weights[2] /= 20
+    model.set_weights(weights)
+    for predicted_or_named in (index, None):
+        score, probability = (
+            class_activation_map(model, small, predicted_or_named, of=of) for of in get_args(GradientOf)
+        )
+        np.testing.assert_allclose(probability, score, atol=1e-4)
+    model.set_weights([*weights[:3], np.array([200], np.float32)])
+    assert class_activation_map(model, small).any()
+    assert not class_activation_map(model, small, of="probability").any()
 
 
 @pytest.mark.parametrize(
@@ -442,6 +511,7 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
         (lambda: class_activation_map(MODEL, IMAGE, 2), r"class_index must be from 0 to 1, got 2"),
         (lambda: class_activation_map(MODEL, IMAGE, -1), r"class_index must be from 0 to 1, got -1"),
         (lambda: class_activation_map(MODEL, IMAGE, "cat"), r"class_index must be from 0 to 1, got 'cat'"),  # type: ignore[arg-type]
+        (lambda: class_activation_map(MODEL, IMAGE, of="odds"), r"of must be one of score, probability, got 'odds'"),  # type: ignore[arg-type]
         (lambda: class_activation_map(MODEL, IMAGE, 0, "conv9"), r"no layer 'conv9' with maps; choose from conv2d"),
         (lambda: class_activation_map(MODEL, IMAGE, 0, "flatten"), r"no layer 'flatten' with maps"),
         (lambda: class_activation_map(IN_TWO, IMAGE), r"one output"),
@@ -453,6 +523,8 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
         (lambda: occlusion_map(MODEL, IMAGE, patch=47), r"patch must be from 1 to 46.* got 47"),
         (lambda: channel_tiles(np.zeros((3, 3))), r"maps must be \(height, width, channels\), got \(3, 3\)"),
         (lambda: channel_tiles(np.full((3, 3, 1), np.inf)), r"maps must be finite, got 9 of 9"),
+        (lambda: viridis(np.zeros((3, 3, 1))), r"channel must be \(height, width\), got \(3, 3, 1\): take one"),
+        (lambda: viridis(np.full((3, 1), np.nan)), r"channel must be finite, got 3 of 3"),
         (lambda: tile([], 8), r"tile takes pictures"),
         (lambda: tile(np.zeros((4, 3, 3)), 0), r"tile takes pictures.*columns 0"),
         (lambda: superimpose(np.zeros((4, 4)), np.zeros((2, 2))), r"image must be \(height, width, 3\)"),

@@ -11,8 +11,8 @@ from keras import layers
 
 from convspec import BadInput, models
 from convspec.reference import conv2d
-from convspec.visualization import class_activation_map, deprocess_image, filter_patterns
-from convspec.visualization.patterns import inputs_are_bgr
+from convspec.visualization import activations, class_activation_map, deprocess_image, filter_patterns
+from convspec.visualization.patterns import filter_pictures, input_range, inputs_are_bgr
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,18 @@ def test_deprocessing_spreads_a_tenth_of_the_range_to_each_deviation(rng: np.ran
 def test_inputs_are_bgr_where_the_weights_were_trained_so(name: str) -> None:
     bgr = name.startswith(("resnet", "vgg")) and not name.endswith("v2")
     assert inputs_are_bgr(models.PREPROCESSING[name]) == bgr
+
+
+@pytest.mark.parametrize(("name", "ends"), [("vgg16", (-114.799, 140.201)), ("mobilenet", (-1, 1)), ("mini", (0, 1))])
+def test_black_and_white_are_as_the_inputs_are_prepared(name: str, ends: tuple[float, float]) -> None:
+    """In the mean over the channels; a pattern of such inputs starts and steps between them."""
+    prepare = models.PREPROCESSING[name]
+    assert input_range(prepare, 3) == pytest.approx(ends, abs=1e-3)
+    model = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(1, 3, name="it")])
+    start, one = (filter_pictures(model, prepare, "it", [0], 6, n, as_pictures=False) for n in (0, 1))
+    low, scale = ends[0], (ends[1] - ends[0]) / 255
+    assert low + 128 * scale - 1e-3 <= start.min() <= start.max() <= low + 148 * scale + 1e-3
+    assert np.sqrt(np.mean((one - start) ** 2)) == pytest.approx(scale, rel=0.01), "a step is one shade of 255"
 
 
 def test_a_step_is_the_gradient_over_its_root_mean_square(smooth: tuple[keras.Model, np.ndarray, np.ndarray]) -> None:
@@ -179,6 +191,16 @@ def test_nan_and_infinity_are_refused(smooth: tuple[keras.Model, np.ndarray, np.
         filter_patterns(model, "smooth", [0], 5, 1)
     with pytest.raises(BadInput, match="array must be finite, got 1 of 2"):
         deprocess_image(np.array([1.0, np.inf]))
+
+
+@pytest.mark.full
+def test_2_3_0_5_and_15_filters_of_vgg16s_blocks_are_dead_on_the_noise(data_folder: Path) -> None:
+    """Of the first 64 of each block's first layer: as listed, they stay noise."""
+    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (64, 64, 3))
+    (noise,) = inputs(base, "block1_conv1", [0], size=64, value_range=(-128, 127), steps=0)
+    maps = activations(base, noise)
+    dead = [int(np.sum(~maps[f"block{block}_conv1"][..., :64].any(axis=(0, 1)))) for block in range(1, 6)]
+    assert dead == [2, 3, 0, 5, 15]
 
 
 SLOW = pytest.mark.slow  # one to four minutes each on two cores
