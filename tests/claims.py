@@ -48,7 +48,7 @@ from convspec.plugin.session import SESSION
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Verdict = Literal["holds", "qualified", "refuted"]
+Verdict = Literal["holds", "qualified", "refuted", "cannot tell"]
 Kind = Literal["exact", "measured", "recorded"]
 LAST = {"5.1": 40, "5.2": 78, "5.3": 118, "5.4": 141}  # claim of each section
 UNTESTABLE = {  # section and quote by number
@@ -106,7 +106,8 @@ def claim(
         number: Place in the chapter's order, from 1 to 141; a decimal for one between two of them.
         section: Where it stands: "5.1.1".
         quote: At most ten of the chapter's own words.
-        verdict: What is true, as the test asserts it: "holds", "qualified" (under a condition), "refuted".
+        verdict: What is true, as the test asserts it: "holds", "qualified" (under a condition), "refuted"; "cannot
+            tell" where the evidence is too weak either way.
         source: "text", "table", "listing 5.8" or "figure 5.9".
         kind: Evidence of this test: "exact", "measured" in this run, or "recorded" earlier.
     """
@@ -183,12 +184,13 @@ class Entry:
     reason: str = ""  # the first line of why it failed or was skipped
     evidence: list[str] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)  # PNG in base64
+    kind: str = ""  # of the evidence, where it isn't that of the claim
 
 
 class Evidence(Protocol):
-    """Fixture `evidence`: records a line with the numbers that this run gave."""
+    """Fixture `evidence`: records a line with numbers, and their kind where it isn't that of the claim."""
 
-    def __call__(self, line: str) -> None: ...
+    def __call__(self, line: str, kind: Kind | None = None) -> None: ...
 
 
 class Experiment(Protocol):
@@ -197,13 +199,19 @@ class Experiment(Protocol):
     def __call__(self, effect: Effect, about: str, figure: "Figure | None" = None) -> None: ...
 
 
-LINES, FIGURES, START = pytest.StashKey[list[str]](), pytest.StashKey[list[str]](), pytest.StashKey[float]()
+LINES, FIGURES = pytest.StashKey[list[str]](), pytest.StashKey[list[str]]()
+START, KIND = pytest.StashKey[float](), pytest.StashKey[str]()
 
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest) -> Evidence:
-    """Record a line with the numbers that this run gave."""
-    return request.node.stash[LINES].append
+    """Record a line with numbers, and their kind where it isn't that of the claim."""
+
+    def record(line: str, kind: Kind | None = None) -> None:
+        request.node.stash[LINES].append(line)
+        request.node.stash[KIND] = kind or request.node.stash[KIND]
+
+    return record
 
 
 @pytest.fixture
@@ -228,10 +236,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Run(config), "claims of this run")
 
 
+@pytest.hookimpl(trylast=True)  # after what shuffles
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of recorded runs come last: they judge the runs of this session where there are any."""
+    items.sort(key=lambda item: item.path.name == "test_recorded_runs.py")
+
+
 @pytest.hookimpl(tryfirst=True)  # so that the time of shared fixtures counts
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.stash[START] = time.perf_counter()
-    item.stash[LINES], item.stash[FIGURES] = [], []  # of this attempt, where a test is repeated
+    item.stash[LINES], item.stash[FIGURES], item.stash[KIND] = [], [], ""  # of this attempt, where a test is repeated
 
 
 @pytest.hookimpl(wrapper=True)
@@ -239,8 +253,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Put claims and evidence of a test on its report, which pytest-xdist carries from process to process."""
     report = yield
     if numbers := [mark.args[0].number for mark in item.iter_markers("claim")]:
-        lines, figures = (item.stash.get(key, []) if report.when == "call" else [] for key in (LINES, FIGURES))
-        setattr(report, ATTRIBUTE, {"numbers": numbers, "evidence": list(lines), "figures": list(figures)})
+        content = {"evidence": item.stash[LINES], "figures": item.stash[FIGURES], "kind": item.stash[KIND]}
+        setattr(report, ATTRIBUTE, {"numbers": numbers, **content})
     return report
 
 

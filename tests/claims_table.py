@@ -22,7 +22,9 @@ from convspec.report.tables import Table, escape
 
 ROOT = Path(__file__).parents[1]
 CHAPTER, PAGE = ROOT / "tests" / "chapter", ROOT / "docs" / "claims.md"
-Outcome = Literal["holds", "qualified", "refuted", "contradicted in this run", "not run here", "untestable"]
+Outcome = Literal[
+    "holds", "qualified", "refuted", "cannot tell", "contradicted in this run", "not run here", "untestable"
+]
 NEEDS = {
     "slow": "needs --slow",
     "full": "needs --convspec-scale full",
@@ -164,7 +166,8 @@ def build_rows(tests: Sequence[MarkedTest], run: Mapping[str, Entry] | None = No
             own += mine
             state = _state(mine, test) if run is not None else ""
             lines, figures = ([x for entry in mine for x in getattr(entry, part)] for part in ("evidence", "figures"))
-            shown.append(ShownTest(test.file, test.name, each.kind, state, lines, figures))
+            kind = next((entry.kind for entry in mine if entry.kind), each.kind)
+            shown.append(ShownTest(test.file, test.name, kind, state, lines, figures))
         outcome, reason = _outcome(claim, own, shown) if run is not None else (claim.verdict, "")
         rows.append(Row(number, claim.section, claim.source, claim.quote, outcome, reason, shown))
     return sorted(rows, key=lambda row: row.number)
