@@ -66,46 +66,50 @@ def chart() -> Figure:
 
 
 @pytest.mark.experiment
-@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "holds", kind="measured")
+@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "qualified", kind="measured")
 @claim(68.5, "5.2.5", "may not be enough to completely get rid of overfitting", "holds", kind="measured")
-def test_augmentation_alone_generalizes_better_and_still_overfits(experiment: Experiment) -> None:
-    gain, less = paired(tested(AUGMENTED), tested(NEITHER)), paired(gap(NEITHER), gap(AUGMENTED))
-    left = Effect(tuple(gap(AUGMENTED)))
-    experiment(gain, "test accuracy, augmentation over neither", chart())
-    experiment(Effect(tuple(gap(NEITHER))), "training over test accuracy with neither")
+def test_augmentation_alone_fights_overfitting_but_doesnt_end_it(experiment: Experiment) -> None:
+    """Whether it is right more often after this training, five seeds cannot tell."""
+    experiment(paired(tested(AUGMENTED), tested(NEITHER)), "test accuracy, augmentation over neither", chart())
+    less, left = paired(gap(AUGMENTED), gap(NEITHER)), Effect(tuple(gap(AUGMENTED)))
+    experiment(less, "training over test accuracy, augmentation over neither")
     experiment(left, "training over test accuracy with augmentation alone")
-    assert_effect(gain, above=0, why="it sees more aspects of the pictures")
-    assert_effect(less, above=0, why="no picture is seen twice as it is")
+    assert_effect(less, below=-0.1, why="no picture is seen twice as it is")
     assert_effect(left, above=0, why="views of one picture are intercorrelated")
 
 
 @pytest.mark.experiment
-@claim(69, "5.2.5", "To further fight overfitting, you'll also add a Dropout layer", "holds", kind="measured")
-def test_dropout_fights_overfitting_alone_and_beside_augmentation(experiment: Experiment) -> None:
-    for one, other, about in (
-        (DROPOUT, NEITHER, "dropout over neither"),
-        (BOTH, AUGMENTED, "dropout and augmentation over augmentation"),
-        (BOTH, NEITHER, "both over neither"),
-    ):
-        experiment(paired(tested(one), tested(other)), f"test accuracy, {about}")
-        experiment(paired(gap(one), gap(other)), f"training over test accuracy, {about}")
-    assert_effect(paired(gap(DROPOUT), gap(NEITHER)), below=0, why="units cannot rely on each other")
-    assert_effect(paired(gap(BOTH), gap(AUGMENTED)), below=0, why="the same beside augmentation")
+@claim(69, "5.2.5", "To further fight overfitting, you'll also add a Dropout layer", "qualified", kind="measured")
+def test_dropout_fights_overfitting_alone_and_less_beside_augmentation(experiment: Experiment) -> None:
+    """Beside augmentation it costs accuracy after 100 epochs of 300 pictures: both make learning slower."""
+    alone, beside = paired(tested(DROPOUT), tested(NEITHER)), paired(tested(BOTH), tested(AUGMENTED))
+    gap_alone, gap_beside = paired(gap(DROPOUT), gap(NEITHER)), paired(gap(BOTH), gap(AUGMENTED))
+    experiment(alone, "test accuracy, dropout over neither")
+    experiment(gap_alone, "training over test accuracy, dropout over neither")
+    experiment(beside, "test accuracy, both over augmentation")
+    experiment(gap_beside, "training over test accuracy, both over augmentation")
+    assert_effect(gap_alone, below=0, why="units cannot rely on each other")
+    assert_effect(alone, above=0, why="the network is an average of many")
+    assert_effect(paired(beside.values, alone.values), below=0, why="augmentation has done that work already")
 
 
 @pytest.mark.experiment
-@claim(73.5, "5.2.5", "the training curves are closely tracking the validation curves", "qualified", kind="measured")
-def test_curves_track_each_other_but_training_pictures_are_known_better(experiment: Experiment) -> None:
-    """What the figures plot as training is of augmented pictures and with dropout, which the test has to do without."""
+@claim(72.5, "5.2.5", "augmentation and dropout, you're no longer overfitting", "qualified", kind="measured")
+def test_with_both_the_training_pictures_are_still_known_better(experiment: Experiment) -> None:
+    """The figures plot the accuracy with dropout, on augmented pictures, which makes overfitting look less."""
     training, plotted, test = accuracies(*BOTH)
-    experiment(paired(plotted, test), "training accuracy as plotted over test accuracy, both")
-    known = paired(training, test)
-    experiment(known, "accuracy on the training pictures themselves over test accuracy, both")
-    assert_effect(paired(training, plotted), above=0, why="augmented pictures without half the units are harder")
-    assert_effect(known, above=0, why="the training pictures are known better than others all the same")
+    known, less = paired(training, test), paired(gap(BOTH), gap(NEITHER))
+    experiment(known, "training over test accuracy with both")
+    experiment(paired(plotted, test), "the same as the figures plot it")
+    experiment(less, "training over test accuracy, both over neither")
+    assert_effect(less, below=-0.1, why="that is what both are for")
+    assert_effect(known, above=0, why="300 pictures are few")
+    of_dropout, as_plotted, _ = accuracies(*DROPOUT)
+    assert_effect(paired(as_plotted, of_dropout), below=0, why="half the units are missing while it is measured")
 
 
 @pytest.mark.experiment
+@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "qualified", kind="measured")
 def test_augmentation_that_moves_nothing_changes_nothing(experiment: Experiment) -> None:
     """All ranges zero: the network without augmentation, to the last prediction."""
     effect = paired(*(accuracies(name, 0.0, epochs=2)[2] for name in ("augmentation of nothing", "")))

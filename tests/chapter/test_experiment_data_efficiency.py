@@ -110,6 +110,7 @@ def test_a_convnet_needs_fewer_digits_where_digits_stand_anywhere(experiment: Ex
 
 
 @pytest.mark.experiment
+@claim(16, "5.1.1", "they need fewer training samples", "qualified", kind="measured")
 def test_the_convnets_advantage_goes_when_pixels_change_places(experiment: Experiment) -> None:
     """The same digits without their local patterns; a dense network cannot tell the difference."""
     shuffled = gain(True, (HUNDREDS,), shuffled=True)

@@ -67,6 +67,7 @@ def test_with_new_pictures_in_each_step_nothing_is_overfitted(experiment: Experi
 
 
 @pytest.mark.experiment
+@claim(65, "5.2.5", "Given infinite data, ... you would never overfit", "holds", kind="measured")
 def test_copies_of_pictures_are_no_new_data(experiment: Experiment) -> None:
     """9,600 pictures that are 300 under other numbers: overfitted as much as those 300."""
     effect = paired(gap(300, copies=32), gap(300))

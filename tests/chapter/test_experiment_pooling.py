@@ -6,6 +6,7 @@ filters: without pooling it still has 4 million parameters, 6,700 a training dig
 at 28 x 28, for training; the other 1,197 are the test.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import keras
@@ -30,7 +31,7 @@ def convnet(pooling: layers.Layer | None = None, stride: int = 1) -> keras.Model
     return keras.Sequential([*stack, layers.Dense(512, activation="relu"), layers.Dense(10, activation="softmax")])
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "max pooling": partial(convnet, layers.MaxPooling2D((2, 2))),
     "average pooling": partial(convnet, layers.AveragePooling2D((2, 2))),
     "strides": partial(convnet, stride=2),
@@ -77,9 +78,9 @@ def test_without_pooling_digits_are_learned_but_overfitted_more(experiment: Expe
     shown = list(NETWORKS)[:4]
     for row, (part, colour) in enumerate((("training", ORANGE), ("test", BLUE))):
         percent = 100 * np.stack([accuracies(network)[row] for network in shown])
-        for x, values in enumerate(percent):
+        for x, values in enumerate(percent):  # a label that begins with _ is not in the legend
             axes.plot(np.full(len(values), x) + 0.1 * row, values, "o", color=colour, alpha=0.5, markersize=4)
-            axes.hlines(values.mean(), x - 0.25, x + 0.25, color=colour, label=part if x == 0 else None)
+            axes.hlines(values.mean(), x - 0.25, x + 0.25, color=colour, label="_" * x + part)
     sizes = [f"{network}\n{NETWORKS[network]().count_params():,} parameters" for network in shown]
     axes.set_xticks(range(len(shown)), sizes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
