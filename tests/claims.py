@@ -255,8 +255,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Put claims and evidence of a test on its report, which pytest-xdist carries from process to process."""
     report = yield
     if numbers := [mark.args[0].number for mark in item.iter_markers("claim")]:
-        content = {"evidence": item.stash[LINES], "figures": item.stash[FIGURES], "kind": item.stash[KIND]}
-        setattr(report, ATTRIBUTE, {"numbers": numbers, **content})
+        lines, figures, kind = item.stash.get(LINES, []), item.stash.get(FIGURES, []), item.stash.get(KIND, "")
+        content = {"numbers": numbers, "evidence": lines, "figures": figures, "kind": kind}
+        setattr(report, ATTRIBUTE, content)
     return report
 
 
@@ -286,10 +287,14 @@ class _Run:
                 "command": shlex.join(["pytest", *self._config.invocation_params.args]),
                 "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             }
-            tests = claims_table.read_tests(self._config.rootpath)
-            rows = claims_table.write_run(folder, self._entries, facts, tests)
-            numbers = ", ".join(f"{number} {name}" for name, number in claims_table.counts(rows).items())
-            self._summary = f"claims of the chapter: {numbers}; {folder / 'claims.html'}"
+            try:
+                tests = claims_table.read_tests(self._config.rootpath)
+                rows = claims_table.write_run(folder, self._entries, facts, tests)
+            except (OSError, ValueError) as error:
+                self._summary = f"no page of claims: {error}"
+            else:
+                numbers = ", ".join(f"{number} {name}" for name, number in claims_table.counts(rows).items())
+                self._summary = f"claims of the chapter: {numbers}; {folder / 'claims.html'}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._summary:

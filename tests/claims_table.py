@@ -276,11 +276,11 @@ def update(text: str, tests: Sequence[MarkedTest], records: Iterable[Mapping[str
 
     Evidence stays as it is, but for the claims of which a record of a run has evidence.
     """
+    fresh: dict[float, list[str]] = {}
+    for row in (row for record in records for row in record["claims"]):
+        fresh.setdefault(row["number"], []).extend(line for test in row["tests"] for line in test["evidence"])
     evidence = dict(_read_evidence(text))
-    for record in records:
-        for row in record["claims"]:
-            if lines := [line for test in row["tests"] for line in test["evidence"]]:
-                evidence[row["number"]] = escape("; ".join(dict.fromkeys(lines)))
+    evidence |= {number: escape("; ".join(dict.fromkeys(lines))) for number, lines in fresh.items() if lines}
     blocks = {"claims": markdown(build_rows(tests), evidence), "listings": listings_table()}
     for name, block in blocks.items():
         start, end = re.search(rf"<!-- {name}: [^>]*-->\n", text), text.find(f"<!-- end of {name} -->")

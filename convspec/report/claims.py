@@ -31,7 +31,7 @@ class Figure(NamedTuple):
 
 
 def judge(runs: Sequence[Result], part: str) -> Figure:
-    """Return whether the runs of one recipe reproduce the accuracy that the chapter publishes for "validation" or "test"."""
+    """Return whether runs of one recipe reproduce the published accuracy of a part, "validation" or "test"."""
     if part == "test":
         values, best = [run.test_accuracy for run in runs], None
     else:

@@ -3,8 +3,11 @@
 Runs at full of this session are judged where there are any, else those in fixtures/baselines, as recorded evidence.
 """
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -57,9 +60,10 @@ class Full:
         runs = self(rung)
         figure = claims_module.judge(runs, part)
         best = f" (best epoch {figure.best:.3f})" if figure.best else ""
+        seeds, published = f"{len(runs)} seed{'s' * (len(runs) > 1)}", runs[0].recipe.published[part]
         self.show(
-            f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, seeds"
-            f" {len(runs)}, published {tables.format_range(*runs[0].recipe.published[part])}: {figure.verdict}"
+            f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
+            f" published {tables.format_range(*published)}: {figure.verdict}"
         )
         return figure.verdict
 
@@ -92,6 +96,18 @@ def test_seeds_scatter_less_in_validation_than_chance_over_the_pictures() -> Non
         ends = [np.mean(run.history["val_accuracy"][-claims_module.LAST :]) for run in runs]
         mean = np.mean(ends)
         assert np.std(ends, ddof=1) < (mean * (1 - mean) / runs[0].dataset["pictures"]["validation"]) ** 0.5
+
+
+def test_runs_of_this_session_are_judged_in_the_place_of_recorded_ones() -> None:
+    recorded, lines = RUNS["feature_extraction"][0], []
+    here = replace(recorded, history=recorded.history | {"val_accuracy": [0.8] * 30})
+    stub = SimpleNamespace(runs={"feature_extraction": [here], "from_scratch": [replace(here, recipe=here.recipe)]})
+    full = Full(cast(Session, stub), lambda line, kind=None: lines.append((line, kind)))
+    assert full.judge("feature_extraction") == "not reproduced"
+    assert full("from_scratch") == RUNS["from_scratch"], "what is not of its recipe does not count"
+    full.show("both")
+    assert [kind for _, kind in lines] == ["measured", "recorded"]
+    assert lines[0][0].startswith("feature_extraction validation 0.800 (best epoch 0.800), another run 0.76")
 
 
 # Published accuracies.

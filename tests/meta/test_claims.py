@@ -4,13 +4,16 @@ import ast
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from claims import LAST, Claim, Effect, assert_effect, paired
-from claims_table import CHAPTER, PAGE, disagreements, missing_numbers, read_tests, update
+from claims import LAST, Claim, Effect, Entry, assert_effect, paired
+from claims_table import CHAPTER, PAGE, disagreements, missing_numbers, read_tests, update, write_run
 from scipy import stats
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {"number": 44, "section": "5.2.2", "quote": "25,000 images", "verdict": "holds"}
@@ -177,6 +180,37 @@ def test_an_experiment_runs_where_m_asks_for_it(
         "import pytest\n@pytest.mark.experiment\ndef test_a(): pass\ndef test_b(): pass\ndef test_c(): pass"
     )
     pytester.runpytest(*options).assert_outcomes(passed=passed, deselected=3 - passed)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_in_a_browser_a_search_and_a_verdict_find_a_claim(
+    width: int, browser: "Browser", chapter: pytest.Pytester
+) -> None:
+    run = {
+        "tests/chapter/test_it.py::test_true": Entry([1], "passed", evidence=["0.978"]),
+        "tests/chapter/test_it.py::test_wrong_in_one[2]": Entry([2], "failed", "a <b> too many"),
+    }
+    write_run(chapter.path, run, {"command": "pytest", "written": "today"}, read_tests(chapter.path))
+    window = browser.new_page(viewport={"width": width, "height": 800})
+    complaints: list[str] = []
+    window.on("console", lambda message: complaints.append(message.text))
+    window.on("pageerror", lambda error: complaints.append(str(error)))
+    window.goto((chapter.path / "claims.html").as_uri())
+
+    def visible() -> list[str]:
+        return [each.text_content() or "" for each in window.locator(".claims .quote:visible").all()]
+
+    assert len(visible()) == 9
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+    assert window.locator("#claim-2 .evidence").text_content() == "a <b> too many"
+    window.get_by_label("contradicted in this run (1)").check()
+    assert visible() == ["three channels"]
+    window.get_by_label("all").check()
+    window.get_by_label("Search").fill("FIGURE pooling")
+    assert visible() == ["pooling pays"]
+    assert window.locator("h2:visible").all_text_contents() == ["5.1 Introduction to convnets"]
+    assert complaints == []
+    window.close()
 
 
 @pytest.mark.parametrize("options", [["tests/chapter/test_other.py"], ["--collect-only"]])
