@@ -1,9 +1,9 @@
 """Experiment: the same training with ever more pictures, up to new ones in each step (section 5.2.5).
 
-`shapes` are drawn, so that there is no end of them. The convnet is that of listing 5.5 with three convolutions, at half
-its filters, for pictures of 32 x 32. It takes 300 steps of 32 pictures, 9,600 in all, in each of six seeds: from 300
-pictures, each seen 32 times, from 1,700, or from 9,600, of which none is seen twice. Overfitting is measured after
-training as the accuracy on its pictures less that on 2,400 others.
+`shapes` are drawn, so that there is no end of them. The convnet is that of listing 5.5 with three convolutions and a
+quarter of its filters, for pictures of 32 x 32. It takes 300 steps of 32 pictures, 9,600 in all, in each of six seeds:
+from 300 pictures, each seen 32 times, from 1,700, or from 9,600, of which none is seen twice. Overfitting is measured
+after training as the accuracy on its pictures less that on 2,400 others.
 """
 
 from functools import cache, partial
