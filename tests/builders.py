@@ -107,7 +107,7 @@ def lines(result: pytest.RunResult) -> str:
 
 
 # Experiments: networks trained from scratch, once a seed.
-SHAPES_SIZE = 32  # pixels: the smallest at which three convolutions with pooling leave more than one place
+SHAPES_SIZE = 32  # pixels a side: of these, three convolutions with pooling leave 2 x 2 places
 
 
 class Learner:
@@ -142,27 +142,6 @@ class Learner:
         inputs = pictures.prepare(pictures.inputs.astype(np.float32))
         predicted = training.predicted_classes(self.model.predict(inputs, batch_size=500, verbose=0))
         return float(np.mean(predicted == pictures.labels))
-
-
-def digit_convnet(
-    size: int, padding: str = "valid", gather: type[keras.layers.Layer] = keras.layers.Flatten
-) -> keras.Model:
-    """Return the convnet of listings 5.1 and 5.2 at half its filters; `gather` makes a vector of the last maps."""
-    layers: list[keras.layers.Layer] = [keras.Input((size, size, 1))]
-    for filters in (16, 32):
-        layers.append(keras.layers.Conv2D(filters, (3, 3), padding=padding, activation="relu"))
-        layers.append(keras.layers.MaxPooling2D((2, 2)))
-    layers += [keras.layers.Conv2D(32, (3, 3), padding=padding, activation="relu"), gather()]
-    head = [keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10, activation="softmax")]
-    return keras.Sequential([*layers, *head])
-
-
-def placed(digits: np.ndarray, size: int, places: np.ndarray) -> np.ndarray:
-    """Return black pictures with a digit each, its upper left corner at one of `places`, (n, 2)."""
-    pictures, side = np.zeros((len(digits), size, size, 1), np.uint8), digits.shape[1]
-    for picture, digit, (row, column) in zip(pictures, digits, places, strict=True):
-        picture[row : row + side, column : column + side] = digit
-    return pictures
 
 
 def as_batches(images: np.ndarray, labels: np.ndarray) -> Batches:

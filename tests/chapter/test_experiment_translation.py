@@ -6,11 +6,13 @@ what ties it to a place, its borders (by padding) and Flatten (replaced by the m
 network is chapter 2's. Each of six seeds draws 900 of scikit-learn's 1,797 digits for training, and all places.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 
+import keras
 import numpy as np
 import pytest
-from builders import Learner, all_digits, as_batches, claim_axes, digit_convnet, placed, plot_seeds
+from builders import Learner, all_digits, as_batches, claim_axes, plot_seeds
 from claims import Experiment, assert_effect, claim, paired
 from keras import layers
 
@@ -21,9 +23,22 @@ from convspec.report.charts import BLUE, GREEN, ORANGE
 SEEDS, STEPS, RATE, TRAINING = range(6), 400, 3e-3, 900
 SIDE, DIGIT, QUARTER = 24, 8, 12
 CORNERS = {"learned": QUARTER, "same": QUARTER, "other": 0}  # first row and column; places are drawn anew for each
-NETWORKS = {
-    "convnet, padded, with the maximum of each map": partial(digit_convnet, SIDE, "same", layers.GlobalMaxPooling2D),
-    "convnet as listed, with Flatten": partial(digit_convnet, SIDE),
+
+
+def convnet(padding: str = "valid", gather: type[layers.Layer] = layers.Flatten) -> keras.Model:
+    """Return the convnet of listings 5.1 and 5.2 at half its filters; `gather` makes a vector of the last maps."""
+    stack: list[layers.Layer] = [keras.Input((SIDE, SIDE, 1))]
+    for filters in (16, 32):
+        stack.append(layers.Conv2D(filters, (3, 3), padding=padding, activation="relu"))
+        stack.append(layers.MaxPooling2D((2, 2)))
+    stack += [layers.Conv2D(32, (3, 3), padding=padding, activation="relu"), gather()]
+    head = [layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")]
+    return keras.Sequential([*stack, *head])
+
+
+NETWORKS: dict[str, Callable[[], keras.Model]] = {
+    "convnet, padded, with the maximum of each map": partial(convnet, "same", layers.GlobalMaxPooling2D),
+    "convnet as listed, with Flatten": convnet,
     "dense network": partial(models.dense_baseline, (SIDE, SIDE, 1)),
 }
 ANYWHERE, LISTED, DENSE = NETWORKS
@@ -32,8 +47,11 @@ ANYWHERE, LISTED, DENSE = NETWORKS
 def pictures(chosen: np.ndarray, start: int, rng: np.random.RandomState) -> Batches:
     """Return the chosen digits, each anywhere in the quarter that begins at row and column `start`."""
     digits, labels = all_digits(DIGIT)
+    placed = np.zeros((len(chosen), SIDE, SIDE, 1), np.uint8)
     places = start + rng.randint(QUARTER - DIGIT + 1, size=(len(chosen), 2))
-    return as_batches(placed(digits[chosen], SIDE, places), labels[chosen])
+    for picture, digit, (row, column) in zip(placed, digits[chosen], places, strict=True):
+        picture[row : row + DIGIT, column : column + DIGIT] = digit
+    return as_batches(placed, labels[chosen])
 
 
 @cache
