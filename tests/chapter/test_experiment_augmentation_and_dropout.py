@@ -39,7 +39,7 @@ def accuracies(augmentation: str, dropout: float, epochs: int = EPOCHS) -> np.nd
     return results
 
 
-def tested(treatment: tuple[str, float]) -> np.ndarray:
+def held_out(treatment: tuple[str, float]) -> np.ndarray:
     """Return the accuracy on test pictures, one a seed."""
     return accuracies(*treatment)[2]
 
@@ -70,7 +70,7 @@ def chart() -> Figure:
 @claim(68.5, "5.2.5", "may not be enough to completely get rid of overfitting", "holds", kind="measured")
 def test_augmentation_alone_fights_overfitting_but_doesnt_end_it(experiment: Experiment) -> None:
     """Whether it is right more often after this training, five seeds cannot tell."""
-    experiment(paired(tested(AUGMENTED), tested(NEITHER)), "test accuracy, augmentation over neither", chart())
+    experiment(paired(held_out(AUGMENTED), held_out(NEITHER)), "test accuracy, augmentation over neither", chart())
     less, left = paired(gap(AUGMENTED), gap(NEITHER)), Effect(tuple(gap(AUGMENTED)))
     experiment(less, "training over test accuracy, augmentation over neither")
     experiment(left, "training over test accuracy with augmentation alone")
@@ -82,7 +82,7 @@ def test_augmentation_alone_fights_overfitting_but_doesnt_end_it(experiment: Exp
 @claim(69, "5.2.5", "To further fight overfitting, you'll also add a Dropout layer", "qualified", kind="measured")
 def test_dropout_fights_overfitting_alone_and_less_beside_augmentation(experiment: Experiment) -> None:
     """Beside augmentation it costs accuracy after 100 epochs of 300 pictures: both make learning slower."""
-    alone, beside = paired(tested(DROPOUT), tested(NEITHER)), paired(tested(BOTH), tested(AUGMENTED))
+    alone, beside = paired(held_out(DROPOUT), held_out(NEITHER)), paired(held_out(BOTH), held_out(AUGMENTED))
     gap_alone, gap_beside = paired(gap(DROPOUT), gap(NEITHER)), paired(gap(BOTH), gap(AUGMENTED))
     experiment(alone, "test accuracy, dropout over neither")
     experiment(gap_alone, "training over test accuracy, dropout over neither")

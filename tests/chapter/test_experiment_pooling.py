@@ -52,7 +52,7 @@ def accuracies(network: str, seeds: int = len(SEEDS), steps: int = STEPS) -> np.
     return results
 
 
-def tested(network: str) -> np.ndarray:
+def held_out(network: str) -> np.ndarray:
     """Return the accuracy on test digits, one a seed."""
     return accuracies(network)[1]
 
@@ -82,7 +82,7 @@ def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: E
     sizes = [f"{network}\n{NETWORKS[network]().count_params():,} parameters" for network in shown]
     axes.set_xticks(range(len(shown)), sizes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    accuracy, overfitting = paired(tested("none"), tested("max pooling")), paired(gap("none"), gap("max pooling"))
+    accuracy, overfitting = paired(held_out("none"), held_out("max pooling")), paired(gap("none"), gap("max pooling"))
     experiment(accuracy, "test accuracy, nothing over max pooling", figure)
     experiment(Effect(tuple(gap("none"))), "training over test accuracy with nothing")
     experiment(overfitting, "training over test accuracy, nothing over max pooling")
@@ -94,9 +94,9 @@ def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: E
 @claim(39, "5.1.2", "max pooling tends to work better", "refuted", kind="measured")
 def test_strides_work_better_than_max_pooling_on_digits(experiment: Experiment) -> None:
     """Strides leave maps of 4 x 4 where pooling leaves 3 x 3; average pooling cannot be told from max pooling."""
-    strides = paired(tested("max pooling"), tested("strides"))
+    strides = paired(held_out("max pooling"), held_out("strides"))
     experiment(strides, "test accuracy, max pooling over strides")
-    experiment(paired(tested("max pooling"), tested("average pooling")), "test accuracy, max over average pooling")
+    experiment(paired(held_out("max pooling"), held_out("average pooling")), "test accuracy, max over average pooling")
     assert_effect(strides, below=0, why="a strided convolution learns how to downsample")
 
 
