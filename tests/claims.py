@@ -153,7 +153,9 @@ def _format_p(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 
-def paired(treated: Sequence[float], control: Sequence[float], unit: str = "points") -> Effect:
+def paired(
+    treated: Sequence[float] | np.ndarray, control: Sequence[float] | np.ndarray, unit: str = "points"
+) -> Effect:
     """Return the effect of a treatment: its value less that of the control, seed by seed."""
     return Effect(tuple(float(one - other) for one, other in zip(treated, control, strict=True)), unit)
 
