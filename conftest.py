@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one 
     from convspec.data.datasets import Dataset
     from convspec.ladder.result import Result
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "claims"]
 
 # Times vary on shared machines: no deadline. Derandomised, so that a push that changes nothing fails nothing.
 settings.register_profile(
@@ -46,7 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _refuse_stale_skips(config, items)
-    enabled = {"full": config.stash[SESSION].scale == "full", "slow": config.option.slow}
+    enabled = {
+        "full": config.stash[SESSION].scale == "full",
+        "slow": config.option.slow,
+        "experiment": "experiment" in config.option.markexpr,
+    }
     left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in enabled.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
