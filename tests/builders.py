@@ -1,22 +1,27 @@
 """Results, folders and files that several test modules build."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from convspec.data import shapes
-from convspec.data.batches import rescale
+from convspec import backend, training
+from convspec.accuracy.statistics import interval
+from convspec.data import datasets, shapes
+from convspec.data.augmentation import Augmentation
+from convspec.data.batches import Batches, rescale, stream
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
-
-if TYPE_CHECKING:
-    import keras
+from convspec.progress import Clock
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -81,9 +86,8 @@ def short_recipe(rung: str, **changes: Any) -> Recipe:
     return replace(recipe, epochs=2, starts_from=start, **changes)
 
 
-def noting_layer(calls: list[str], name: str) -> "keras.Layer":
+def noting_layer(calls: list[str], name: str) -> keras.Layer:
     """Return a layer that hands on its input and appends its name to `calls` each time it is called."""
-    import keras
 
     def note(inputs: Any) -> Any:
         calls.append(name)
@@ -99,6 +103,88 @@ LADDER = str(Path(__file__).parents[1] / "benchmarks" / "test_ladder.py")
 def lines(result: pytest.RunResult) -> str:
     """Return what the terminal shows of a run of pytest."""
     return "\n".join(result.outlines + result.errlines)
+
+
+# Experiments: networks trained from scratch, once a seed.
+SHAPES_SIZE = 32  # pixels: the smallest at which three convolutions with pooling leave more than one place
+
+
+class Learner:
+    """A network that is trained anew for each seed, but compiled once, which takes longer than a short training."""
+
+    def __init__(self, build: Callable[[], keras.Model], learning_rate: float = 1e-3) -> None:
+        backend.make_deterministic()
+        self.build, self.model = build, build()
+        training.compile_model(self.model, learning_rate, ema_momentum=0.98)  # as the ladder's rungs on digits
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.start = [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
+
+    def train(
+        self,
+        pictures: Batches | list[Batches],
+        seed: int,
+        steps: int,
+        *,
+        epochs: int = 1,
+        augmentation: Augmentation | None = None,
+    ) -> training.History:
+        """Train from new weights; see `stream` for `pictures`, of which several are views, and `augmentation`."""
+        keras.utils.set_random_seed(seed)
+        fresh = [*self.build().variables, *self.start]
+        for variable, value in zip([*self.model.variables, *self.model.optimizer.variables], fresh, strict=True):
+            variable.assign(value)
+        batches = stream(pictures, seed, augmentation)
+        return training.fit(self.model, batches, epochs, steps, None, clock=Clock(), history={})
+
+    def accuracy(self, pictures: Batches) -> float:
+        """Return the share of pictures that the network gets right."""
+        inputs = pictures.prepare(pictures.inputs.astype(np.float32))
+        predicted = training.predicted_classes(self.model.predict(inputs, batch_size=500, verbose=0))
+        return float(np.mean(predicted == pictures.labels))
+
+
+def as_batches(images: np.ndarray, labels: np.ndarray) -> Batches:
+    """Return pictures of 0 to 255 as batches of 32."""
+    return Batches(images, labels, 32, rescale)
+
+
+@cache
+def all_digits(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pictures and labels of all 1,797 digits."""
+    parts = datasets.load_dataset("digits", size)
+    images, labels = zip(*((part.images, part.labels) for part in (parts.train, parts.test)), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@cache
+def drawn_shapes(count: int, size: int = SHAPES_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Return that many drawn pictures of the two target classes, and their labels."""
+    return shapes.pictures(shapes.TARGETS, count // 2, seed=17, size=size)
+
+
+def draw_parts(pool: tuple[np.ndarray, np.ndarray], seed: int, *counts: int) -> list[Batches]:
+    """Return disjoint parts of a pool of pictures, drawn at random for each seed."""
+    order = np.random.RandomState(seed).permutation(len(pool[1]))[: sum(counts)]
+    return [as_batches(*(part[chosen] for part in pool)) for chosen in np.split(order, np.cumsum(counts[:-1]))]
+
+
+def claim_axes(title: str, xlabel: str, ylabel: str, width: float = 6.2) -> tuple[Figure, Axes]:
+    """Return an empty chart whose title is a claim."""
+    figure = Figure(figsize=(width, 3.8), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_seeds(axes: Axes, x: Sequence[float], values: np.ndarray, colour: str, label: str, line: str = "-") -> None:
+    """Plot values, (places, seeds), as small dots, and their means with 95 % intervals; shares as percent."""
+    percent = 100 * np.asarray(values)
+    axes.plot(x, percent, ".", color=colour, alpha=0.4, markersize=5)
+    half = [np.ptp(interval(row, 1)) / 2 for row in percent]
+    axes.errorbar(x, percent.mean(axis=1), half, color=colour, fmt=f"o{line}", capsize=4, label=label)
 
 
 # Experiments on the chapter's arguments.
