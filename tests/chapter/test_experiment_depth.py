@@ -21,14 +21,13 @@ from builders import claim_axes, explained, one_hot_accuracy, plot_seeds, ridge
 from claims import LEVEL, Effect, Experiment, assert_effect, claim, paired
 from matplotlib.figure import Figure
 
-from convspec import backend, models
+from convspec import models
 from convspec.data import shapes
 from convspec.data.batches import rescale
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import find_recipe
 from convspec.report.charts import BLUE, GREEN, ORANGE
-from convspec.visualization.maps import dead_share
 
 pytestmark = pytest.mark.experiment
 
@@ -72,8 +71,13 @@ def stages(seed: int, trained: bool = True) -> list[tuple[np.ndarray, np.ndarray
 def information(seed: int, trained: bool = True) -> np.ndarray:
     """Return what each stage says of pixels (R2) and class (accuracy), and, the same, of shuffled ones; (4, stages)."""
     parts = split(300, 5), split(300, 902)
-    small = [np.stack([cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA) for image in part.images]) for part in parts]
-    contents, labels = [pictures.reshape(len(pictures), -1) / 255 for pictures in small], [part.labels for part in parts]
+    small = [
+        np.stack([cv2.resize(image, (12, 12), interpolation=cv2.INTER_AREA) for image in part.images]) for part in parts
+    ]
+    contents, labels = (
+        [pictures.reshape(len(pictures), -1) / 255 for pictures in small],
+        [part.labels for part in parts],
+    )
     order, found = np.random.default_rng(seed).permutation(len(parts[0])), []
     for train, test in stages(seed, trained):
         predict = ridge(train, test)

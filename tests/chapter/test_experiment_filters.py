@@ -83,10 +83,14 @@ def expressed(seed: int, randomized: bool = False) -> dict[str, tuple[float, flo
     rng, model = np.random.default_rng(seed), base(True)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     images, _ = shapes.pictures(shapes.TARGETS, 20, 300 + seed)
-    inputs = keras.Model(model.inputs, [layer.input for layer in layers]).predict(rescale(images.astype(np.float32)), verbose=0)
+    inputs = keras.Model(model.inputs, [layer.input for layer in layers]).predict(
+        rescale(images.astype(np.float32)), verbose=0
+    )
     shares = {}
     for layer, maps in zip(layers, inputs, strict=True):
-        windows = np.lib.stride_tricks.sliding_window_view(maps, (3, 3), axis=(1, 2))  # (n, rows, columns, channels, 3, 3)
+        windows = np.lib.stride_tricks.sliding_window_view(
+            maps, (3, 3), axis=(1, 2)
+        )  # (n, rows, columns, channels, 3, 3)
         every = np.moveaxis(windows, 3, -1).reshape(-1, 9 * maps.shape[-1])
         patches = every[rng.choice(len(every), min(len(every), 3000), replace=False)].astype(np.float64)
         kernel = layer.get_weights()[0]

@@ -92,7 +92,9 @@ def classifier(seed: int) -> keras.Model:
 @cache
 def scores(seed: int) -> dict[tuple[str, bool], list[float]]:
     """Return what probes of each layer score, by task, and whether the targets to fit to were shuffled."""
-    found: dict[tuple[str, bool], list[float]] = {(task, shuffled): [] for task in COLOURS for shuffled in (False, True)}
+    found: dict[tuple[str, bool], list[float]] = {
+        (task, shuffled): [] for task in COLOURS for shuffled in (False, True)
+    }
     rng = np.random.default_rng(seed)
     for fitted, tested in zip(pictures(seed), pictures(None), strict=True):
         dense = [classifier(seed).predict(kind.seen[-1], batch_size=100, verbose=0) for kind in (fitted, tested)]

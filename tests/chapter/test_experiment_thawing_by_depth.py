@@ -121,7 +121,9 @@ def chart() -> Figure:
         "points of accuracy (%)",
     )
     plot_seeds(axes, DEPTHS, np.array([gains(depth) for depth in DEPTHS]), BLUE, "gain on new pictures, over 0 blocks")
-    plot_seeds(axes, DEPTHS, np.array([gaps(depth) for depth in DEPTHS]), ORANGE, "gap, training less new pictures", "--")
+    plot_seeds(
+        axes, DEPTHS, np.array([gaps(depth) for depth in DEPTHS]), ORANGE, "gap, training less new pictures", "--"
+    )
     axes.set_xticks(DEPTHS)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -138,7 +140,9 @@ def test_the_top_block_brings_more_than_each_further_one(experiment: Experiment)
 
 @claim(110, "5.3.2", "The more parameters you're training, the more", "qualified", kind="measured")
 def test_thawing_all_blocks_overfits(experiment: Experiment) -> None:
-    experiment(effect := paired(gaps(4), gaps(0)), "gap of training over test accuracy, all blocks thawed over none", chart())
+    experiment(
+        effect := paired(gaps(4), gaps(0)), "gap of training over test accuracy, all blocks thawed over none", chart()
+    )
     assert_effect(effect, above=0, why="more parameters")
 
 
