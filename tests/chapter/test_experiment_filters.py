@@ -2,10 +2,10 @@
 
 On the mini base, which was trained on 24 classes as VGG16 was on 1,000. Complexity is the spectral entropy of the
 patterns of listing 5.38, of 0 (one frequency) to 1 (all alike): one measure of several, chosen as the section names
-edges, then textures of edges, then textures of nature. "Their inputs can be expressed as a combination of the filters":
-the share of the variance of a layer's input patches that lies in the span of its kernels. A seed draws eight filters a
-layer and the noise that patterns start from; or the pictures that patches are cut from, and the random kernels, as many
-and as large, that the learned ones are compared with.
+edges, then textures of edges, then textures of nature. "Their inputs can be expressed as a combination of the
+filters": the share of the variance of a layer's input patches that lies in the span of its kernels. A seed draws eight
+filters a layer and the noise that patterns start from; or the pictures that patches are cut from, and the random
+kernels, as many and as large, that the learned ones are compared with.
 """
 
 from functools import cache

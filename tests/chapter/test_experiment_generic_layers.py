@@ -1,11 +1,11 @@
 """Experiment: what each block of a base, and the dense layers after it, still say of other tasks (section 5.3.1).
 
-The base is the mini one, trained on 24 source classes. On its maps a dense layer of 256 units and a softmax are trained
-on the same classes, as a classifier that could be reused. Linear probes (ridge regression) then ask each layer's
-flattened output, as in listing 5.18, for the source classes; for the target classes, which are new but alike; for real
-digits, a dataset that "differs a lot"; and for the colour and the place of the form, which say nothing of its class.
-"The first few layers" are the first two of four blocks. A seed draws the pictures that probes are fitted to, and the
-classifier's first weights.
+The base is the mini one, trained on 24 source classes. On its maps a dense layer of 256 units and a softmax are
+trained on the same classes, as a classifier that could be reused. Linear probes (ridge regression) then ask each
+layer's flattened output, as in listing 5.18, for the source classes; for the target classes, which are new but alike;
+for real digits, a dataset that "differs a lot"; and for the colour and the place of the form, which say nothing of its
+class. "The first few layers" are the first two of four blocks. A seed draws the pictures that probes are fitted to,
+and the classifier's first weights.
 """
 
 from functools import cache

@@ -4,8 +4,8 @@ The chapter sees it in fine-tuning and says why: the loss is an average, accurac
 that are wrong with ever more confidence raise the one and not the other. So here: the last block of the mini base is
 thawed under a trained head, on the ladder's 600 pictures at its rate of 1e-4, for 20 epochs instead of eight, without
 views, so that the loss turns. After each epoch each of 600 other pictures has its loss noted. From the epoch with the
-lowest mean (five epochs around it) to the last five, the mean should rise, the median fall and accuracy not fall. A seed
-draws the head and the order of the pictures. The recorded runs are the ladder's at mini.
+lowest mean (five epochs around it) to the last five, the mean should rise, the median fall and accuracy not fall. A
+seed draws the head and the order of the pictures. The recorded runs are the ladder's at mini.
 """
 
 from functools import cache
