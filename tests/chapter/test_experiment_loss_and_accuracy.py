@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from builders import claim_axes
 from claims import LEVEL, Effect, Experiment, assert_effect, claim
 from matplotlib.figure import Figure
 
@@ -95,25 +94,24 @@ def both_rise(loss: np.ndarray, accuracy: np.ndarray) -> float:
 
 
 def chart() -> Figure:
-    figure, axes = claim_axes(
-        "Claim: accuracy may rise while the average loss gets worse,\nas losses are distributed unevenly over pictures",
-        "epoch of fine-tuning",
-        "loss of new pictures (log)",
-        7,
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained", facecolor="white")
+    figure.suptitle(
+        "Claim: accuracy may rise while the average loss gets worse, as a few losses outweigh many", fontsize=11
     )
-    epochs = range(1, EPOCHS + 1)
-    for share, line in ((50, ":"), (90, "-."), (98, "--")):
+    (left, losses_by_share), epochs = figure.subplots(1, 2), range(1, EPOCHS + 1)
+    right = left.twinx()
+    for axes, name, colour in ((left, "mean", BLUE), (right, "accuracy", ORANGE)):
+        of_seeds = np.array([getattr(curves(seed), name) for seed in SEEDS]).mean(axis=0)
+        axes.plot(epochs, of_seeds if axes is left else 100 * of_seeds, color=colour)
+    left.set_ylabel("mean loss on new pictures", color=BLUE)
+    right.set_ylabel("accuracy on new pictures (%)", color=ORANGE)
+    for share, line in ((99, "-"), (90, "--"), (50, ":")):
         quantile = np.mean([np.percentile(losses(seed), share, axis=1) for seed in SEEDS], axis=0)
-        axes.plot(epochs, quantile, line, color=BLUE, label="median loss" if share == 50 else f"{share} % have less")
-    axes.plot(
-        epochs, np.mean([curves(seed).mean for seed in SEEDS], axis=0), color=BLUE, label="mean loss", linewidth=2
-    )
-    axes.set_yscale("log")
-    right = axes.twinx()
-    accuracy = np.mean([curves(seed).accuracy for seed in SEEDS], axis=0)
-    right.plot(epochs, 100 * accuracy, color=ORANGE, label="accuracy (right)", linewidth=2)
-    right.set_ylabel("accuracy on new pictures (%)")
-    figure.legend(loc="outside lower center", ncols=5, frameon=False)
+        losses_by_share.plot(epochs, quantile, line, color=BLUE, label=f"{share} % of pictures have less")
+    losses_by_share.set(yscale="log", ylabel="loss (log)")
+    figure.legend(loc="outside lower right", ncols=3, frameon=False)
+    for axes in (left, losses_by_share):
+        axes.set(xlabel="epoch of fine-tuning", xticks=range(0, EPOCHS + 1, 5))
     return figure
 
 
@@ -132,7 +130,6 @@ def test_the_mean_loss_rises_with_accuracy_stable_and_median_falling(experiment:
     assert_effect(mean, above=0, why="few pictures are wrong with ever more confidence")
     assert_effect(median, below=0, why="most are right with ever more confidence")
     assert_effect(accuracy, above=-0.01, why="accuracy is a threshold")
-    assert_effect(both, above=0, why="both happens at once")
 
 
 @pytest.mark.experiment
