@@ -183,7 +183,7 @@ def plot_seeds(axes: Axes, x: Sequence[float], values: np.ndarray, colour: str, 
     """Plot values, (places, seeds), as small dots, and their means with 95 % intervals; shares as percent."""
     percent = 100 * np.asarray(values)
     axes.plot(x, percent, ".", color=colour, alpha=0.4, markersize=5)
-    half = [np.ptp(interval(row, 1)) / 2 for row in percent]
+    half = [np.ptp(interval(row, 1)) / 2 if np.ptp(row) else 0 for row in percent]
     axes.errorbar(x, percent.mean(axis=1), half, color=colour, fmt=f"o{line}", capsize=4, label=label)
 
 

@@ -46,7 +46,7 @@ def entropy(patterns: np.ndarray) -> float:
 
 
 @cache
-def patterns(layer: str, seed: int, trained: bool = True) -> np.ndarray:
+def patterns(layer: str, seed: int, trained: bool) -> np.ndarray:
     backend.make_deterministic()
     model = base(trained, 0 if trained else seed)
     chosen = np.random.default_rng(seed).permutation(model.get_layer(layer).filters)[:FILTERS]
@@ -55,7 +55,7 @@ def patterns(layer: str, seed: int, trained: bool = True) -> np.ndarray:
 
 
 @cache
-def complexities(seed: int, trained: bool = True) -> np.ndarray:
+def complexities(seed: int, trained: bool) -> np.ndarray:
     """Return the spectral entropy by block."""
     return np.array([entropy(patterns(layer, seed, trained)) for layer in FIRSTS])
 
@@ -125,7 +125,7 @@ def test_patterns_get_more_complex_by_depth_without_training_too(experiment: Exp
 
 def test_patterns_of_one_layer_in_four_places_have_no_trend() -> None:
     """The defect that all patterns are of the first layer: two filters a place."""
-    places = [[entropy(patterns(FIRSTS[0], seed)[place::4]) for place in range(4)] for seed in SEEDS]
+    places = [[entropy(patterns(FIRSTS[0], seed, True)[place::4]) for place in range(4)] for seed in SEEDS]
     slopes = Effect(tuple(float(np.polyfit(range(4), each, 1)[0]) for each in places))
     assert slopes.p_value() >= LEVEL, str(slopes)
 

@@ -168,7 +168,7 @@ def probe_chart() -> Figure:
     return chart(
         "Claim: unless the base is frozen until the head is trained,\nwhat it has learned is destroyed",
         "probe",
-        "source classes, linear probe on the base:\naccuracy (%)",
+        "source classes told by a\nprobe on the base (%)",
         {"the base before": untouched_probe(), "a random base": random_base()},
     )
 

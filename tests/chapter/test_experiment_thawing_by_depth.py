@@ -91,7 +91,7 @@ def trained_head(seed: int) -> list[np.ndarray]:
 
 
 @cache
-def accuracies(depth: int, seed: int, rate: float = THAWED[1]) -> tuple[float, float]:
+def accuracies(depth: int, seed: int, rate: float) -> tuple[float, float]:
     """Return training and test accuracy with so many blocks thawed."""
     head = trained_head(seed)
     lab(depth).train(head, seed, THAWED[0], rate)
@@ -105,7 +105,7 @@ def gains(depth: int, rate: float = THAWED[1]) -> list[float]:
 
 def gaps(depth: int) -> list[float]:
     """Return the training accuracy over the test accuracy, seed by seed."""
-    return [one - other for one, other in (accuracies(depth, seed) for seed in SEEDS)]
+    return [one - other for one, other in (accuracies(depth, seed, THAWED[1]) for seed in SEEDS)]
 
 
 def first_over_next(rate: float = THAWED[1]) -> Effect:
