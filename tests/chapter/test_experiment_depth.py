@@ -67,7 +67,7 @@ def stages(seed: int, trained: bool) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @cache
-def information(seed: int, trained: bool = True) -> np.ndarray:
+def information(seed: int, trained: bool) -> np.ndarray:
     """Return what each stage says of pixels (R2) and class (accuracy), and, the same, of shuffled ones; (4, stages)."""
     parts = split(300, 5), split(300, 902)
     small = [
@@ -88,7 +88,7 @@ def information(seed: int, trained: bool = True) -> np.ndarray:
 
 
 @cache
-def blank(seed: int, trained: bool = True) -> np.ndarray:
+def blank(seed: int, trained: bool) -> np.ndarray:
     """Return the share of blank filters after each convolution, in the mean over 200 new pictures."""
     model = convnet(seed, trained)
     convolutions = [layer.output for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -125,7 +125,7 @@ def chart(title: str, ylabel: str, lines: dict[str, list[np.ndarray]], first: in
 @claim(124, "5.4.1", "less information about the specific input being seen", "holds", kind="measured")
 def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: Experiment) -> None:
     lines = {
-        label: [information(seed)[row] for seed in SEEDS]
+        label: [information(seed, True)[row] for seed in SEEDS]
         for row, label in enumerate(("of the pixels: variance explained", "of the class: accuracy of a linear probe"))
     }
     title = "Claim: higher layers carry less and less information about the input,\nand more and more about its class"
@@ -144,14 +144,14 @@ def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: E
 def test_shuffled_pictures_and_classes_are_not_told_at_any_depth() -> None:
     """The defect that pixels and classes belong to other pictures."""
     for row in (2, 3):
-        effect = trend([information(seed)[row] for seed in SEEDS])
+        effect = trend([information(seed, True)[row] for seed in SEEDS])
         assert effect.p_value() >= LEVEL, f"{row}: {effect}"
 
 
 @pytest.mark.experiment
 @claim(125, "5.4.1", "The sparsity of the activations increases with the depth", "holds", kind="measured")
 def test_more_filters_are_blank_the_deeper_the_layer(experiment: Experiment) -> None:
-    lines = {"trained": [blank(seed) for seed in SEEDS], "untrained": [blank(seed, False) for seed in SEEDS]}
+    lines = {"trained": [blank(seed, True) for seed in SEEDS], "untrained": [blank(seed, False) for seed in SEEDS]}
     figure = chart("Claim: the sparsity of activations increases with the depth of the layer",
                    "filters that are 0 all over a picture (%)", lines, 1)  # fmt: skip
     experiment(effect := trend(lines["trained"]), "blank filters, a convolution deeper", figure)
@@ -164,7 +164,7 @@ def test_more_filters_are_blank_the_deeper_the_layer(experiment: Experiment) -> 
 def test_layers_in_a_random_order_have_no_trend_of_blank_filters() -> None:
     """The defect that layers stand in a wrong order, another for each seed."""
     orders = [(1, 3, 0, 2), (2, 0, 3, 1), (3, 1, 2, 0), (0, 2, 1, 3), (1, 2, 3, 0)]
-    effect = trend([blank(seed)[list(order)] for seed, order in zip(SEEDS, orders, strict=True)])
+    effect = trend([blank(seed, True)[list(order)] for seed, order in zip(SEEDS, orders, strict=True)])
     assert effect.p_value() >= LEVEL, str(effect)
 
 

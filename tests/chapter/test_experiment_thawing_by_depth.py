@@ -58,10 +58,10 @@ class Lab:
         for variable in self.model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
         self.model.optimizer.learning_rate = rate
-        rng, own = np.random.default_rng([seed, steps]), self.own(seed)
-        chosen = np.concatenate([rng.permutation(own) for _ in range(steps * BATCH // PICTURES)])
-        labels = draw(len(SEEDS) * PICTURES // 2, 5)[1]
-        self.model.fit(self.seen[0][chosen], labels[chosen], batch_size=BATCH, shuffle=False, verbose=0)
+        rng, labels = np.random.default_rng([seed, steps]), draw(len(SEEDS) * PICTURES // 2, 5)[1]
+        if steps:
+            chosen = np.concatenate([rng.permutation(self.own(seed)) for _ in range(steps * BATCH // PICTURES)])
+            self.model.fit(self.seen[0][chosen], labels[chosen], batch_size=BATCH, shuffle=False, verbose=0)
 
     def accuracies(self, seed: int) -> tuple[float, float]:
         """Return the accuracy on the seed's pictures, and on new ones."""
@@ -91,27 +91,21 @@ def trained_head(seed: int) -> list[np.ndarray]:
 
 
 @cache
-def accuracies(depth: int, seed: int, rate: float) -> tuple[float, float]:
+def accuracies(depth: int, seed: int, steps: int, rate: float) -> tuple[float, float]:
     """Return training and test accuracy with so many blocks thawed."""
-    head = trained_head(seed)
-    lab(depth).train(head, seed, THAWED[0], rate)
+    lab(depth).train(trained_head(seed), seed, steps, rate)
     return lab(depth).accuracies(seed)
 
 
-def gains(depth: int, rate: float = THAWED[1]) -> list[float]:
-    """Return the test accuracy over that of the frozen base, seed by seed."""
-    return [accuracies(depth, seed, rate)[1] - accuracies(0, seed, rate)[1] for seed in SEEDS]
+def gains(depth: int, steps: int = THAWED[0], rate: float = THAWED[1]) -> Effect:
+    """Return the test accuracy over that of the frozen base."""
+    one, other = ([accuracies(blocks, seed, steps, rate)[1] for seed in SEEDS] for blocks in (depth, 0))
+    return paired(one, other)
 
 
 def gaps(depth: int) -> list[float]:
     """Return the training accuracy over the test accuracy, seed by seed."""
-    return [one - other for one, other in (accuracies(depth, seed, THAWED[1]) for seed in SEEDS)]
-
-
-def first_over_next(rate: float = THAWED[1]) -> Effect:
-    """Return by how much the first block's gain exceeds the mean of what each further one adds."""
-    first, last = gains(1, rate), gains(DEPTHS[-1], rate)
-    return paired(first, [(all_ - one) / (DEPTHS[-1] - 1) for one, all_ in zip(first, last, strict=True)])
+    return [one - other for one, other in (accuracies(depth, seed, *THAWED) for seed in SEEDS)]
 
 
 def chart() -> Figure:
@@ -129,23 +123,28 @@ def chart() -> Figure:
     return figure
 
 
-@claim(109, "5.3.2", "fast-decreasing returns in fine-tuning lower layers", "holds", kind="measured")
-def test_the_top_block_brings_more_than_each_further_one(experiment: Experiment) -> None:
-    experiment(first := Effect(tuple(gains(1))), "test accuracy, top block thawed over none", chart())
-    experiment(Effect(tuple(gains(4))), "test accuracy, all four blocks thawed over none")
-    experiment(effect := first_over_next(), "gain of the top block over the mean of what each further one adds")
-    assert_effect(first, above=0, why="the top block is the one made for other classes")
-    assert_effect(effect, above=0, why="earlier blocks are of use as they are")
+@claim(109, "5.3.2", "fast-decreasing returns in fine-tuning lower layers", "qualified", kind="measured")
+def test_no_depth_of_thawing_returns_a_point_where_the_frozen_base_has_96(experiment: Experiment) -> None:
+    """The chapter's own gain is one point, from 96 %. What isn't there can't decrease: of that this can't tell."""
+    for depth in DEPTHS[1:]:
+        experiment(gains(depth), f"test accuracy, {depth} blocks thawed over none", chart() if depth == 1 else None)
+    for depth in (1, 4):
+        assert_effect(gains(depth), above=-0.01, below=0.01, why="the base's classes are much like the new ones")
 
 
-@claim(110, "5.3.2", "The more parameters you're training, the more", "qualified", kind="measured")
-def test_thawing_all_blocks_overfits(experiment: Experiment) -> None:
-    experiment(
-        effect := paired(gaps(4), gaps(0)), "gap of training over test accuracy, all blocks thawed over none", chart()
-    )
-    assert_effect(effect, above=0, why="more parameters")
+@claim(110, "5.3.2", "The more parameters you're training, the more", "refuted", kind="measured")
+def test_thawing_all_blocks_overfits_by_less_than_a_point_more(experiment: Experiment) -> None:
+    """Of 60 pictures all are right in training with any number of blocks."""
+    effect = paired(gaps(4), gaps(0))
+    experiment(effect, "gap of training over test accuracy, all blocks thawed over none", chart())
+    assert_effect(effect, above=-0.01, below=0.01, why="small updates leave the base about as it is")
 
 
-def test_thawing_without_training_brings_nothing() -> None:
-    """The defect that thawed blocks stay as they are: the rate is 0."""
-    assert first_over_next(rate=0.0).p_value() >= LEVEL
+def test_blocks_that_are_not_trained_gain_nothing() -> None:
+    """The defect that thawed blocks stay as they are."""
+    assert gains(4, steps=0).p_value() >= LEVEL
+
+
+def test_a_hundred_times_the_rate_loses_points_with_all_blocks_thawed() -> None:
+    """The defect that updates are large: 30 steps suffice."""
+    assert_effect(gains(4, steps=30, rate=1e-2), below=-0.01, why="the blocks forget what they were trained for")
