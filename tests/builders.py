@@ -1,7 +1,7 @@
 """Results, folders and files that several test modules build."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from convspec import backend, training
 from convspec.accuracy.statistics import interval
@@ -106,7 +107,7 @@ def lines(result: pytest.RunResult) -> str:
 
 
 # Experiments: networks trained from scratch, once a seed.
-SHAPES_SIZE = 32  # pixels: the smallest at which three convolutions with pooling leave more than one place
+SHAPES_SIZE = 32  # pixels a side: of these, three convolutions with pooling leave 2 x 2 places
 
 
 class Learner:
@@ -179,11 +180,11 @@ def claim_axes(title: str, xlabel: str, ylabel: str, width: float = 6.2) -> tupl
     return figure, axes
 
 
-def plot_seeds(axes: Axes, x: Sequence[float], values: np.ndarray, colour: str, label: str, line: str = "-") -> None:
+def plot_seeds(axes: Axes, x: ArrayLike, values: np.ndarray, colour: str, label: str, line: str = "-") -> None:
     """Plot values, (places, seeds), as small dots, and their means with 95 % intervals; shares as percent."""
     percent = 100 * np.asarray(values)
     axes.plot(x, percent, ".", color=colour, alpha=0.4, markersize=5)
-    half = [np.ptp(interval(row, 1)) / 2 if np.ptp(row) else 0 for row in percent]
+    half = [np.ptp(interval(row, 1)) / 2 if np.ptp(row) else 0.0 for row in percent]
     axes.errorbar(x, percent.mean(axis=1), half, color=colour, fmt=f"o{line}", capsize=4, label=label)
 
 

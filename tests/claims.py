@@ -31,9 +31,11 @@ The forty-four listings stand in `tests/chapter/listings.toml`, a table each:
 import base64
 import io
 import re
+import shlex
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -41,14 +43,19 @@ import pytest
 from scipy import special
 
 from convspec.accuracy import statistics
+from convspec.plugin.session import SESSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Verdict = Literal["holds", "qualified", "refuted"]
+Verdict = Literal["holds", "qualified", "refuted", "cannot tell"]
 Kind = Literal["exact", "measured", "recorded"]
 LAST = {"5.1": 40, "5.2": 78, "5.3": 118, "5.4": 141}  # claim of each section
-UNTESTABLE = {18: "5.1.1", 30: "5.1.1", 79: "5.3"}  # by number, with their sections
+UNTESTABLE = {  # section and quote by number
+    18: ("5.1.1", "the visual world is fundamentally spatially hierarchical"),
+    30: ("5.1.1", "Strided convolutions are rarely used in practice"),
+    79: ("5.3", "A common and highly effective approach to deep learning"),
+}
 MIN_SEEDS = 5
 LEVEL = 0.01  # of an experiment's verdict
 MAX_WORDS = 10
@@ -99,7 +106,8 @@ def claim(
         number: Place in the chapter's order, from 1 to 141; a decimal for one between two of them.
         section: Where it stands: "5.1.1".
         quote: At most ten of the chapter's own words.
-        verdict: What is true, as the test asserts it: "holds", "qualified" (under a condition), "refuted".
+        verdict: What is true, as the test asserts it: "holds", "qualified" (under a condition), "refuted"; "cannot
+            tell" where the evidence is too weak either way.
         source: "text", "table", "listing 5.8" or "figure 5.9".
         kind: Evidence of this test: "exact", "measured" in this run, or "recorded" earlier.
     """
@@ -145,7 +153,9 @@ def _format_p(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 
-def paired(treated: Sequence[float], control: Sequence[float], unit: str = "points") -> Effect:
+def paired(
+    treated: Sequence[float] | np.ndarray, control: Sequence[float] | np.ndarray, unit: str = "points"
+) -> Effect:
     """Return the effect of a treatment: its value less that of the control, seed by seed."""
     return Effect(tuple(float(one - other) for one, other in zip(treated, control, strict=True)), unit)
 
@@ -167,10 +177,22 @@ def assert_effect(effect: Effect, *, above: float | None = None, below: float | 
             )
 
 
-class Evidence(Protocol):
-    """Fixture `evidence`: records a line with the numbers that this run gave."""
+@dataclass
+class Entry:
+    """What a test of claims came to in this run: one test, or one of its parameters."""
 
-    def __call__(self, line: str) -> None: ...
+    numbers: list[float]  # of its claims
+    outcome: str  # "passed", "failed", "skipped" or "error": its setup failed
+    reason: str = ""  # the first line of why it failed or was skipped
+    evidence: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)  # PNG in base64
+    kind: str = ""  # of the evidence, where it isn't that of the claim
+
+
+class Evidence(Protocol):
+    """Fixture `evidence`: records a line with numbers, and their kind where it isn't that of the claim."""
+
+    def __call__(self, line: str, kind: Kind | None = None) -> None: ...
 
 
 class Experiment(Protocol):
@@ -179,13 +201,19 @@ class Experiment(Protocol):
     def __call__(self, effect: Effect, about: str, figure: "Figure | None" = None) -> None: ...
 
 
-LINES, FIGURES, START = pytest.StashKey[list[str]](), pytest.StashKey[list[str]](), pytest.StashKey[float]()
+LINES, FIGURES = pytest.StashKey[list[str]](), pytest.StashKey[list[str]]()
+START, KIND = pytest.StashKey[float](), pytest.StashKey[str]()
 
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest) -> Evidence:
-    """Record a line with the numbers that this run gave."""
-    return request.node.stash.setdefault(LINES, []).append
+    """Record a line with numbers, and their kind where it isn't that of the claim."""
+
+    def record(line: str, kind: Kind | None = None) -> None:
+        request.node.stash[LINES].append(line)
+        request.node.stash[KIND] = kind or request.node.stash[KIND]
+
+    return record
 
 
 @pytest.fixture
@@ -194,11 +222,11 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
 
     def record(effect: Effect, about: str, figure: "Figure | None" = None) -> None:
         seconds = time.perf_counter() - request.node.stash[START]
-        request.node.stash.setdefault(LINES, []).append(f"{about}: {effect}, {seconds:.0f} s")
+        request.node.stash[LINES].append(f"{about}: {effect}, {seconds:.0f} s")
         if figure:
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
-            request.node.stash.setdefault(FIGURES, []).append(base64.b64encode(file.getvalue()).decode())
+            request.node.stash[FIGURES].append(base64.b64encode(file.getvalue()).decode())
 
     return record
 
@@ -206,11 +234,20 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim: tests a claim of the chapter; by the decorator of tests/claims.py")
     config.addinivalue_line("markers", "experiment: minutes of training at mini; runs with -m experiment only")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Run(config), "claims of this run")
+
+
+@pytest.hookimpl(trylast=True)  # after what shuffles
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of recorded runs come last: they judge the runs of this session where there are any."""
+    items.sort(key=lambda item: item.path.name == "test_recorded_runs.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # so that the time of shared fixtures counts
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.stash[START] = time.perf_counter()
+    item.stash[LINES], item.stash[FIGURES], item.stash[KIND] = [], [], ""  # of this attempt, where a test is repeated
 
 
 @pytest.hookimpl(wrapper=True)
@@ -218,6 +255,59 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Put claims and evidence of a test on its report, which pytest-xdist carries from process to process."""
     report = yield
     if numbers := [mark.args[0].number for mark in item.iter_markers("claim")]:
-        lines, figures = (item.stash.get(key, []) if report.when == "call" else [] for key in (LINES, FIGURES))
-        setattr(report, ATTRIBUTE, {"numbers": numbers, "evidence": list(lines), "figures": list(figures)})
+        lines, figures, kind = item.stash.get(LINES, []), item.stash.get(FIGURES, []), item.stash.get(KIND, "")
+        content = {"numbers": numbers, "evidence": lines, "figures": figures, "kind": kind}
+        setattr(report, ATTRIBUTE, content)
     return report
+
+
+class _Run:
+    """Hooks that collect what the tests of claims found, in whatever process, and write the tables at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._entries: dict[str, Entry] = {}
+        self._summary = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        content = getattr(report, ATTRIBUTE, None)
+        if content is None or report.outcome not in ("passed", "failed", "skipped"):  # a rerun says nothing yet
+            return
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            outcome = "error" if report.failed and report.when == "setup" else report.outcome
+            self._entries[report.nodeid] = Entry(outcome=outcome, reason=_reason(report), **content)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        if self._entries:
+            import claims_table
+
+            folder = self._config.stash[SESSION].folder
+            facts = {
+                "command": shlex.join(["pytest", *self._config.invocation_params.args]),
+                "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            }
+            try:
+                tests = claims_table.read_tests(self._config.rootpath)
+                rows = claims_table.write_run(folder, self._entries, facts, tests)
+            except (OSError, ValueError) as error:
+                self._summary = f"no page of claims: {error}"
+            else:
+                numbers = ", ".join(f"{number} {name}" for name, number in claims_table.counts(rows).items())
+                self._summary = f"claims of the chapter: {numbers}; {folder / 'claims.html'}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._summary:
+            terminalreporter.write_line(self._summary)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return the first line of why a test failed or was skipped; empty for one that passed."""
+    if report.passed:
+        return ""
+    if isinstance(report.longrepr, tuple):  # of a skip
+        text = report.longrepr[2].removeprefix("Skipped: ")
+    else:
+        error = re.search(r"^E +(.*)", report.longreprtext, re.MULTILINE)
+        text = error[1].removeprefix("AssertionError: ") if error else report.longreprtext
+    return text.strip().partition("\n")[0] or getattr(report, "wasxfail", report.outcome)

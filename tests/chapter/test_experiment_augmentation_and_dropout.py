@@ -1,0 +1,117 @@
+"""Experiment: augmentation and dropout, each alone and both together (section 5.2.5).
+
+The convnet is that of listings 5.5 and 5.13 with three convolutions and a quarter of the filters, for `shapes` of
+32 x 32; dropout of one half stands before its head, and augmentation is listing 5.11's. As in the chapter training
+takes 100 epochs, here of 300 pictures in batches of 32, in each of five seeds. Overfitting is measured after training
+as the accuracy on the training pictures themselves, neither augmented nor with dropout, less that on 800 others; and as
+the chapter's figures show it, on what the network was trained on in the last ten epochs.
+"""
+
+from functools import cache, partial
+
+import numpy as np
+import pytest
+from builders import SHAPES_SIZE, Learner, claim_axes, draw_parts, drawn_shapes, plot_seeds
+from claims import Effect, Experiment, assert_effect, claim, paired
+from matplotlib.figure import Figure
+
+from convspec import models
+from convspec.data.augmentation import Augmentation
+from convspec.ladder.rungs import CHAPTER_AUGMENTATION
+from convspec.report.charts import BLUE, GREEN, ORANGE
+
+SEEDS, EPOCHS, STEPS, TRAINING, TEST = range(5), 100, 9, 300, 800
+AUGMENTATIONS = {"": None, "augmentation": CHAPTER_AUGMENTATION, "augmentation of nothing": Augmentation()}
+TREATMENTS = (("", 0.0), ("", 0.5), ("augmentation", 0.0), ("augmentation", 0.5))
+NEITHER, DROPOUT, AUGMENTED, BOTH = TREATMENTS
+
+
+@cache
+def accuracies(augmentation: str, dropout: float, epochs: int = EPOCHS) -> np.ndarray:
+    """Return accuracies on training pictures, on what was trained on at the end, and on test pictures, (3, seeds)."""
+    shape, filters = (SHAPES_SIZE, SHAPES_SIZE, 3), (8, 16, 32)
+    learner = Learner(partial(models.small_convnet, shape, dropout, filters=filters))
+    results = np.zeros((3, len(SEEDS)))
+    for seed in SEEDS:
+        train, test = draw_parts(drawn_shapes(4 * (TRAINING + TEST)), seed, TRAINING, TEST)
+        history = learner.train(train, seed, STEPS, epochs=epochs, augmentation=AUGMENTATIONS[augmentation])
+        results[:, seed] = learner.accuracy(train), np.mean(history["accuracy"][-10:]), learner.accuracy(test)
+    return results
+
+
+def tested(treatment: tuple[str, float]) -> np.ndarray:
+    """Return the accuracy on test pictures, one a seed."""
+    return accuracies(*treatment)[2]
+
+
+def gap(treatment: tuple[str, float]) -> np.ndarray:
+    """Return how much higher the accuracy is on the training pictures themselves than on test pictures, one a seed."""
+    training, _, test = accuracies(*treatment)
+    return training - test
+
+
+def chart() -> Figure:
+    """Draw the three accuracies of each treatment."""
+    figure, axes = claim_axes(
+        "Claim: augmentation fights overfitting, but doesn't end it; dropout fights it further", "", "accuracy (%)", 7
+    )
+    values = np.stack([accuracies(*treatment) for treatment in TREATMENTS])
+    parts = ("training pictures themselves", "training as the figures plot it", "test pictures")
+    for part, (colour, label) in enumerate(zip((ORANGE, GREEN, BLUE), parts, strict=True)):
+        plot_seeds(axes, np.arange(4) + 0.12 * (part - 1), values[:, part], colour, label, "")
+    names = [" and\n".join(filter(None, (name, "dropout" if rate else ""))) or "neither" for name, rate in TREATMENTS]
+    axes.set_xticks(range(4), names)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+@pytest.mark.experiment
+@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "qualified", kind="measured")
+@claim(68.5, "5.2.5", "may not be enough to completely get rid of overfitting", "holds", kind="measured")
+def test_augmentation_alone_fights_overfitting_but_doesnt_end_it(experiment: Experiment) -> None:
+    """Whether it is right more often after this training, five seeds cannot tell."""
+    experiment(paired(tested(AUGMENTED), tested(NEITHER)), "test accuracy, augmentation over neither", chart())
+    less, left = paired(gap(AUGMENTED), gap(NEITHER)), Effect(tuple(gap(AUGMENTED)))
+    experiment(less, "training over test accuracy, augmentation over neither")
+    experiment(left, "training over test accuracy with augmentation alone")
+    assert_effect(less, below=-0.1, why="no picture is seen twice as it is")
+    assert_effect(left, above=0, why="views of one picture are intercorrelated")
+
+
+@pytest.mark.experiment
+@claim(69, "5.2.5", "To further fight overfitting, you'll also add a Dropout layer", "qualified", kind="measured")
+def test_dropout_fights_overfitting_alone_and_less_beside_augmentation(experiment: Experiment) -> None:
+    """Beside augmentation it costs accuracy after 100 epochs of 300 pictures: both make learning slower."""
+    alone, beside = paired(tested(DROPOUT), tested(NEITHER)), paired(tested(BOTH), tested(AUGMENTED))
+    gap_alone, gap_beside = paired(gap(DROPOUT), gap(NEITHER)), paired(gap(BOTH), gap(AUGMENTED))
+    experiment(alone, "test accuracy, dropout over neither")
+    experiment(gap_alone, "training over test accuracy, dropout over neither")
+    experiment(beside, "test accuracy, both over augmentation")
+    experiment(gap_beside, "training over test accuracy, both over augmentation")
+    assert_effect(gap_alone, below=0, why="units cannot rely on each other")
+    assert_effect(alone, above=0, why="the network is an average of many")
+    assert_effect(paired(beside.values, alone.values), below=0, why="augmentation has done that work already")
+
+
+@pytest.mark.experiment
+@claim(72.5, "5.2.5", "augmentation and dropout, you're no longer overfitting", "qualified", kind="measured")
+def test_with_both_the_training_pictures_are_still_known_better(experiment: Experiment) -> None:
+    """The figures plot the accuracy with dropout, on augmented pictures, which makes overfitting look less."""
+    training, plotted, test = accuracies(*BOTH)
+    known, less = paired(training, test), paired(gap(BOTH), gap(NEITHER))
+    experiment(known, "training over test accuracy with both")
+    experiment(paired(plotted, test), "the same as the figures plot it")
+    experiment(less, "training over test accuracy, both over neither")
+    assert_effect(less, below=-0.1, why="that is what both are for")
+    assert_effect(known, above=0, why="300 pictures are few")
+    of_dropout, as_plotted, _ = accuracies(*DROPOUT)
+    assert_effect(paired(as_plotted, of_dropout), below=0, why="half the units are missing while it is measured")
+
+
+@pytest.mark.experiment
+@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "qualified", kind="measured")
+def test_augmentation_that_moves_nothing_changes_nothing(experiment: Experiment) -> None:
+    """All ranges zero: the network without augmentation, to the last prediction."""
+    effect = paired(*(accuracies(name, 0.0, epochs=2)[2] for name in ("augmentation of nothing", "")))
+    experiment(effect, "test accuracy, augmentation of nothing over none")
+    assert effect.p_value() >= 0.01

@@ -1,0 +1,110 @@
+"""Experiment: max pooling, average pooling, strided convolutions or nothing between the convolutions (section 5.1.2).
+
+The convnet is listing 5.1's with the Dense layer of 512 units that the section puts on top, at a quarter of its
+filters: without pooling it still has 4 million parameters, 6,600 a training digit, where the chapter's 15.8 million are
+264 for each of MNIST's 60,000. Only what downsamples differs. Each of six seeds draws 600 of scikit-learn's digits, at
+28 x 28, for training; the other 1,197 are the test. All are trained until hardly a training digit is wrong.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import keras
+import numpy as np
+import pytest
+from builders import Learner, all_digits, claim_axes, draw_parts
+from claims import Effect, Experiment, assert_effect, claim, paired
+from keras import layers
+
+from convspec.report.charts import BLUE, ORANGE
+
+SEEDS, STEPS, RATE, SIDE, TRAINING = range(6), 200, 3e-3, 28, 600
+
+
+def convnet(pooling: layers.Layer | None = None, stride: int = 1) -> keras.Model:
+    """Return the convnet with copies of a layer, or with a stride in the first two convolutions, that downsamples."""
+    stack: list[layers.Layer] = [keras.Input((SIDE, SIDE, 1))]
+    for filters in (8, 16):
+        stack.append(layers.Conv2D(filters, (3, 3), stride, activation="relu"))
+        stack += [type(pooling).from_config(pooling.get_config() | {"name": None})] if pooling else []
+    stack += [layers.Conv2D(16, (3, 3), activation="relu"), layers.Flatten()]
+    return keras.Sequential([*stack, layers.Dense(512, activation="relu"), layers.Dense(10, activation="softmax")])
+
+
+NETWORKS: dict[str, Callable[[], keras.Model]] = {
+    "max pooling": partial(convnet, layers.MaxPooling2D((2, 2))),
+    "average pooling": partial(convnet, layers.AveragePooling2D((2, 2))),
+    "strides": partial(convnet, stride=2),
+    "none": convnet,
+    "max pooling of 1 x 1": partial(convnet, layers.MaxPooling2D((1, 1))),  # that doesn't pool
+}
+
+
+@cache
+def accuracies(network: str, seeds: int = len(SEEDS), steps: int = STEPS) -> np.ndarray:
+    """Return the accuracy on training and test digits, (2, seeds)."""
+    learner, results = Learner(NETWORKS[network], RATE), np.zeros((2, seeds))
+    for seed in range(seeds):
+        parts = draw_parts(all_digits(SIDE), seed, TRAINING, 1797 - TRAINING)
+        learner.train(parts[0], seed, steps)
+        results[:, seed] = [learner.accuracy(part) for part in parts]
+    return results
+
+
+def tested(network: str) -> np.ndarray:
+    """Return the accuracy on test digits, one a seed."""
+    return accuracies(network)[1]
+
+
+def gap(network: str) -> np.ndarray:
+    """Return how much higher the accuracy is on training digits than on test digits, one a seed."""
+    training, test = accuracies(network)
+    return training - test
+
+
+@pytest.mark.experiment
+@claim(37, "5.1.2", "may not be enough to learn to classify digits", "refuted", kind="measured")
+@claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
+def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: Experiment) -> None:
+    """What has windows of 7 x 7 pixels in its last convolution still has a Dense layer that sees them all."""
+    figure, axes = claim_axes(
+        "Claim: without max pooling, digits may not be learned and overfitting is\nintense; average pooling and"
+        " strides work less well",
+        "",
+        "accuracy (%)",
+        width=7,
+    )
+    shown = list(NETWORKS)[:4]
+    for row, (part, colour) in enumerate((("training", ORANGE), ("test", BLUE))):
+        percent = 100 * np.stack([accuracies(network)[row] for network in shown])
+        for x, values in enumerate(percent):  # a label that begins with _ is not in the legend
+            axes.plot(np.full(len(values), x) + 0.1 * row, values, "o", color=colour, alpha=0.5, markersize=4)
+            axes.hlines(values.mean(), x - 0.25, x + 0.25, color=colour, label="_" * x + part)
+    sizes = [f"{network}\n{NETWORKS[network]().count_params():,} parameters" for network in shown]
+    axes.set_xticks(range(len(shown)), sizes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    accuracy, overfitting = paired(tested("none"), tested("max pooling")), paired(gap("none"), gap("max pooling"))
+    experiment(accuracy, "test accuracy, nothing over max pooling", figure)
+    experiment(Effect(tuple(gap("none"))), "training over test accuracy with nothing")
+    experiment(overfitting, "training over test accuracy, nothing over max pooling")
+    assert_effect(accuracy, above=-0.01, why="the Dense layer sees all windows together")
+    assert_effect(overfitting, below=0.01, why="thirty times the parameters learn no more by heart")
+
+
+@pytest.mark.experiment
+@claim(39, "5.1.2", "max pooling tends to work better", "refuted", kind="measured")
+def test_strides_work_better_than_max_pooling_on_digits(experiment: Experiment) -> None:
+    """The third alternative, average pooling, cannot be told from max pooling."""
+    strides = paired(tested("max pooling"), tested("strides"))
+    experiment(strides, "test accuracy, max pooling over strides")
+    experiment(paired(tested("max pooling"), tested("average pooling")), "test accuracy, max over average pooling")
+    assert_effect(strides, below=0, why="a strided convolution learns how to downsample")
+
+
+@pytest.mark.experiment
+@claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
+def test_pooling_that_doesnt_pool_changes_nothing(experiment: Experiment) -> None:
+    """Maxima of single pixels: the network without downsampling, to the last prediction."""
+    effect = paired(*(accuracies(network, 5, 10)[1] for network in ("max pooling of 1 x 1", "none")))
+    experiment(effect, "test accuracy, max pooling of 1 x 1 over nothing")
+    assert effect.p_value() >= 0.01
