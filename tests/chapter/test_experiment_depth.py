@@ -169,7 +169,6 @@ def test_layers_in_a_random_order_have_no_trend_of_blank_filters() -> None:
 
 
 @pytest.mark.experiment
-@claim(121, "5.4.1", "appears to encode a diagonal edge detector", "qualified", kind="measured")
 @claim(129.1, "5.4.2", "encode simple directional edges and colors", "holds", kind="measured")
 def test_first_kernels_are_edges_and_colours_more_than_random_ones(experiment: Experiment) -> None:
     """The mini base saw 19,200 pictures again and again, the convnet 600."""

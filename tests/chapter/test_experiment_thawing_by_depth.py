@@ -122,7 +122,7 @@ def chart() -> Figure:
     return figure
 
 
-@claim(109, "5.3.2", "fast-decreasing returns in fine-tuning lower layers", "qualified", kind="measured")
+@claim(109, "5.3.2", "fast-decreasing returns in fine-tuning lower layers", "cannot tell", kind="measured")
 def test_no_depth_of_thawing_returns_a_point_where_the_frozen_base_has_96(experiment: Experiment) -> None:
     """The chapter's own gain is one point, from 96 %. What isn't there can't decrease: of that this can't tell."""
     for depth in DEPTHS[1:]:
