@@ -97,9 +97,9 @@ def blank(seed: int, trained: bool) -> np.ndarray:
     return np.array([np.mean(output.max(axis=(1, 2)) == 0) for output in maps])
 
 
-def trend(by_stage: list[np.ndarray], unit: str = "points") -> Effect:
+def trend(by_stage: list[np.ndarray]) -> Effect:
     """Return the slope over the stages, a stage, seed by seed."""
-    return Effect(tuple(float(np.polyfit(range(len(values)), values, 1)[0]) for values in by_stage), f"{unit} a stage")
+    return Effect(tuple(float(np.polyfit(range(len(values)), values, 1)[0]) for values in by_stage))
 
 
 def edges_and_colours(kernel: np.ndarray) -> float:
@@ -131,8 +131,8 @@ def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: E
     title = "Claim: higher layers carry less and less information about the input,\nand more and more about its class"
     figure = chart(title, "information of new pictures (%)", lines, 0)
     contents, classes = (trend(values) for values in lines.values())
-    experiment(contents, "explained variance of the pixels", figure)
-    experiment(classes, "accuracy of a linear probe for the class")
+    experiment(contents, "explained variance of the pixels, a stage deeper", figure)
+    experiment(classes, "accuracy of a linear probe for the class, a stage deeper")
     for row, about in enumerate(("explained variance of the pixels", "accuracy of a linear probe for the class")):
         last = [[information(seed, trained)[row, -1] for seed in SEEDS] for trained in (True, False)]
         experiment(paired(*last), f"{about}, at the end, convnet after over before training")
@@ -141,7 +141,7 @@ def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: E
 
 
 @pytest.mark.experiment
-def test_shuffled_pictures_and_classes_are_not_told_at_any_depth() -> None:
+def test_shuffled_pixels_and_classes_have_no_trend_by_depth() -> None:
     """The defect that pixels and classes belong to other pictures."""
     for row in (2, 3):
         effect = trend([information(seed, True)[row] for seed in SEEDS])

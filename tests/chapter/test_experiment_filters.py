@@ -63,7 +63,7 @@ def complexities(seed: int, trained: bool) -> np.ndarray:
 def trend(trained: bool = True) -> Effect:
     """Return the slope of the entropy over the blocks, seed by seed."""
     slopes = [float(np.polyfit(range(len(FIRSTS)), complexities(seed, trained), 1)[0]) for seed in SEEDS]
-    return Effect(tuple(slopes), "of the highest entropy a block")
+    return Effect(tuple(slopes))
 
 
 def span(kernel: np.ndarray, patches: np.ndarray) -> float:
@@ -117,7 +117,7 @@ def chart_complexity() -> Figure:
 
 @claim(129, "5.4.2", "increasingly complex and refined as you go higher", "qualified", kind="measured")
 def test_patterns_get_more_complex_by_depth_without_training_too(experiment: Experiment) -> None:
-    experiment(effect := trend(), "spectral entropy of filter patterns by block", chart_complexity())
+    experiment(effect := trend(), "spectral entropy of filter patterns, a block deeper", chart_complexity())
     experiment(untrained := trend(trained=False), "the same of a base that has learned nothing")
     assert_effect(effect, above=0, why="later filters see more of a picture, and combine earlier ones")
     assert_effect(untrained, above=0, why="they do so before they have learned anything")
