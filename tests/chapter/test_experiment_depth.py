@@ -77,7 +77,7 @@ def information(seed: int, trained: bool) -> np.ndarray:
         [pictures.reshape(len(pictures), -1) / 255 for pictures in small],
         [part.labels for part in parts],
     )
-    order, found = np.random.default_rng(seed).permutation(len(parts[0])), []
+    order, found = np.random.default_rng(seed).permutation(len(parts[0])), list[list[float]]()
     for train, test in stages(seed, trained):
         predict = ridge(train, test)
         found.append([])
@@ -113,7 +113,7 @@ def edges_and_colours(kernel: np.ndarray) -> float:
 
 def chart(title: str, ylabel: str, lines: dict[str, list[np.ndarray]], first: int) -> Figure:
     """Plot each line's values, an array a seed, over the stages from `first` on."""
-    figure, axes = claim_axes(title, "convolutions passed", ylabel)
+    figure, axes = claim_axes(title, "convolutions passed", ylabel, 7)
     for (label, values), colour, line in zip(lines.items(), (BLUE, ORANGE, GREEN), ("-", "--", ":"), strict=False):
         plot_seeds(axes, range(len(STAGES) - first), np.array(values).T, colour, label, line)
     axes.set_xticks(range(len(STAGES) - first), STAGES[first:])
@@ -134,8 +134,8 @@ def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: E
     experiment(contents, "explained variance of the pixels, a stage deeper", figure)
     experiment(classes, "accuracy of a linear probe for the class, a stage deeper")
     for row, about in enumerate(("explained variance of the pixels", "accuracy of a linear probe for the class")):
-        last = [[information(seed, trained)[row, -1] for seed in SEEDS] for trained in (True, False)]
-        experiment(paired(*last), f"{about}, at the end, convnet after over before training")
+        after, before = ([information(seed, trained)[row, -1] for seed in SEEDS] for trained in (True, False))
+        experiment(paired(after, before), f"{about}, at the end, convnet after over before training")
     assert_effect(contents, below=0, why="maps shrink, and what doesn't tell classes is left out")
     assert_effect(classes, above=0, why="what tells classes is magnified")
 

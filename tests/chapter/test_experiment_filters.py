@@ -50,8 +50,9 @@ def patterns(layer: str, seed: int, trained: bool) -> np.ndarray:
     backend.make_deterministic()
     model = base(trained, 0 if trained else seed)
     chosen = np.random.default_rng(seed).permutation(model.get_layer(layer).filters)[:FILTERS]
-    options = {"seed": seed, "value_range": (0.0, 1.0), "batch": FILTERS, "as_pictures": False}
-    return filter_patterns(model, layer, chosen.tolist(), SIZE, **options)
+    return filter_patterns(
+        model, layer, chosen.tolist(), SIZE, seed=seed, value_range=(0.0, 1.0), batch=FILTERS, as_pictures=False
+    )
 
 
 @cache
