@@ -144,7 +144,7 @@ def test_kernels_span_less_than_half_of_what_a_layer_gets(experiment: Experiment
     labels = "learned kernels", "random kernels, as many", "principal components, as many"
     for row, (label, colour, line) in enumerate(zip(labels, (BLUE, GREY, ORANGE), ("-", "--", ":"), strict=True)):
         plot_seeds(axes, range(6), np.array([values[row] for values in by_layer.values()]), colour, label, line)
-    axes.set_xticks(range(6), [name.removeprefix("block").replace("_", "\n") for name in by_layer])
+    axes.set_xticks(range(6), [name.replace("_", "\n") for name in by_layer])
     axes.set_ylim(0, 100)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     overall = Effect(tuple(np.mean([values[0] for values in by_layer.values()], axis=0)))
@@ -159,8 +159,9 @@ def test_kernels_span_less_than_half_of_what_a_layer_gets(experiment: Experiment
 
 
 def test_random_kernels_express_no_more_than_other_random_ones() -> None:
-    """The defect that the base's kernels are not the learned ones."""
-    for name in expressed(0, randomized=True):
-        own, random, _ = zip(*(expressed(seed, randomized=True)[name] for seed in SEEDS), strict=True)
+    """The defect that the base's kernels are not the learned ones; of six layers, together one in 100 by chance."""
+    by_layer = {name: [expressed(seed, randomized=True)[name] for seed in SEEDS] for name in expressed(0)}
+    for name, shares in by_layer.items():
+        own, random, _ = zip(*shares, strict=True)
         effect = paired(own, random)
-        assert effect.p_value() >= LEVEL, f"{name}: {effect}"
+        assert effect.p_value() >= LEVEL / len(by_layer), f"{name}: {effect}"

@@ -119,8 +119,8 @@ def difference(one: str, other: str, task: str, shuffled: bool = False) -> Effec
     return paired(at(one, task, shuffled), at(other, task, shuffled))
 
 
-def chart(title: str, tasks: tuple[str, ...]) -> Figure:
-    figure, axes = claim_axes(title, "output that the linear probe sees", "accuracy, or R2 of colour and place (%)", 7)
+def chart(title: str, tasks: tuple[str, ...], ylabel: str = "accuracy (%)") -> Figure:
+    figure, axes = claim_axes(title, "output that the linear probe sees", ylabel, 7)
     for task in tasks:
         values = np.array([at(layer, task) for layer in LAYERS])
         plot_seeds(axes, range(len(LAYERS)), values, COLOURS[task], task)
@@ -147,7 +147,11 @@ def test_class_probabilities_are_specific_the_dense_layer_hardly(experiment: Exp
 
 @claim(83, "5.3.1", "these layers get rid of the notion of space", "qualified", kind="measured")
 def test_a_dense_layer_tells_of_a_place_the_softmax_does_not(experiment: Experiment) -> None:
-    figure = chart("Claim: dense layers no longer contain any information about where objects are", REMOTE)
+    figure = chart(
+        "Claim: dense layers no longer contain any information about where objects are",
+        ("place",),
+        "R2 of the form's place (%)",
+    )
     loss = difference("block 4", "dense", "place")
     experiment(loss, "R2 of the form's place, block 4 over the dense layer", figure)
     none = [0.0] * len(SEEDS)
@@ -161,7 +165,8 @@ def test_a_dense_layer_tells_of_a_place_the_softmax_does_not(experiment: Experim
 
 @claim(84, "5.3.1", "better off using only the first few layers", "qualified", kind="measured")
 def test_early_layers_serve_a_remote_task_better_if_it_is_colour(experiment: Experiment) -> None:
-    figure = chart("Claim: early layers are the more generic ones, for tasks that differ a lot", (*CLASSES, *REMOTE))
+    ylabel = "accuracy, or R2 of colour and place (%)"
+    figure = chart("Claim: early layers are the more generic ones, for tasks that differ a lot", tuple(COLOURS), ylabel)
     effects = {task: difference("block 2", "block 4", task) for task in COLOURS}
     for task, effect in effects.items():
         experiment(effect, f"{task}, block 2 over block 4", figure if task == "colour" else None)
