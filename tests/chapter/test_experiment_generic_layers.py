@@ -27,8 +27,8 @@ pytestmark = pytest.mark.experiment
 
 SEEDS = range(5)
 LAYERS = ("pixels", "block 1", "block 2", "block 3", "block 4", "dense", "softmax")
-CLASSES, REMOTE = ("source classes", "target classes", "digits"), ("colour", "place")
-COLOURS = dict(zip((*CLASSES, *REMOTE), (GREY, BLUE, GREEN, ORANGE, "#aa3377"), strict=True))
+CLASSES = ("source classes", "target classes", "digits")
+COLOURS = dict(zip((*CLASSES, "colour", "place"), (GREY, BLUE, GREEN, ORANGE, "#aa3377"), strict=True))
 
 
 class Pictures(NamedTuple):
