@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -249,3 +249,67 @@ def plot_seeds(axes: Axes, x: ArrayLike, values: np.ndarray, colour: str, label:
     axes.plot(x, percent, ".", color=colour, alpha=0.4, markersize=5)
     half = [np.ptp(interval(row, 1)) / 2 if np.ptp(row) else 0.0 for row in percent]
     axes.errorbar(x, percent.mean(axis=1), half, color=colour, fmt=f"o{line}", capsize=4, label=label)
+
+
+# Experiments on the chapter's arguments.
+class Scenes(NamedTuple):
+    """Pictures of `shapes`, 0 to 1, with what else is known of the form in each."""
+
+    pictures: np.ndarray  # (n, 48, 48, 3)
+    labels: np.ndarray
+    places: np.ndarray  # (n, 2): row and column of the form's middle as shares of the side
+    colours: np.ndarray  # (n, 3): the form's mean red, green and blue
+
+
+def scenes(forms: dict[str, shapes.Form], per_class: int, seed: int) -> Scenes:
+    """Draw pictures, and keep the outline of each form as it is drawn."""
+    outlines: list[np.ndarray] = []
+
+    def noting(form: shapes.Form) -> shapes.Form:
+        def note(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+            outlines.append(form(u, v))
+            return outlines[-1]
+
+        return note
+
+    images, labels = shapes.pictures({name: noting(form) for name, form in forms.items()}, per_class, seed)
+    pictures = rescale(images.astype(np.float32))
+    shares = [outline.reshape(shapes.SIZE, 2, shapes.SIZE, 2).mean(axis=(1, 3)) for outline in outlines]
+    places = [(np.argwhere(share > 0.5).mean(axis=0) + 0.5) / shapes.SIZE for share in shares]
+    colours = [picture[share > 0.5].mean(axis=0) for picture, share in zip(pictures, shares, strict=True)]
+    return Scenes(pictures, labels, np.stack(places), np.stack(colours))
+
+
+def ridge(train: np.ndarray, test: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that fits ridge regression of targets (n, k) to `train` and predicts those of `test`.
+
+    Inputs of any shape are flattened. The penalty is the one with the lowest error when each row is left out in turn.
+    """
+    mean = train.mean(axis=0)
+    rows, others = ((inputs - mean).reshape(len(inputs), -1) for inputs in (train, test))
+    scale = np.mean(np.sum(rows**2, axis=1))  # so that a penalty means the same for few inputs and for many
+    values, vectors = np.linalg.eigh((rows @ rows.T / scale).astype(np.float64))
+    similar = (others @ rows.T / scale).astype(np.float64)
+
+    def predict(targets: np.ndarray) -> np.ndarray:
+        middle = targets.mean(axis=0)
+        turned, fits = vectors.T @ (targets - middle), []
+        for penalty in 10.0 ** np.arange(-4, 3):
+            inverse = 1 / (np.maximum(values, 0) + penalty)
+            weights = vectors @ (inverse[:, None] * turned)
+            # The middle is fitted, too: without its direction, in which the centred rows have no variance.
+            left_out = weights / (vectors**2 @ inverse - 1 / (len(rows) * penalty))[:, None]
+            fits.append((float(np.mean(left_out**2)), penalty, weights))
+        return similar @ min(fits, key=lambda fit: fit[:2])[2] + middle
+
+    return predict
+
+
+def one_hot_accuracy(predict: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, test: np.ndarray) -> float:
+    """Return the share of the labels `test` that regression of one-hot labels gets right."""
+    return float(np.mean(predict(np.eye(labels.max() + 1)[labels]).argmax(axis=1) == test))
+
+
+def explained(predict: Callable[[np.ndarray], np.ndarray], targets: np.ndarray, test: np.ndarray) -> float:
+    """Return the share of the variance of the targets `test` that regression explains (R2)."""
+    return float(1 - np.sum((predict(targets) - test) ** 2) / np.sum((test - test.mean(axis=0)) ** 2))

@@ -1,0 +1,243 @@
+"""Experiment: is it necessary to freeze the base until the head is trained (sections 5.3.1 and 5.3.2)?
+
+The network is that of listing 5.20 on the mini base, and its task is the ladder's 600 pictures of fish and keys. A
+stage is an epoch of listing 5.21: 100 steps of 20 pictures, by RMSprop, at the listing's rate of 2e-5, at ten times
+that (the ladder's own at mini) or at a hundred times that. Compared are: all thawed under a random head; the base
+frozen under the same head; all thawed under that head once it has been trained with the base frozen, by the ladder's
+six epochs at 2e-4. "Destroying the representations previously learned" is what a linear probe on the base loses at
+telling the 24 classes that it was trained on; a base with random weights shows what all of it would be. Without views
+and dropout, so that only freezing differs. A seed draws the head's first weights and the order of the pictures.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from builders import claim_axes, one_hot_accuracy, plot_seeds, ridge
+from claims import LEVEL, Effect, Evidence, Experiment, assert_effect, claim, paired
+from matplotlib.figure import Figure
+
+from convspec import backend, models, training
+from convspec.accuracy import baselines
+from convspec.data import shapes
+from convspec.data.batches import rescale
+from convspec.ladder.result import Result
+from convspec.report.charts import BLUE, GREY, ORANGE
+
+ROOT = Path(__file__).parents[2]
+SEEDS = range(5)
+RATES = (2e-5, 2e-4, 2e-3)
+BATCH, STAGE, HEAD_STEPS, HEAD_RATE = 20, 100, 180, 2e-4
+Way = Literal["thawed, random head", "frozen, random head", "thawed, trained head", "frozen, trained head"]
+WAYS: tuple[Way, ...] = ("thawed, random head", "thawed, trained head", "frozen, random head")
+
+
+class Outcome(NamedTuple):
+    """What training left."""
+
+    accuracy: float  # on new pictures of fish and keys
+    probe: float  # accuracy of a linear probe on the base, for the source classes
+    drift: float  # of the base's weights, as a share of their norm
+
+
+@cache
+def draw(kind: Literal["train", "test", "probe", "probed"]) -> tuple[np.ndarray, np.ndarray]:
+    forms, per_class, seed = {
+        "train": (shapes.TARGETS, 300, 5),
+        "test": (shapes.TARGETS, 300, 902),
+        "probe": (shapes.SOURCES, 20, 903),
+        "probed": (shapes.SOURCES, 25, 901),
+    }[kind]
+    images, labels = shapes.pictures(forms, per_class, seed)
+    return rescale(images.astype(np.float32)), labels
+
+
+class Lab:
+    """A base with a head, both compiled once: the whole, and the head alone on the base's maps."""
+
+    def __init__(self) -> None:
+        backend.make_deterministic()
+        self.base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+        self.untouched = self.base.get_weights()
+        self.whole = models.end_to_end(self.base)
+        self.head = keras.Sequential([keras.Input(self.base.output_shape[1:]), *self.whole.layers[1:]])
+        for model in (self.whole, self.head):
+            training.compile_model(model, HEAD_RATE)
+            model.optimizer.build(model.trainable_variables)
+        self.maps = self.see(draw("train")[0])
+
+    def see(self, pictures: np.ndarray) -> np.ndarray:
+        return self.base.predict(pictures, batch_size=100, verbose=0)
+
+    def start(self, seed: int) -> None:
+        """Give the base its own weights, and the head new ones."""
+        keras.utils.set_random_seed(seed)
+        self.base.set_weights(self.untouched)
+        self.head.set_weights(models.feature_classifier(self.base.output_shape[1:]).get_weights())
+
+    def train(self, thawed: bool, seed: int, steps: int, rate: float) -> None:
+        """Train everything, or the head alone, which is the same with the base frozen."""
+        model, inputs = (self.whole, draw("train")[0]) if thawed else (self.head, self.maps)
+        for variable in model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        model.optimizer.learning_rate = rate
+        rng, labels = np.random.default_rng(seed), draw("train")[1]
+        order = np.concatenate([rng.permutation(len(labels)) for _ in range(1 + steps * BATCH // len(labels))])
+        chosen = order[: steps * BATCH]
+        model.fit(inputs[chosen], labels[chosen], batch_size=BATCH, shuffle=False, verbose=0)
+
+    def judge(self) -> Outcome:
+        (pictures, labels), (probe, classes), (probed, others) = (draw(kind) for kind in ("test", "probe", "probed"))
+        right = training.predicted_classes(self.head.predict(self.see(pictures), batch_size=100, verbose=0)) == labels
+        fitted = ridge(self.see(probe), self.see(probed))
+        moved, norm = (
+            np.sqrt(sum(np.sum(np.square(weight)) for weight in weights))
+            for weights in (
+                [now - before for now, before in zip(self.base.get_weights(), self.untouched, strict=True)],
+                self.untouched,
+            )
+        )
+        return Outcome(float(np.mean(right)), one_hot_accuracy(fitted, classes, others), float(moved / norm))
+
+
+lab = cache(Lab)
+
+
+@cache
+def outcome(way: Way, rate: float, seed: int) -> Outcome:
+    """Return what a stage of training leaves."""
+    lab().start(seed)
+    if "trained head" in way:
+        lab().train(False, 1000 + seed, HEAD_STEPS, HEAD_RATE)
+    lab().train("thawed" in way, seed, STAGE, rate)
+    return lab().judge()
+
+
+@cache
+def random_base() -> float:
+    """Return what the probe reaches on a base that has learned nothing."""
+    keras.utils.set_random_seed(0)
+    base = models.conv_base("mini", None, (shapes.SIZE, shapes.SIZE, 3))
+    (probe, classes), (probed, others) = draw("probe"), draw("probed")
+    fitted = ridge(*(base.predict(pictures, batch_size=100, verbose=0) for pictures in (probe, probed)))
+    return one_hot_accuracy(fitted, classes, others)
+
+
+def values(measure: str, way: Way, rate: float) -> list[float]:
+    """Return a measure of a way of training, seed by seed."""
+    return [getattr(outcome(way, rate, seed), measure) for seed in SEEDS]
+
+
+def compare(measure: str, rate: float, one: Way, other: Way) -> Effect:
+    """Return by how much one way of training leaves more than another."""
+    return paired(values(measure, one, rate), values(measure, other, rate))
+
+
+def chart(title: str, measure: str, ylabel: str, lines: dict[str, float]) -> Figure:
+    figure, axes = claim_axes(title, "learning rate of the stage (100 steps of 20 pictures)", ylabel, 7)
+    for way, colour, line in zip(WAYS, (ORANGE, BLUE, GREY), ("-", "--", ":"), strict=True):
+        plot_seeds(axes, RATES, np.array([values(measure, way, rate) for rate in RATES]), colour, way, line)
+    axes.set_xscale("log")
+    axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+    axes.minorticks_off()
+    for label, value in lines.items():
+        axes.axhline(100 * value, color="black", linewidth=0.8)
+        axes.annotate(label, (0.01, 100 * value), (0, 3), xycoords=axes.get_yaxis_transform(), fontsize=8,
+                      textcoords="offset points")  # fmt: skip
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+@cache
+def untouched_probe() -> float:
+    """Return what the probe reaches on the base as it is."""
+    lab().start(0)
+    return lab().judge().probe
+
+
+def lost(way: Way, rate: float) -> Effect:
+    """Return the share that is lost of what the base says of its classes more than a random one, seed by seed."""
+    before, nothing = untouched_probe(), random_base()
+    return Effect(tuple((before - probe) / (before - nothing) for probe in values("probe", way, rate)))
+
+
+def probe_chart() -> Figure:
+    return chart(
+        "Claim: unless the base is frozen until the head is trained,\nwhat it has learned is destroyed",
+        "probe",
+        "source classes told by a\nprobe on the base (%)",
+        {"the base before": untouched_probe(), "a random base": random_base()},
+    )
+
+
+@pytest.mark.experiment
+@claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="measured")
+def test_a_random_head_does_not_destroy_a_thawed_base_at_2e_5(experiment: Experiment) -> None:
+    """At the listing's rate; and the network as a whole is the better for it."""
+    effects = {rate: lost("thawed, random head", rate) for rate in RATES}
+    for rate, effect in effects.items():
+        experiment(effect, f"lost of what the base knew, all thawed under a random head, rate {rate:g}",
+                   probe_chart() if rate == RATES[0] else None)  # fmt: skip
+    gains = {rate: compare("accuracy", rate, "thawed, random head", "frozen, random head") for rate in RATES}
+    figure = chart(
+        "Claim: unless the base is frozen until the head is trained,\nthe network is the worse for it",
+        "accuracy",
+        "new pictures of fish and keys: accuracy (%)",
+        {},
+    )
+    for rate, effect in gains.items():
+        experiment(effect, f"test accuracy, all thawed over frozen under the same random head, rate {rate:g}",
+                   figure if rate == RATES[0] else None)  # fmt: skip
+    assert_effect(effects[2e-5], below=0.1, why="updates are as small as the rate, whatever the error")
+    assert_effect(gains[2e-5], above=0, why="base and head learn together")
+
+
+@pytest.mark.experiment
+@claim(107, "5.3.2", "once the classifier on top has already been trained", "qualified", kind="measured")
+def test_a_trained_head_spares_the_base_something_but_is_no_condition(experiment: Experiment) -> None:
+    for rate in RATES:
+        experiment(
+            kept := compare("probe", rate, "thawed, trained head", "thawed, random head"),
+            f"source classes by a probe on the base, thawed under a trained over a random head, rate {rate:g}",
+            probe_chart() if rate == RATES[0] else None,
+        )
+        experiment(
+            compare("accuracy", rate, "thawed, trained head", "thawed, random head"),
+            f"test accuracy, thawed under a trained over a random head, rate {rate:g}",
+        )
+        if rate == 2e-4:
+            assert_effect(kept, above=0, why="smaller errors move the base less")
+
+
+@pytest.mark.experiment
+@claim(111, "5.3.2", "Updates that are too large may harm these representations", "holds", kind="measured")
+def test_a_hundred_times_the_rate_harms_the_base_under_any_head(experiment: Experiment) -> None:
+    for way in ("thawed, trained head", "thawed, random head"):
+        experiment(harm := lost(way, 2e-3), f"lost of what the base knew, {way}, rate 0.002", probe_chart())
+        assert_effect(harm, above=0.1, why="the drift grows with the rate")
+        drifts = [np.mean(values("drift", way, rate)) for rate in RATES]
+        assert drifts == sorted(drifts)
+
+
+@pytest.mark.experiment
+def test_a_base_that_stays_frozen_loses_nothing_under_any_head() -> None:
+    """The defect that thawing doesn't thaw."""
+    for way in ("frozen, random head", "frozen, trained head"):
+        assert lost(way, 2e-4).p_value() >= LEVEL
+        assert not any(values("drift", way, 2e-4))
+
+
+@claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="recorded")
+def test_recorded_one_epoch_thawed_beats_thirty_with_the_base_frozen(evidence: Evidence) -> None:
+    """VGG16 on Dogs vs. Cats as in listing 5.21, but thawed from the start under its random head, for one epoch."""
+    best = {
+        run.recipe.name: max(run.history["val_accuracy"])
+        for run in map(Result.from_run, baselines.read(ROOT / "fixtures" / "baselines"))
+        if run.recipe.name in ("frozen_end_to_end_trainable_1_epoch", "frozen_end_to_end_recorded")
+    }
+    thawed, frozen = best["frozen_end_to_end_trainable_1_epoch"], best["frozen_end_to_end_recorded"]
+    evidence(f"validation {thawed:.3f} after one epoch thawed, at best {frozen:.3f} in 30 frozen; one seed each")
+    assert thawed > frozen

@@ -1,0 +1,149 @@
+"""Experiment: what thawing one, two, three and all blocks of a base brings, and costs (section 5.3.2).
+
+As in the ladder at mini but for views: a head on the mini base, 180 steps of 20 pictures at 2e-4 with all frozen, then
+240 at 1e-4 with none, one, two, three or four blocks thawed, from the top. The training pictures are 60, so that the
+base's 199,000 parameters are 3,300 for each; the chapter's 14.7 million are 7,400 for each of 2,000. Gain: accuracy on
+600 new pictures, over what the frozen base reaches in as many steps. Gap: accuracy on the training pictures less that
+on the new ones. Each seed has 60 pictures of its own.
+"""
+
+from functools import cache
+
+import keras
+import numpy as np
+import pytest
+from builders import claim_axes, plot_seeds
+from claims import LEVEL, Effect, Experiment, assert_effect, claim, paired
+from matplotlib.figure import Figure
+
+from convspec import backend, models, training
+from convspec.data import shapes
+from convspec.data.batches import rescale
+from convspec.report.charts import BLUE, ORANGE
+
+pytestmark = pytest.mark.experiment
+
+SEEDS = range(6)
+DEPTHS = range(5)  # number of thawed blocks
+PICTURES, BATCH = 60, 20
+HEAD, THAWED = (180, 2e-4), (240, 1e-4)  # steps and rate
+
+
+@cache
+def draw(per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = shapes.pictures(shapes.TARGETS, per_class, seed)
+    return rescale(images.astype(np.float32)), labels
+
+
+class Lab:
+    """A base with a head, cut before what is thawed: the trunk's outputs are computed once, what follows is trained."""
+
+    def __init__(self, depth: int) -> None:
+        backend.make_deterministic()
+        base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+        trunk, top = models.cut_before(base, f"block{5 - depth}_conv1") if depth else (base, None)
+        head = models.feature_classifier(base.output_shape[1:], dropout=0.0)
+        self.model = keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *head.layers])
+        self.seen = [
+            trunk.predict(pictures, batch_size=100, verbose=0)
+            for pictures in (draw(len(SEEDS) * PICTURES // 2, 5)[0], draw(300, 902)[0])
+        ]
+        training.compile_model(self.model, THAWED[1])
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.untouched = top.get_weights() if top else []
+
+    def train(self, head: list[np.ndarray], seed: int, steps: int, rate: float) -> None:
+        """Train from a head on what the seed's pictures are behind the trunk."""
+        self.model.set_weights([*self.untouched, *head])
+        for variable in self.model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self.model.optimizer.learning_rate = rate
+        rng, labels = np.random.default_rng([seed, steps]), draw(len(SEEDS) * PICTURES // 2, 5)[1]
+        if steps:
+            chosen = np.concatenate([rng.permutation(self.own(seed)) for _ in range(steps * BATCH // PICTURES)])
+            self.model.fit(self.seen[0][chosen], labels[chosen], batch_size=BATCH, shuffle=False, verbose=0)
+
+    def accuracies(self, seed: int) -> tuple[float, float]:
+        """Return the accuracy on the seed's pictures, and on new ones."""
+        own = self.own(seed)
+        parts = (self.seen[0][own], draw(len(SEEDS) * PICTURES // 2, 5)[1][own]), (self.seen[1], draw(300, 902)[1])
+        found = [
+            float(np.mean(training.predicted_classes(self.model.predict(inputs, batch_size=300, verbose=0)) == labels))
+            for inputs, labels in parts
+        ]
+        return found[0], found[1]
+
+    @staticmethod
+    def own(seed: int) -> np.ndarray:
+        return np.arange(seed * PICTURES, (seed + 1) * PICTURES)
+
+
+lab = cache(Lab)
+
+
+@cache
+def trained_head(seed: int) -> list[np.ndarray]:
+    """Return the head after training with all of the base frozen."""
+    keras.utils.set_random_seed(seed)
+    new = models.feature_classifier((3, 3, 96), dropout=0.0)
+    lab(0).train(new.get_weights(), seed, *HEAD)
+    return lab(0).model.get_weights()
+
+
+@cache
+def accuracies(depth: int, seed: int, steps: int, rate: float) -> tuple[float, float]:
+    """Return training and test accuracy with so many blocks thawed."""
+    lab(depth).train(trained_head(seed), seed, steps, rate)
+    return lab(depth).accuracies(seed)
+
+
+def gains(depth: int, steps: int = THAWED[0], rate: float = THAWED[1]) -> Effect:
+    """Return the test accuracy over that of the frozen base."""
+    one, other = ([accuracies(blocks, seed, steps, rate)[1] for seed in SEEDS] for blocks in (depth, 0))
+    return paired(one, other)
+
+
+def gaps(depth: int) -> list[float]:
+    """Return the training accuracy over the test accuracy, seed by seed."""
+    return [one - other for one, other in (accuracies(depth, seed, *THAWED) for seed in SEEDS)]
+
+
+def chart() -> Figure:
+    figure, axes = claim_axes(
+        "Claim: thawing more blocks than the top one brings fast-decreasing\nreturns, and a risk of overfitting",
+        "thawed blocks, from the top (0: only the head is trained)",
+        "points of accuracy (%)",
+    )
+    gained, gap = np.array([gains(depth).values for depth in DEPTHS]), np.array([gaps(depth) for depth in DEPTHS])
+    plot_seeds(axes, DEPTHS, gained, BLUE, "gain on new pictures, over 0 blocks")
+    plot_seeds(axes, DEPTHS, gap, ORANGE, "gap, training less new pictures", "--")
+    axes.set_xticks(DEPTHS)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+@claim(109, "5.3.2", "fast-decreasing returns in fine-tuning lower layers", "cannot tell", kind="measured")
+def test_no_depth_of_thawing_returns_a_point_where_the_frozen_base_has_96(experiment: Experiment) -> None:
+    """The chapter's own gain is one point, from 96 %. What isn't there can't decrease: of that this can't tell."""
+    for depth in DEPTHS[1:]:
+        experiment(gains(depth), f"test accuracy, {depth} blocks thawed over none", chart() if depth == 1 else None)
+    for depth in (1, 4):
+        assert_effect(gains(depth), above=-0.01, below=0.01, why="the base's classes are much like the new ones")
+
+
+@claim(110, "5.3.2", "The more parameters you're training, the more", "refuted", kind="measured")
+def test_thawing_all_blocks_overfits_by_less_than_a_point_more(experiment: Experiment) -> None:
+    """Of 60 pictures all are right in training with any number of blocks."""
+    effect = paired(gaps(4), gaps(0))
+    experiment(effect, "gap of training over test accuracy, all blocks thawed over none", chart())
+    assert_effect(effect, above=-0.01, below=0.01, why="small updates leave the base about as it is")
+
+
+def test_blocks_that_are_not_trained_gain_nothing() -> None:
+    """The defect that thawed blocks stay as they are."""
+    assert gains(4, steps=0).p_value() >= LEVEL
+
+
+def test_a_hundred_times_the_rate_loses_points_with_all_blocks_thawed() -> None:
+    """The defect that updates are large: 30 steps suffice."""
+    assert_effect(gains(4, steps=30, rate=1e-2), below=-0.01, why="the blocks forget what they were trained for")
