@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from convspec.cli.arguments import add_layout
+from convspec.cli.arguments import add_layout, add_truncated
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
 DESCRIPTION = (
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
     add_layout(parser)
+    add_truncated(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",
     ]
-    names = "rungs", "seeds", "base", "margin", "weights", "layout"
+    names = "rungs", "seeds", "base", "margin", "weights", "layout", "truncated"
     values = {name: getattr(options, name) for name in names}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

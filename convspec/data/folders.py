@@ -19,6 +19,7 @@ from convspec.files import checksum
 
 if TYPE_CHECKING:
     from convspec.data.copies import Copies
+    from convspec.data.decode import Truncated
 
 __all__ = ["LISTING_5_4", "PARTS", "Layout", "Reading", "assign", "compare", "read_layout"]
 
@@ -87,7 +88,12 @@ class Reading:
             lines.append(f"  {_printable(name)}: {shown}")
         lines += self._describe_balance(list(counts.values())[-1])
         lines += [f"left out: {len(paths)} {kind} ({self._few(paths)})" for kind, paths in self.left_out.items()]
-        for title, reasons in (("no pictures", bad), ("the same content again, left out", self.duplicates)):
+        incomplete = [*self.copies.incomplete.values()] if self.copies else []
+        for title, reasons in (
+            ("no pictures", bad),
+            ("read in part", incomplete),
+            ("the same content again, left out", self.duplicates),
+        ):
             if reasons:
                 lines.append(f"{title}: {len(reasons)} ({'; '.join(reasons[:EXAMPLES])}{_dots(reasons, '; ')})")
         return lines + self._describe_groups(parts), problem
@@ -273,11 +279,11 @@ def _read_groups(file: Path, files: Sequence[PictureFile]) -> tuple[tuple[int, .
     return tuple(tuple(numbers) for _, numbers in sorted(groups.items()))
 
 
-def compare(reading: Reading, progress: TextIO | None = None) -> Reading:
+def compare(reading: Reading, progress: TextIO | None = None, truncated: "Truncated" = "skip") -> Reading:
     """Return the reading with its near copies; every picture is decoded once, as a thumbnail."""
     from convspec.data.copies import find_copies  # imports OpenCV and Pillow
 
-    return replace(reading, copies=find_copies(reading.paths, progress))
+    return replace(reading, copies=find_copies(reading.paths, progress, truncated))
 
 
 def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray]:

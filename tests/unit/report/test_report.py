@@ -136,12 +136,14 @@ def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
     )
 
 
-def test_what_was_left_out_is_counted_and_named_once_for_each_dataset() -> None:
+def test_what_was_left_out_or_cut_is_named_once_for_each_dataset() -> None:
     some = result("augmented", "mini", 0.8)
     runs = {"augmented": [some, some], "fine_tuned": [result("fine_tuned", "mini", 0.8, dataset="whole")]}
     assert tables.skipped(runs) == []
     some.dataset["skipped"] += ["'a.jpg' is empty", "'b.jpg' is a copy"]
-    assert tables.skipped(runs) == ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]
+    some.dataset["incomplete"] = ["'c.jpg' is cut"]
+    left_out = ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]
+    assert tables.skipped(runs) == [*left_out, "shapes: 1 file read in part", "  'c.jpg' is cut"]
 
 
 @pytest.mark.parametrize(
