@@ -21,6 +21,14 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_truncated(parser: argparse.ArgumentParser) -> None:
+    """Add --truncated, under the name of the pytest option, too."""
+    parser.add_argument(
+        "--truncated", "--convspec-truncated", choices=("skip", "fill"),
+        help="pictures whose file ends early: leave them out (skip, default), or read them as far as they go (fill)",
+    )  # fmt: skip
+
+
 def positive(text: str) -> int:
     """Parse a whole number from 1 up."""
     if not text.isdecimal() or not int(text):

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from convspec.cli.arguments import add_layout, seed
+from convspec.cli.arguments import add_layout, add_truncated, seed
 
 HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
 DESCRIPTION = (
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder of pictures")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
     add_layout(parser)
+    add_truncated(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
     from convspec.data import datasets, folders
 
     datasets.check(folder := options.folder.expanduser())
-    reading = folders.compare(folders.read_layout(folder, options.layout), sys.stderr)
+    reading = folders.read_layout(folder, options.layout)
+    reading = folders.compare(reading, sys.stderr, options.truncated or "skip")
     lines, problem = reading.explain(options.seed)
     print(*lines, sep="\n")
     if problem:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from convspec.cli.arguments import add_layout
+from convspec.cli.arguments import add_layout, add_truncated
 from convspec.plugin.options import Mode
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
     add_layout(parser)
+    add_truncated(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",
     ]
-    names = "rungs", "seeds", "base", "margin", "weights", "layout"
+    names = "rungs", "seeds", "base", "margin", "weights", "layout", "truncated"
     values = {name: getattr(options, name) for name in names}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

@@ -4,7 +4,8 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -14,6 +15,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from convspec.data import decode
+from convspec.data.appearance import DAMAGED
 
 SIDE = 32  # pixels of the thumbnails that are compared
 FREQUENCIES = 8  # of them in each direction: what is compared first, each picture with each
@@ -36,15 +38,19 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Copies:
-    """Near copies among pictures: pairs that link each group of them, and why others could not be read."""
+    """Near copies among pictures: pairs that link each group, and why others could not be read, or only in part."""
 
     pairs: tuple[Pair, ...]
     failures: dict[int, str]
+    incomplete: dict[int, str] = field(default_factory=dict)
 
 
-def find_copies(paths: Sequence[Path], progress: TextIO | None = None) -> Copies:
+def find_copies(paths: Sequence[Path], progress: TextIO | None = None, truncated: decode.Truncated = "skip") -> Copies:
     """Compare each picture with each other one, as thumbnails, and return those that are near copies."""
-    thumbnails, failures = decode.load_images(paths, SIDE, "area", progress=progress)
+    incomplete: dict[int, str] = {}
+    thumbnails, failures = decode.load_images(
+        paths, SIDE, "area", truncated=truncated, incomplete=incomplete, progress=progress
+    )
     grey = cv2.cvtColor(thumbnails.reshape(-1, SIDE, 3), cv2.COLOR_RGB2GRAY).reshape(-1, SIDE, SIDE)
     with warnings.catch_warnings(action="ignore"):
         grey[[place in failures or _is_small(path) for place, path in enumerate(paths)]] = 0
@@ -64,12 +70,13 @@ def find_copies(paths: Sequence[Path], progress: TextIO | None = None) -> Copies
                 if same and (first := find(pair.first)) != (second := find(pair.second)):
                     parents[second] = first
                     pairs.append(pair)
-    return Copies(tuple(sorted(pairs)), failures)
+    return Copies(tuple(sorted(pairs)), failures, dict(sorted(incomplete.items())))
 
 
 def _is_small(path: Path) -> bool:
-    with Image.open(path) as picture:
+    with suppress(*DAMAGED), Image.open(path) as picture:  # of a picture read in part the size may not be told
         return min(picture.size) < SIDE
+    return False
 
 
 def _candidates(grey: np.ndarray) -> Iterator[list[Pair]]:

@@ -49,6 +49,7 @@ class Dataset:
     validation: Split | None
     test: Split
     skipped: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -93,7 +94,8 @@ def load_dataset(
         interpolation: Resizes a folder's pictures, as `decode.load_image` takes it.
         max_bad_fraction: Share of a folder's files, 0 to 1, that may be no pictures; with 0 the first is an error. They
             are skipped with a warning, and `Dataset.skipped` names each.
-        truncated: What becomes of files that end early, as `decode.load_image` takes it.
+        truncated: What becomes of files that end early, as `decode.load_image` takes it; `Dataset.incomplete` names
+            those that are read.
         progress: Stream for a progress bar; None for none.
 
     Raises:
@@ -205,9 +207,16 @@ def _folder(
     if bad and not max_bad_fraction:
         raise BadInput(bad[0])
     if reading.copies is None and (reading.parts is None or reading.missing):
-        reading = folders.compare(reading, progress)
+        reading = folders.compare(reading, progress, truncated)
+    incomplete: dict[int, str] = {}
     pictures, failures = decode.load_images(
-        reading.paths, size, interpolation, strict=not max_bad_fraction, truncated=truncated, progress=progress
+        reading.paths,
+        size,
+        interpolation,
+        strict=not max_bad_fraction,
+        truncated=truncated,
+        incomplete=incomplete,
+        progress=progress,
     )
     bad += failures.values()
     readable = np.array([position not in failures for position in range(len(reading.paths))], bool)
@@ -223,7 +232,7 @@ def _folder(
         end = start + len(chosen)
         splits.append(Split(pictures[start:end], reading.labels[chosen], tuple(reading.names[i] for i in chosen)))
         start = end
-    return Dataset(name, reading.classes, splits[0], splits[1], splits[2], skipped)
+    return Dataset(name, reading.classes, splits[0], splits[1], splits[2], skipped, tuple(sorted(incomplete.values())))
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:

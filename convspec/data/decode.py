@@ -23,16 +23,15 @@ from convspec.progress import bar
 
 Truncated = Literal["skip", "fill"]
 # Recognised by content, whatever the file's name.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
-DNG_VERSION, SUBFILE_TYPE, REDUCED_RESOLUTION = 50706, 254, 1  # tags of TIFF, and a bit of the second
+FORMATS = ("JPEG", "BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+DNG_VERSION, SUBFILE_TYPE = 50706, 254  # tags of TIFF
+REDUCED_RESOLUTION, MASK = 1, 4  # bits of the second
+RAW = "raw picture, which begins with a preview; develop it to JPEG or TIFF"
 MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
-REDUCED = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    1: cv2.IMREAD_COLOR,
-}
+STEPS = (8, 4, 2, 1)  # by which a JPEG can be decoded smaller
+MAX_COMPLETED = 1 << 28  # bytes that a file is filled up to
+MIN_SPREAD = 8  # of the values in a file that ends early, below which nothing of its picture is there
 MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures in memory
 CHUNK = 256  # pictures that wait to be decoded: each takes as much memory as a small one
 
@@ -94,7 +93,7 @@ def load_image(
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     if truncated not in ("skip", "fill"):
         raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
-    failures = (*DAMAGED, Image.DecompressionBombError)
+    failures = (*DAMAGED, RuntimeError, Image.DecompressionBombError)  # RuntimeError: of AVIF
     with _PILLOWS_WARNINGS:
         try:
             with open(path, "rb") as file:
@@ -105,7 +104,8 @@ def load_image(
             if truncated == "fill":
                 with suppress(*failures), open(path, "rb") as file:
                     return _read(_complete(file.read()), size, interpolation, partial=True)
-            raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UnreadableImage(f"{str(path)!r} is not a readable picture: {reason}") from error
 
 
 def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool = False) -> np.ndarray:
@@ -116,6 +116,8 @@ def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool
             if pixels is not None:
                 return pixels
         _load(picture, partial)
+        if partial and _is_plain(picture, MIN_SPREAD):
+            raise ValueError("nothing of the picture is there")
         rgb = convert_as_seen(picture, file)
         if not size:
             return np.asarray(rgb)
@@ -138,19 +140,41 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _refuse_others(picture: Image.Image) -> None:
+    if DNG_VERSION in getattr(picture, "tag_v2", {}):
+        raise ValueError(RAW)
+    # A telephone's MPO holds one picture and its preview, its HEIC what was taken beside the picture that is shown.
+    if (
+        picture.format not in ("MPO", "HEIF")
+        and getattr(picture, "is_animated", False)
+        and not _turn_to_picture(picture)
+    ):
+        raise ValueError("it is animated, or has several pages; save one as a file of its own")
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if min(width, height) < 2:
         raise ValueError(f"{width} x {height} is no picture of anything")
-    # A telephone's MPO holds one picture and its preview.
-    if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise ValueError("it is animated, or has several pages")
-    tags = getattr(picture, "tag_v2", {})
-    if DNG_VERSION in tags or tags.get(SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
-        raise ValueError("raw picture, which begins with a preview; develop it to JPEG or TIFF")
+    if _subfile(picture) & REDUCED_RESOLUTION:
+        raise ValueError(RAW)
     if picture.mode == "F":
         raise ValueError("what its floating-point pixels mean is not known; save it with 8 bits")
+
+
+def _turn_to_picture(picture: Image.Image) -> bool:
+    """Turn to the page of a TIFF that is neither a smaller version nor a mask of another; False where several are."""
+    if picture.format != "TIFF":
+        return False
+    pages = []
+    for page in range(getattr(picture, "n_frames", 1)):
+        picture.seek(page)
+        if not _subfile(picture) & (REDUCED_RESOLUTION | MASK):
+            pages.append(page)
+    picture.seek(pages[0] if pages else 0)
+    return len(pages) < 2
+
+
+def _subfile(picture: Image.Image) -> int:
+    return getattr(picture, "tag_v2", {}).get(SUBFILE_TYPE, 0)
 
 
 def _load(picture: ImageFile.ImageFile, partial: bool) -> None:
@@ -161,20 +185,35 @@ def _load(picture: ImageFile.ImageFile, partial: bool) -> None:
             raise
         picture.tile = []
         picture.load()  # what is decoded by now stays
-    if partial and all(low == high for low, high in np.reshape(picture.getextrema(), (-1, 2))):
-        raise ValueError("nothing of the picture is there")
+        if _is_plain(picture):
+            raise
+
+
+def _is_plain(picture: Image.Image, spread: int = 0) -> bool:
+    return all(high - low <= spread for low, high in np.reshape(picture.getextrema(), (-1, 2)))
 
 
 def _complete(data: bytes) -> BinaryIO:
-    """Return a JPEG with an end after its last whole segment, and anything else as it is."""
+    """Return a JPEG with an end after its last whole segment, and anything else with zeros up to the size it names."""
     if data.startswith(b"\xff\xd8"):
         last = max(data.rfind(marker) for marker in (b"\xff\xc4", b"\xff\xda", b"\xff\xdb"))
         whole = len(data) >= last + 4 and len(data) >= last + 2 + int.from_bytes(data[last + 2 : last + 4], "big")
         data = (data if whole else data[:last]) + b"\xff\xd9"
-    return io.BytesIO(data)
+    return io.BytesIO(data.ljust(min(_named_size(data), MAX_COMPLETED), b"\0"))
 
 
-def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray | None:
+def _named_size(data: bytes) -> int:
+    """Return the bytes that a WebP, an AVIF or a JPEG 2000 should have, 0 for others."""
+    if data.startswith(b"RIFF"):
+        return 8 + int.from_bytes(data[4:8], "little")
+    end = 0
+    if data[4:8] in (b"ftyp", b"jP  "):  # boxes, each with its size
+        while end + 8 <= len(data) and (size := int.from_bytes(data[end : end + 4], "big")) >= 8:
+            end += size
+    return end
+
+
+def _decode_reduced(picture: ImageFile.ImageFile, file: BinaryIO, size: int) -> np.ndarray | None:
     """Decode a JPEG at a lower resolution, and resize it; None for pictures that need all of theirs."""
     if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
         return None
@@ -183,22 +222,19 @@ def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarr
     if transform and picture.mode == "L":
         return None
     file.seek(0)
-    data = file.read()
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off, which OpenCV 4 fills up with grey
+    if not file.read().rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off
         return None
     # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
-    step = next(step for step in REDUCED if step == 1 or min(picture.size) >= 0.75 * step * size)
-    if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda")) > 0:
-        # With restart intervals, where OpenCV writes to stderr what it skips: Pillow is slower, and silent.
-        picture.draft(None, (picture.width // step, picture.height // step))
-        pixels = cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        return None
-    if (way := find_transpose(picture)) is not None:
-        pixels = np.asarray(Image.fromarray(pixels).transpose(way))
-    rgb = cv2.cvtColor(_resize_by_area(pixels, size), cv2.COLOR_BGR2RGB)
+    step = next(step for step in STEPS if step == 1 or min(picture.size) >= 0.75 * step * size)
+    picture.draft(None, (picture.width // step, picture.height // step))
+    # What is damaged behind the last row of a sequential JPEG leaves the picture.
+    _load(picture, partial="progressive" not in picture.info)
+    way = find_transpose(picture)
+    upright = picture if way is None else picture.transpose(way)
+    # With four bytes a pixel, as Pillow has it in memory: three take a while.
+    channels, to_rgb = ("L", cv2.COLOR_GRAY2RGB) if picture.mode == "L" else ("RGBX", cv2.COLOR_RGBA2RGB)
+    pixels = np.frombuffer(upright.tobytes("raw", channels), np.uint8).reshape(*upright.size[::-1], len(channels))
+    rgb = cv2.cvtColor(_resize_by_area(pixels, size), to_rgb)
     return np.asarray(transform.apply(Image.fromarray(rgb))) if transform else rgb
 
 
@@ -214,6 +250,7 @@ def load_images(
     *,
     strict: bool = False,
     truncated: Truncated = "skip",
+    incomplete: dict[int, str] | None = None,
     budget: int = MEMORY_BUDGET,
     progress: TextIO | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -225,6 +262,7 @@ def load_images(
         interpolation: As `load_image` takes it.
         strict: Raise UnreadableImage for the first file that cannot be read.
         truncated: As `load_image` takes it.
+        incomplete: Takes the reason for each position of which "fill" has read only what is there.
         budget: Bytes of pictures to keep in memory; more are kept in a temporary file that is mapped into memory.
         progress: Stream for a progress bar; None for none.
 
@@ -239,12 +277,20 @@ def load_images(
     failures: dict[int, str] = {}
 
     def decode(position: int) -> None:
+        path = paths[position]
         try:
-            images[position] = load_image(paths[position], size, interpolation, truncated)
+            images[position] = load_image(path, size, interpolation)
         except UnreadableImage as error:
             failures[position] = str(error)
+            if truncated == "skip":
+                return
+            with suppress(UnreadableImage):
+                images[position] = load_image(path, size, interpolation, truncated)
+                del failures[position]
+                if incomplete is not None:
+                    incomplete[position] = str(error).replace("is not a readable picture", "is read as far as it goes")
         except FileNotFoundError:
-            failures[position] = f"{str(paths[position])!r} is gone since the folder was listed"
+            failures[position] = f"{str(path)!r} is gone since the folder was listed"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar(len(paths), "reading pictures", "file", progress) as shown:
         try:

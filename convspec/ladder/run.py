@@ -285,6 +285,7 @@ class _Run:
                 "classes": list(dataset.classes),
                 "pictures": pictures,
                 "skipped": list(dataset.skipped),
+                "incomplete": list(dataset.incomplete),
             },
             weights=_weights_name(recipe, self.weights),
             history=history,

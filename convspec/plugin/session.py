@@ -107,7 +107,7 @@ class Session:
         if name is None or name in datasets.NAMES:
             return None
         layout = folders.read_layout(Path(name).expanduser(), self.settings.layout)
-        return folders.compare(layout, terminal_stream(self.config))
+        return folders.compare(layout, terminal_stream(self.config), self.settings.truncated)
 
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:
         """Return the file that keeps a run's result until its session ends, so that the next one can go on."""

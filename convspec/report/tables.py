@@ -197,12 +197,13 @@ def markdown(runs: Runs, judgements: Sequence["Judgement"], path: Path) -> None:
 
 
 def skipped(runs: Runs) -> list[str]:
-    """Return how many files of each dataset were left out, and why each was."""
+    """Return how many files of each dataset were left out or read in part, and why each was."""
     lines = []
-    for name, reasons in {r.dataset["name"]: r.dataset["skipped"] for group in runs.values() for r in group}.items():
-        if reasons:
-            lines.append(f"{name}: {len(reasons)} file{'s' * (len(reasons) > 1)} left out")
-            lines += [f"  {reason}" for reason in reasons]
+    for name, dataset in {run.dataset["name"]: run.dataset for group in runs.values() for run in group}.items():
+        for key, outcome in (("skipped", "left out"), ("incomplete", "read in part")):
+            if reasons := dataset.get(key, []):
+                lines.append(f"{name}: {len(reasons)} file{'s' * (len(reasons) > 1)} {outcome}")
+                lines += [f"  {reason}" for reason in reasons]
     return lines
 
 

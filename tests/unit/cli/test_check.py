@@ -50,6 +50,12 @@ def test_a_folder_that_cannot_be_used_is_explained_and_exits_1(pets: Path, capsy
     shown = capsys.readouterr()
     assert "  cats: 14" in shown.out.splitlines()
     assert f"no pictures: 2 ('{pets}/cats/bad0.png' is not a readable picture: " in shown.out
+    for number in range(2):
+        (pets / "cats" / f"bad{number}.png").write_bytes((pets / "cats" / f"0{number}.png").read_bytes()[:-300])
+    assert main(["check", str(pets), "--truncated", "fill"]) == 0
+    assert f"read in part: 2 ('{pets}/cats/bad0.png' is read as far as it goes: " in capsys.readouterr().out
+    assert main(["check", str(pets)]) == 1
+    shown = capsys.readouterr()
     assert "convspec: error: 2 of 22 files in " in shown.err
     for path in (pets / "dogs").iterdir():
         path.unlink()

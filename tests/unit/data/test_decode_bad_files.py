@@ -38,6 +38,14 @@ def animated(kind: str) -> bytes:
     return encoded(kind, save_all=True, append_images=[picture(seed=1), picture(seed=2)])
 
 
+def paged(*pages: tuple[int, int]) -> bytes:
+    """Return a TIFF of pages, each so high and with that NewSubfileType."""
+    pictures = [picture(height) for height, _ in pages]
+    for page, (_, kind) in zip(pictures, pages, strict=True):
+        page.encoderinfo = {"tiffinfo": {254: kind}}
+    return encoded("TIFF", pictures[0], save_all=True, append_images=pictures[1:], tiffinfo={254: pages[0][1]})
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -70,7 +78,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width
 FLOATING = Image.fromarray(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10))
 RARE, PAGES, ONE_PIXEL = (
     "picture that is damaged, or of a rare kind; save it as JPEG or PNG",
-    "animated, or has several pages",
+    "animated, or has several pages; save one as a file of its own$",
     "no picture of anything",
 )
 CUT = "truncated|Truncated|that is damaged|: text$|not enough|broken|decoder|bad EPS|-2"
@@ -95,6 +103,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "animated.webp": (animated("WEBP"), PAGES),
     "animated.png": (animated("PNG"), PAGES),
     "pages.tif": (animated("TIFF"), PAGES),
+    "thumbnails.tif": (paged((60, 1), (30, 1)), "raw picture, which begins with a preview"),
+    "two.tif": (paged((60, 0), (30, 1), (60, 0)), PAGES),
     "signature.png": (changed(encoded("PNG"), 1, b"QNG"), "file of an unknown kind$"),
     "header.png": (changed(encoded("PNG"), 16, b"\xff\xff"), RARE + "|broken PNG"),
     "checksum.png": (changed(encoded("PNG"), 60, b"\0\0\0\0\0\0\0\0"), "broken PNG|decoder|broken data stream"),
@@ -143,10 +153,12 @@ def test_pictures_that_end_early_are_kept_where_that_is_asked_for(tmp_path: Path
     for number in range(8):
         (tmp_path / ("cats", "dogs")[number % 2]).mkdir(exist_ok=True)
         whole = encoded("JPEG", picture(seed=number))
-        (tmp_path / ("cats", "dogs")[number % 2] / f"{number}.jpg").write_bytes(whole[:-50])
+        (tmp_path / ("cats", "dogs")[number % 2] / f"{number}.jpg").write_bytes(whole[: -50 if number else None])
     dataset = load_dataset(tmp_path, 8, truncated="fill")
     assert (len(dataset.train) + len(dataset.validation or ()) + len(dataset.test), dataset.skipped) == (8, ())
-    with pytest.raises(BadInput, match="no readable picture"):
+    names = [f"'{tmp_path}/{('cats', 'dogs')[number % 2]}/{number}.jpg'" for number in range(1, 8)]
+    assert [line.partition(" is read as far as it goes: ")[0] for line in dataset.incomplete] == sorted(names)
+    with pytest.raises(BadInput, match="needs at least 4 readable pictures to be split, but 'cats' has 1"):
         load_dataset(tmp_path, 8)
 
 
@@ -195,6 +207,8 @@ ODD: dict[str, tuple[bytes, Image.Image, float]] = {
     "arithmetic of 4:4:4": (encoded("JPEG", subsampling=0, quality=100), picture(), 1),
     "two by two": (encoded("PNG", picture(2, 2)), picture(2, 2), 0),
     "2 x 3000": (encoded("PNG", picture(2, 3000)), picture(2, 3000), 0),
+    "TIFF with smaller versions and a mask": (paged((60, 0), (30, 1), (60, 4), (15, 1)), picture(60), 0),
+    "TIFF that begins with a thumbnail": (paged((15, 1), (60, 0)), picture(60), 0),
 }
 
 
@@ -211,7 +225,7 @@ def test_an_odd_picture_is_shown_upright(tmp_path: Path, what: str) -> None:
 
 
 def sources() -> list[bytes]:
-    """Return small pictures of every kind that the decoders of these four formats tell apart."""
+    """Return small pictures of every kind that the decoders of these formats tell apart."""
     grey, palette, clear = picture(20, 26).convert("L"), picture(20, 26).convert("P"), picture(20, 26).convert("RGBA")
     return [
         encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", grey), encoded("JPEG", exif=TURNED),
@@ -220,6 +234,7 @@ def sources() -> list[bytes]:
         encoded("PNG", Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 150)), animated("PNG"),
         encoded("GIF"), encoded("GIF", grey, interlace=1), animated("GIF"), encoded("GIF", palette, transparency=3),
         encoded("BMP"), encoded("BMP", palette), encoded("BMP", grey.convert("1")), encoded("BMP", clear),
+        *(encoded(kind) for kind in ("WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")), paged((30, 0), (15, 1)),
     ]  # fmt: skip
 
 

@@ -131,17 +131,19 @@ def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
     runs = {"augmented": [result("augmented", "mini", 0.8)] * 10, "fine_tuned": [result("fine_tuned", "mini", 0.9)]}
     runs["fine_tuned"][0].machine["accelerators"] = ["H200", "H200"]
     assert answer(runs, [])[1] == (
-        "fine_tuned is the most accurate with 0.900 [0.880, 0.917], and takes 12.0 s a run on H200, H200"
-        " (123 pictures a second in training); the 11 runs took 2 min."
+        "fine_tuned is the most accurate with 0.900 [0.880, 0.917], and takes 12 s a run on H200, H200"
+        " (123 pictures a second in training); the 11 runs took 2.2 min."
     )
 
 
-def test_what_was_left_out_is_counted_and_named_once_for_each_dataset() -> None:
+def test_what_was_left_out_or_cut_is_named_once_for_each_dataset() -> None:
     some = result("augmented", "mini", 0.8)
     runs = {"augmented": [some, some], "fine_tuned": [result("fine_tuned", "mini", 0.8, dataset="whole")]}
     assert tables.skipped(runs) == []
     some.dataset["skipped"] += ["'a.jpg' is empty", "'b.jpg' is a copy"]
-    assert tables.skipped(runs) == ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]
+    some.dataset["incomplete"] = ["'c.jpg' is cut"]
+    left_out = ["shapes: 2 files left out", "  'a.jpg' is empty", "  'b.jpg' is a copy"]
+    assert tables.skipped(runs) == [*left_out, "shapes: 1 file read in part", "  'c.jpg' is cut"]
 
 
 @pytest.mark.parametrize(
