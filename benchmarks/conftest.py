@@ -27,7 +27,6 @@ FOOTNOTES = (
     "Nothing here fails a run, unless --convspec-enforce-timings is given.",
 )
 ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
-WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of a run of which the table of costs speaks
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
         from convspec.timings import cost
 
         terminalreporter.section("cost of a rung, whole")
-        terminalreporter.write_line(cost.table(costs, *WHOLE[config.stash[SESSION].scale]).text())
+        terminalreporter.write_line(cost.table(costs, *cost.WHOLE[config.stash[SESSION].scale]).text())
 
 
 class Side(NamedTuple):

@@ -27,9 +27,9 @@ from convspec.ladder.recipe import Recipe
 from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
-from convspec.timings.cost import Point, fit
+from convspec.timings.cost import WHOLE, Point, fit
 
-from .conftest import ROUNDS, WHOLE, Side
+from .conftest import ROUNDS, Side
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = {"mini": 10, "full": 10}
