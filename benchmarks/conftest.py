@@ -16,6 +16,7 @@ from convspec.plugin.session import SESSION, Session
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from convspec.ladder.recipe import Recipe
 
 HERE = Path(__file__).parent
 ROUNDS = 7  # the first interval of pairs that a single round doesn't decide
@@ -67,6 +68,18 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 
         terminalreporter.section("cost of a rung, whole")
         terminalreporter.write_line(cost.table(costs, *cost.WHOLE[config.stash[SESSION].scale]).text())
+
+
+def find_recipe(rung: str, session: Session, own_base: bool = False) -> "Recipe":
+    """Return a rung with the base of --convspec-base; skip a timing that takes the rung's own base alone."""
+    from convspec.ladder import rungs
+    from convspec.ladder.recipe import with_base
+
+    recipe = rungs.find_recipe(rung, session.scale)
+    chosen = with_base(recipe, base) if (base := session.settings.base) else recipe
+    if own_base and chosen != recipe:
+        pytest.skip(f"times the base {recipe.base} alone, not {chosen.base} of --convspec-base")
+    return chosen
 
 
 class Side(NamedTuple):

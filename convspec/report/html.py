@@ -148,7 +148,8 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
     ]
     return {
         "ladder": {rung: tables.summary(group) | _facts_of_rung(group) for rung, group in runs.items()},
-        "datasets": ", ".join(dict.fromkeys(run.dataset["name"] for run in results)),
+        "datasets": ", ".join(tables.by_dataset(runs)),
+        "several": len(tables.by_dataset(runs)) > 1,
         "skipped": tables.skipped(runs),
         "verdicts": {judgement.name: judgement for judgement in judgements},
         "answer": answer(runs, judgements),
@@ -161,7 +162,8 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
 
 def _facts_of_rung(runs: Sequence[Result]) -> dict[str, Any]:
     phases = {phase: np.median([run.seconds.get(phase, 0.0) for run in runs]) for phase in runs[0].seconds}
-    return {"published": tables.format_published(runs[0]), "listings": runs[0].recipe.listings, "phases": phases}
+    facts = {"published": tables.format_published(runs[0]), "listings": runs[0].recipe.listings, "phases": phases}
+    return facts | {"pictures": runs[0].dataset["name"]}
 
 
 def _format_fact(fact: Any) -> str:
