@@ -46,15 +46,15 @@ def _accuracy(judgements: Sequence[Judgement]) -> str:
 
 def _speed(runs: Runs) -> str:
     rung, results = best_rung(runs), [run for group in runs.values() for run in group]
-    best, machine, datasets = summary(runs[rung]), runs[rung][0].machine, by_dataset(runs)
-    own = runs[rung][0].dataset["name"]
-    where = f" on {own}" if len(datasets) > 1 else ""
-    others = [f", on {name} {_best(group)}" for name, group in datasets.items() if name != own]
+    best, machine, own = summary(runs[rung]), runs[rung][0].machine, runs[rung][0].dataset["name"]
+    others = [f", on {name} {_best(group)}" for name, group in by_dataset(runs).items() if name != own]
+    where = f" on {own}" if others else ""
     device = ", ".join(machine.get("accelerators") or [machine.get("processor", "an unknown processor")])
     speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
     return (
-        f"{_best(runs, f' is the most accurate{where}')}{''.join(others)}; {rung} takes {_duration(best['seconds'])} a run"
-        f" on {device}{speed}, and the {len(results)} runs took {_duration(sum(run.wall_seconds for run in results))}."
+        f"{_best(runs, f' is the most accurate{where}')}{''.join(others)}; {rung} takes {_duration(best['seconds'])} a"
+        f" run on {device}{speed}, and the {len(results)} runs took"
+        f" {_duration(sum(run.wall_seconds for run in results))}."
     )
 
 
