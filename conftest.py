@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,15 @@ from hypothesis import HealthCheck, Phase, settings
 from convspec.plugin.session import SESSION
 
 if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one line where its backend is missing
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
+    from playwright.sync_api import Browser
 
     from convspec.data.datasets import Dataset
     from convspec.ladder.result import Result
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "claims"]
 
 # Times vary on shared machines: no deadline. Derandomised, so that a push that changes nothing fails nothing.
 settings.register_profile(
@@ -46,7 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _refuse_stale_skips(config, items)
-    enabled = {"full": config.stash[SESSION].scale == "full", "slow": config.option.slow}
+    enabled = {
+        "full": config.stash[SESSION].scale == "full",
+        "slow": config.option.slow,
+        "experiment": "experiment" in config.option.markexpr,
+    }
     left_out = [item for item in items if any(item.get_closest_marker(name) and not on for name, on in enabled.items())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -133,6 +139,25 @@ def trained(few_shapes: "Dataset", run_folder: Path) -> "Callable[[str], Result]
     from convspec.ladder.run import run_recipe
 
     return cache(lambda rung: run_recipe(short_recipe(rung), few_shapes, 0, run_folder))
+
+
+PROGRAMS = "chromium", "chromium-browser", "google-chrome"
+ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """The system's Chromium, or a skip that says what is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    if not (program := next(filter(None, map(shutil.which, PROGRAMS)), None)):
+        pytest.skip(f"needs a browser: none of {', '.join(PROGRAMS)} is on the path (Debian: apt install chromium)")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 
 from convspec import BadInput, backend
-from convspec.data.batches import Batches
+from convspec.data.batches import Batches, BatchStream
 from convspec.files import DAMAGED, atomic_write, checksum, lock, remove
 from convspec.progress import Clock
 from convspec.progress import bar as progress_bar
@@ -48,6 +49,13 @@ def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator
                     stacklevel=2,
                 )
         yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
+def stream_through(trunk: keras.Model, batches: BatchStream) -> BatchStream:
+    """Yield each batch's features, which nothing keeps, and labels; closing this closes `batches`."""
+    with closing(batches):
+        for inputs, labels in batches:
+            yield keras.ops.convert_to_numpy(trunk.predict_on_batch(inputs)), labels
 
 
 BatchPredictor = Callable[[keras.Model, Batches, int], Iterator[np.ndarray]]

@@ -3,8 +3,10 @@
 import argparse
 import os
 from pathlib import Path
+from typing import get_args
 
 from convspec.cli.arguments import add_layout
+from convspec.plugin.options import Mode
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
 DESCRIPTION = (
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="one subfolder a class, or train, validation and test")
     parser.add_argument("--scale", choices=("mini", "full"), default="mini", help="mini (default) or full: with VGG16")
-    parser.add_argument("--mode", choices=("literal", "fast", "both"), default="literal", help="(default: literal)")
+    parser.add_argument("--mode", choices=get_args(Mode), default="literal", help="(default: literal)")
     parser.add_argument("--rungs", metavar="A,B", help="run only these rungs (default: all seven)")
     parser.add_argument("--seeds", metavar="N", help="runs of each rung (default: 5 at mini, 1 at full)")
     parser.add_argument("--base", metavar="NAME", help="such as EfficientNetV2B0 (default: mini, or VGG16 at full)")

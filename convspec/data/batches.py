@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -12,6 +12,7 @@ import numpy as np
 from convspec.data.augmentation import Augmentation
 
 Prepare = Callable[[np.ndarray], np.ndarray]
+BatchStream = Generator[tuple[np.ndarray, np.ndarray], None, None]  # inputs and labels, without end
 
 
 def rescale(images: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def stream(
     augmentation: Augmentation | None = None,
     start: int = 0,
     threads: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> BatchStream:
     """Yield training batches without end, each pass over the inputs in an order of its own (listings 5.7 and 5.14).
 
     Orders and transforms depend on the seed and the position alone.

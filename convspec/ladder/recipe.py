@@ -7,7 +7,7 @@ from convspec import models
 from convspec.data.augmentation import Augmentation
 
 Scale = Literal["mini", "full"]  # embedded pictures, or the chapter's
-Mode = Literal["literal", "fast", "both"]  # which form of the rungs, see `rungs.select_recipes`
+Mode = Literal["literal", "exact", "fast", "both"]  # which form of the rungs, see `rungs.select_recipes`
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Recipe:
     interpolation: Literal["nearest", "bilinear", "area"] = "nearest"  # resizes the pictures
     preprocessing: Literal["rescale", "base"] = "rescale"  # inputs / 255, see `run.preparation`, or that of the weights
     views: int = 0  # of each picture, cached from the base's frozen part and shown in turn; 0 runs it in each step
+    exact: bool = False  # the base's frozen part sees validation and test pictures once, not once an epoch
     precision: Literal["float32", "fast"] = "float32"  # of the base; the fast one is measured on the device
     published: dict[str, tuple[float, float]] = field(default_factory=dict)  # lowest and highest accuracy, by part
 

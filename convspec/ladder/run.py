@@ -12,7 +12,7 @@ import keras
 import msgspec
 import numpy as np
 
-from convspec import backend, features, machine, models, training
+from convspec import BadInput, backend, features, machine, models, training
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
 from convspec.data.datasets import Dataset, Split
@@ -151,6 +151,7 @@ class _Inputs(NamedTuple):
     validation: Batches | None
     test: Batches
     augmentation: Augmentation | None = None
+    trunk: keras.Model | None = None  # through which each batch of `passes` goes first
 
 
 @dataclass(frozen=True)
@@ -232,13 +233,15 @@ class _Run:
             )
             return Batches(output, batches.labels, batches.batch_size, identity)
 
+        passes, augmentation = [train], pixels.augmentation if recipe.exact else None
         if recipe.views and recipe.augmentation:
             views = [View(train, recipe.augmentation, self.seed, number) for number in range(recipe.views)]
             passes = [extract(view, f"view {number}") for number, view in enumerate(views, start=1)]
-        else:
+        elif not recipe.exact:
             passes = [extract(train, "train")]
         validation = extract(pixels.validation, "validation") if pixels.validation else None
-        return _Inputs(passes, validation, extract(pixels.test, "test"))
+        test = extract(pixels.test, "test")
+        return _Inputs(passes, validation, test, augmentation, trunk if recipe.exact else None)
 
     def fit(self, head: keras.Model, inputs: _Inputs, checkpoint: training.Checkpoint) -> training.History:
         if ARCHITECTURES[self.recipe.model].fit == "logistic regression":
@@ -247,9 +250,10 @@ class _Run:
         training.compile_model(head, self.recipe.learning_rate, self.recipe.ema_momentum)
         history = checkpoint.restore(head, self.clock)
         done = len(history.get("loss", [])) * self.steps
+        batches = stream(inputs.passes, self.seed, inputs.augmentation, start=done)
         return training.fit(
             head,
-            stream(inputs.passes, self.seed, inputs.augmentation, start=done),
+            features.stream_through(inputs.trunk, batches) if inputs.trunk else batches,
             self.recipe.epochs,
             self.steps,
             inputs.validation,
@@ -268,11 +272,10 @@ class _Run:
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         pictures = {part: len(split) for part, split in splits.items() if split is not None}
         in_training = recipe.epochs * self.steps * recipe.batch_size
-        if network.trunk:
-            through_base = max(recipe.views, 1) * pictures["train"] + pictures.get("validation", 0) + pictures["test"]
-            through_base *= 1 + len(recipe.extra_sizes)
-        else:
-            through_base = in_training + recipe.epochs * pictures.get("validation", 0) + pictures["test"]
+        streamed = not network.trunk or recipe.exact
+        through_base = in_training if streamed else max(recipe.views, 1) * pictures["train"]
+        through_base += pictures.get("validation", 0) * (1 if network.trunk else recipe.epochs) + pictures["test"]
+        through_base *= 1 + len(recipe.extra_sizes)
         return Result(
             recipe=recipe,
             seed=self.seed,
@@ -322,11 +325,17 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         pooled = model.layers[-1].input
         trunk = keras.Model(model.input, pooled, name=f"{base.name}_pooled")
         return _Network(model, base, trunk, keras.Model(pooled, model.output))
-    if architecture.cached or recipe.views:
+    if architecture.cached or recipe.views or recipe.exact:
         trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
+        if recipe.exact and (name := next((layer.name for layer in trunk.layers if _draws(layer)), None)):
+            raise BadInput(f"{recipe.name}: the layer {name} of {base.name} draws at random in training; no exact mode")
         head = [*([top] if top else []), *model.layers[model.layers.index(base) + 1 :]]
         return _Network(model, base, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
     return _Network(model, base, None, model)
+
+
+def _draws(layer: keras.Layer) -> bool:
+    return getattr(layer, "seed_generator", None) is not None
 
 
 def _pixels(recipe: Recipe, dataset: Dataset) -> _Inputs:

@@ -1,4 +1,4 @@
-"""The table of rungs at both scales, as in the listings and in their fast form."""
+"""The table of rungs at both scales, as in the listings, with less computed for the same steps, and in fast form."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -98,6 +98,12 @@ def _fast(rungs: dict[str, Recipe], views: int, epochs: int, size: int) -> dict[
     )
 
 
+def _exact(rungs: dict[str, Recipe]) -> dict[str, Recipe]:
+    """Return the rungs that train on a base, with the same steps, each computation of the frozen part done once."""
+    frozen, tuned = (replace(rungs[name], name=f"{name}_exact", exact=True) for name in RUNGS[-2:])
+    return _ladder(frozen, replace(tuned, starts_from=frozen))
+
+
 def _extra(full: dict[str, Recipe]) -> dict[str, Recipe]:
     """Return recipes that run when they are named.
 
@@ -118,8 +124,8 @@ def _extra(full: dict[str, Recipe]) -> dict[str, Recipe]:
 
 RUNGS = tuple(_full())
 RECIPES = {
-    "mini": _mini() | _fast(_mini(), views=2, epochs=8, size=48),
-    "full": _full() | _fast(_full(), views=3, epochs=30, size=160),
+    "mini": _mini() | _exact(_mini()) | _fast(_mini(), views=2, epochs=8, size=48),
+    "full": _full() | _exact(_full()) | _fast(_full(), views=3, epochs=30, size=160),
 }
 RECIPES["full"] |= _extra(RECIPES["full"])
 
@@ -127,13 +133,13 @@ RECIPES["full"] |= _extra(RECIPES["full"])
 def select_recipes(scale: Scale, mode: Mode, rungs: Sequence[str] = RUNGS) -> list[Recipe]:
     """Return the recipes of `rungs` in the ladder's order.
 
-    They are as in the listings ("literal"), in their fast form ("fast"; a rung without a base has none and stays as it
-    is), or "both". A name that is not in RUNGS is a recipe of its own and comes after them.
+    They are as in the listings ("literal"), with each frozen computation done once ("exact"), in their fast form
+    ("fast"), or literal and fast ("both"). A rung without that form stays as it is. A name that is not in RUNGS is a
+    recipe of its own and comes after them.
     """
     recipes = RECIPES[scale]
-    forms = {"literal": ("{}",), "fast": ("{}_fast",), "both": ("{}", "{}_fast")}[mode]
-    names = [form.format(rung) for rung in RUNGS if rung in rungs for form in forms]
-    names = [name if name in recipes else name.removesuffix("_fast") for name in names]
+    ends = {"literal": ("",), "exact": ("_exact",), "fast": ("_fast",), "both": ("", "_fast")}[mode]
+    names = [rung + end if rung + end in recipes else rung for rung in RUNGS if rung in rungs for end in ends]
     return [recipes[name] for name in dict.fromkeys([*names, *(name for name in rungs if name not in RUNGS)])]
 
 

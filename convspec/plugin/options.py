@@ -10,7 +10,7 @@ import pytest
 from convspec import BadInput, require_extras
 
 Scale = Literal["mini", "full"]
-Mode = Literal["literal", "fast", "both"]
+Mode = Literal["literal", "exact", "fast", "both"]
 Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
 Layout = Literal["classes", "parts"]
 Engine = Literal["local", "ray"]
@@ -79,8 +79,9 @@ HELP = {
     " pictures of its own size (default: mini at mini, VGG16 at full)",
     "weights": "weights of the base (default: BASE_notop.weights.h5 in the data folder, else imagenet, from Keras)",
     "rungs": "run only these rungs of the ladder (default: all seven)",
-    "mode": "literal (default): every rung as in its listings; fast: frozen layers see each picture once, and"
-    " feature extraction ends in a linear probe; both: one beside the other",
+    "mode": "literal (default): every rung as in its listings; exact: the same steps, with frozen layers computed"
+    " once where a picture stays the same; fast: frozen layers see each picture once, and feature extraction ends in a"
+    " linear probe; both: literal beside fast",
     "precision": "what models compute in; each has its own baselines (default: Keras's, with the backend's TF32)",
     "devices": "train on N GPUs at once that share every batch; on TensorFlow or JAX (default: 1)",
     "engine": "ray: spread all runs, or the features of a single run, over a Ray cluster ($RAY_ADDRESS, else this"

@@ -130,7 +130,11 @@ def write(
     )
     gates = [judgement.lines[0] for judgement in judgements]
     of_gates = [failure for failure in metadata["failures"] if any(line in failure["why"] for line in gates)]
-    own = {"command": shlex.join(metadata["command"]), "of_gates": of_gates}
+    own = {
+        "claims_page": path.with_name("claims.html").exists(),
+        "command": shlex.join(metadata["command"]),
+        "of_gates": of_gates,
+    }
     content = dict(metadata) | parts | _facts(runs, judgements) | own
     text = environment.get_template("page.html").render(content, absent=absent)
     with atomic_write(path) as partial:

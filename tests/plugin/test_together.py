@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,20 @@ from convspec.plugin.verdicts import NO_BASELINE
 
 OK = pytest.ExitCode.OK
 
-# Writes what a session's runs predicted to a file of its own, and a checkpoint after every epoch.
+# Writes what a session's runs predicted to a file of its own, and a checkpoint after every epoch, and says so.
 RECORDER = """
 import json, os, pathlib
 from convspec import training
 from convspec.plugin.session import SESSION
 
 training.CHECKPOINT_EVERY = 0.0
+save = training.Checkpoint.save
+
+def save_aloud(*arguments):
+    save(*arguments)
+    print("\\nsaved", flush=True)
+
+training.Checkpoint.save = save_aloud
 
 def pytest_runtestloop():
     print("ready", flush=True)
@@ -41,8 +48,9 @@ def begin(folder: Path, record: Path, *arguments: str) -> subprocess.Popen:
     """Begin a session with one seed, whose report and baselines go to `folder`."""
     folder.mkdir(exist_ok=True)
     plugins = record.parent / "plugins"
-    plugins.mkdir(parents=True, exist_ok=True)
-    (plugins / "recorder.py").write_text(RECORDER)
+    if not plugins.is_dir():  # else another session may be reading it
+        plugins.mkdir(parents=True)
+        (plugins / "recorder.py").write_text(RECORDER)
     command = [sys.executable, "-m", "pytest", LADDER, "-s", "-q", "-p", "no:cacheprovider", "-p", "recorder"]
     command += ["-k", "test_rung[ or test_the_accuracy", f"--rootdir={folder}", "-o", "convspec_baselines=baselines"]
     command += [f"--convspec-report={folder}", "--convspec-seeds=1", "--convspec-update-baselines", *arguments]
@@ -53,12 +61,18 @@ def begin(folder: Path, record: Path, *arguments: str) -> subprocess.Popen:
         )
 
 
-def end(process: subprocess.Popen, record: Path, after: float | None = None) -> Any:
-    """Return what the runs predicted; None where the session was killed, so many seconds after its tests began."""
+def end(process: subprocess.Popen, record: Path, epochs: int | None = None, seconds: float | None = None) -> Any:
+    """Return what the runs predicted; None where the session was killed, `seconds` after it had trained `epochs`."""
     assert process.stdout
-    assert "ready\n" in process.stdout, record.with_suffix(".log").read_text()
+    shown = [process.stdout.readline()]
+    while shown[-1] not in ("ready\n", ""):
+        shown.append(process.stdout.readline())
+    assert shown[-1], f"{shown}, {process.wait()}: {record.with_suffix('.log').read_text()}"
+    if epochs:
+        saved = (line for line in process.stdout if line == "saved\n")
+        next(islice(saved, epochs - 1, None), None)
     try:
-        output = process.communicate(timeout=after)[0]
+        output = process.communicate(timeout=seconds)[0]
         assert process.returncode in (OK, NO_BASELINE), output + record.with_suffix(".log").read_text()
         return json.loads(record.read_text())
     except subprocess.TimeoutExpired:
@@ -100,14 +114,13 @@ def test_sessions_at_once_end_as_one_alone_and_leave_what_it_leaves(count: int, 
 @pytest.mark.slow
 def test_sessions_killed_at_20_moments_end_in_the_predictions_of_one(tmp_path: Path) -> None:
     """All seven rungs; each session goes on from where the one before was killed."""
-    start = time.perf_counter()
     expected = end(begin(tmp_path / "whole", tmp_path / "whole.json"), tmp_path / "whole.json")
-    longest = 3 * (time.perf_counter() - start) / 20
     assert len(expected) == 7
+    share = 3 * sum(len(history["loss"]) for ((_, _, history),) in expected.values()) // 20
     moments, killed, resumed, rungs = np.random.default_rng(0), 0, False, set[str]()
     folder, record = tmp_path / "killed", tmp_path / "killed.json"
     while killed < 20:
-        recorded = end(begin(folder, record), record, moments.uniform(0, longest))
+        recorded = end(begin(folder, record), record, int(moments.integers(share)), moments.uniform())
         assert recorded in (None, expected)
         killed += recorded is None
         resumed |= any((folder / "checkpoints").glob("*.npz"))

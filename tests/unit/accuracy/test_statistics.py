@@ -80,8 +80,9 @@ def test_another_run_lies_within_the_interval_95_times_in_100() -> None:
     assert 0.94 < np.mean(covered) < 0.96, "4,000 draws: the standard error of the coverage is 0.0035"
 
 
-def test_the_next_of_a_single_run_is_as_uncertain_as_its_pictures() -> None:
-    assert statistics.next_run([0.73], 1000) == statistics.interval([0.73], 1000)
+def test_the_next_of_a_single_run_is_as_uncertain_as_two_runs_pictures() -> None:
+    low, high = statistics.next_run([0.73], 1000)
+    assert (high - low) / 2 == pytest.approx(1.96 * (2 * 0.73 * 0.27 / 1000) ** 0.5, rel=0.01)
 
 
 def test_runs_that_agree_leave_the_next_a_picture_at_least() -> None:

@@ -202,7 +202,7 @@ def test_a_stream_that_is_abandoned_leaves_no_thread_running(how: str) -> None:
     started = set(threading.enumerate()) - before
     assert started, "there must be threads to end"
     if how == "closed":
-        abandoned.close()  # type: ignore[attr-defined]
+        abandoned.close()
     elif how == "deleted":
         del abandoned
         gc.collect()

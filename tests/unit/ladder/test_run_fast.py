@@ -35,6 +35,7 @@ def test_a_mode_climbs_the_ladder_in_its_order(mode: Any) -> None:
     [
         ("both", ["fine_tuned"], ["fine_tuned", "fine_tuned_fast"]),
         ("fast", ["fine_tuned", "augmented"], ["augmented", "fine_tuned_fast"]),
+        ("exact", ["fine_tuned", "feature_extraction"], ["feature_extraction", "fine_tuned_exact"]),
         (
             "both",
             ["feature_extraction_best", "feature_extraction"],  # the first is no rung

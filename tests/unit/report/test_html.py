@@ -3,8 +3,6 @@
 import base64
 import io
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -384,6 +382,10 @@ def test_the_claims_are_there_for_the_chapters_own_runs_alone(case: Case, page: 
     table = claims(runs)
     assert rows(case.write(tmp_path / "full.html", runs), "claims") == [[*row] for row in (table.titles, *table.rows)]
     assert not page.findall(".//*[@id='claims']")
+    (tmp_path / "claims.html").write_text("every claim")
+    beside = case.write(tmp_path / "a.html", runs)
+    links = [[each.get("href") for each in every(shown, "a")] for shown in (page, beside)]
+    assert ["claims.html" in hrefs for hrefs in links] == [False, True], "where that page lies beside it"
 
 
 def judged(case: Case, folder: Path) -> judgement.Judgement:
@@ -461,24 +463,6 @@ def test_more_than_20_classes_have_their_confusions_in_words_alone(case: Case, t
 
 
 # In a browser.
-
-PROGRAMS = "chromium", "chromium-browser", "google-chrome"
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    """The system's Chromium, or a skip that says what is missing."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    if not (program := next(filter(None, map(shutil.which, PROGRAMS)), None)):
-        pytest.skip(f"needs a browser: none of {', '.join(PROGRAMS)} is on the path (Debian: apt install chromium)")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 def new_window(browser: "Browser", width: int = 1280, dark: bool = False) -> "Page":

@@ -1,0 +1,52 @@
+"""Runs that compute frozen layers once where a picture stays the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from convspec import BadInput, models
+from convspec.data.datasets import Dataset
+from convspec.ladder.recipe import with_base
+from convspec.ladder.result import Result
+from convspec.ladder.run import run_key, run_recipe
+from convspec.ladder.rungs import find_recipe
+
+
+def run(name: str, dataset: Dataset, folder: Path) -> tuple[Result, list[np.ndarray]]:
+    """Return the result of a rung after 20 steps, its predecessor after 4, and the weights of its model."""
+    recipe = find_recipe(name, "mini")
+    start = replace(recipe.starts_from, epochs=2, batch_size=20) if recipe.starts_from else None
+    result = run_recipe(replace(recipe, epochs=2, steps=10, batch_size=4, starts_from=start), dataset, 0, folder)
+    file = folder / "models" / f"{run_key(result.recipe, dataset, 0)}.keras"
+    return result, keras.models.load_model(file).get_weights()
+
+
+@pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
+def test_exact_runs_have_the_losses_and_weights_of_literal_ones(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
+    """Up to rounding: a graph of the base alone adds up in another order than one with the head."""
+    (literal, weights), (exact, same) = (run(name, few_shapes, tmp_path) for name in (rung, f"{rung}_exact"))
+    assert exact.history.keys() == literal.history.keys()
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(exact.history[name], literal.history[name], rtol=1e-5, err_msg=name)
+    for before, after in zip(weights, same, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-4)
+    assert literal.base_pictures == 80 + 2 * 20 + 20
+    assert exact.base_pictures == 80 + 20 + 20
+
+
+def test_exact_is_the_literal_rung_in_all_but_what_is_computed_once() -> None:
+    for rung in ("frozen_end_to_end", "fine_tuned"):
+        literal, exact = find_recipe(rung, "full"), find_recipe(f"{rung}_exact", "full")
+        start = exact.starts_from and replace(exact.starts_from, name="frozen_end_to_end", exact=False)
+        assert replace(exact, name=rung, exact=False, starts_from=start) == literal
+
+
+def test_bases_that_draw_at_random_are_refused_in_exact_mode(few_shapes: Dataset, tmp_path: Path) -> None:
+    weights = tmp_path / "random.weights.h5"
+    models.conv_base("EfficientNetV2B0", None, (48, 48, 3)).save_weights(weights)
+    recipe = with_base(find_recipe("frozen_end_to_end_exact", "mini"), "EfficientNetV2B0")
+    with pytest.raises(BadInput, match="block2b_drop of efficientnetv2-b0 draws at random in training"):
+        run_recipe(recipe, few_shapes, 0, tmp_path, weights=weights)
