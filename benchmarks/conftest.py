@@ -16,6 +16,7 @@ from convspec.plugin.session import SESSION, Session
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from convspec.ladder.recipe import Recipe
 
 HERE = Path(__file__).parent
 ROUNDS = 7  # the first interval of pairs that a single round doesn't decide
@@ -27,7 +28,6 @@ FOOTNOTES = (
     "Nothing here fails a run, unless --convspec-enforce-timings is given.",
 )
 ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
-WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of a run of which the table of costs speaks
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,7 +67,19 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
         from convspec.timings import cost
 
         terminalreporter.section("cost of a rung, whole")
-        terminalreporter.write_line(cost.table(costs, *WHOLE[config.stash[SESSION].scale]).text())
+        terminalreporter.write_line(cost.table(costs, *cost.WHOLE[config.stash[SESSION].scale]).text())
+
+
+def find_recipe(rung: str, session: Session, own_base: bool = False) -> "Recipe":
+    """Return a rung with the base of --convspec-base; skip a timing that takes the rung's own base alone."""
+    from convspec.ladder import rungs
+    from convspec.ladder.recipe import with_base
+
+    recipe = rungs.find_recipe(rung, session.scale)
+    chosen = with_base(recipe, base) if (base := session.settings.base) else recipe
+    if own_base and chosen != recipe:
+        pytest.skip(f"times the base {recipe.base} alone, not {chosen.base} of --convspec-base")
+    return chosen
 
 
 class Side(NamedTuple):

@@ -19,11 +19,10 @@ import pytest
 from convspec import features, models, progress, training
 from convspec.arithmetic import multiply_adds
 from convspec.data.batches import Batches, rescale, stream
-from convspec.ladder import rungs
 from convspec.ladder.recipe import Recipe
 from convspec.plugin.session import Session
 
-from .conftest import Side
+from .conftest import Side, find_recipe
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = {"mini": 30, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
@@ -32,7 +31,7 @@ DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 @pytest.fixture(scope="module")
 def recipe(convspec_session: Session) -> Recipe:
-    return rungs.find_recipe("fine_tuned", convspec_session.scale)
+    return find_recipe("fine_tuned", convspec_session, own_base=True)
 
 
 @pytest.fixture

@@ -15,12 +15,11 @@ from keras import layers
 
 from convspec import backend, machine, models
 from convspec.arithmetic import multiply_adds
-from convspec.ladder.rungs import find_recipe
 from convspec.plugin.session import Session, skip_or_fail_on_bad_data
 from convspec.visualization.maps import class_activation_maps
 from convspec.visualization.patterns import filter_patterns
 
-from .conftest import Side
+from .conftest import Side, find_recipe
 
 LAYER = "block3_conv1"
 PATTERN = 64  # pixels
@@ -33,7 +32,7 @@ RANGE = {"mini": (0.0, 1.0), "full": (-128.0, 127.0)}  # black and white in the 
 @pytest.fixture
 def base(convspec_session: Session) -> Callable[[int], keras.Model]:
     """Return a function that builds the scale's base with its weights for pictures of a size."""
-    recipe = find_recipe("fine_tuned", convspec_session.scale)
+    recipe = find_recipe("fine_tuned", convspec_session, own_base=True)
 
     def built(size: int) -> keras.Model:
         with skip_or_fail_on_bad_data(convspec_session.config):
@@ -46,7 +45,7 @@ def base(convspec_session: Session) -> Callable[[int], keras.Model]:
 @pytest.fixture
 def pictures(convspec_session: Session) -> np.ndarray:
     """Return noise in the shape of the fine-tuned rung's inputs."""
-    size = find_recipe("fine_tuned", convspec_session.scale).size
+    size = find_recipe("fine_tuned", convspec_session, own_base=True).size
     return np.random.default_rng(0).random((PICTURES, size, size, 3), np.float32)
 
 

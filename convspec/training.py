@@ -277,14 +277,16 @@ def fit_linear(
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
+    from threadpoolctl import threadpool_limits
 
     # One scale for all features: a deviation of its own for each would raise those that hardly ever fire.
     mean, scale = np.mean(train.inputs, axis=0), np.std(train.inputs)
     inputs, held_out = ((batches.inputs - mean) / scale for batches in (train, validation))
     fits = []
-    for penalty in penalties:
-        fitted = LogisticRegression(C=1 / penalty, max_iter=2000).fit(inputs, train.labels)
-        fits.append((log_loss(validation.labels, fitted.predict_proba(held_out)), fitted))
+    with threadpool_limits(1):  # threads that wait for each other take 50 times as long on a busy machine
+        for penalty in penalties:
+            fitted = LogisticRegression(C=1 / penalty, max_iter=2000).fit(inputs, train.labels)
+            fits.append((log_loss(validation.labels, fitted.predict_proba(held_out)), fitted))
     loss, best = min(fits, key=lambda fit: fit[0])
     kernel = best.coef_.T / scale
     layer.set_weights([kernel, best.intercept_ - mean @ kernel])

@@ -121,13 +121,12 @@ def incomparable(old: Run, new: Run) -> list[str]:
 
 
 def changes(old: Sequence[Run], new: Sequence[Run]) -> list[str]:
-    """Return what changed in backend, device, precision, processor and versions: ["keras 3.15.1 -> 3.16.0", ...]."""
+    """Return what changed in backend, device, precision, processor and versions: ["keras 3.15.1 -> 3.16.0", ...].
+
+    What one side alone has recorded, such as a library that the other did not import, is no known change.
+    """
     before, after = (_facts([run.machine for run in runs]) for runs in (old, new))
-    return [
-        f"{name} {before.get(name, 'not recorded')} -> {after.get(name, 'not recorded')}"
-        for name in before | after
-        if before.get(name) != after.get(name)
-    ]
+    return [f"{name} {fact} -> {after[name]}" for name, fact in before.items() if after.get(name, fact) != fact]
 
 
 def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:

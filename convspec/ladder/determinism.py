@@ -23,7 +23,7 @@ class Repeat:
 
 
 def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: str | Path | None = None) -> Repeat:
-    """Train the first steps of `recipe` twice with one seed, on some of the pictures, and compare.
+    """Train the first steps of `recipe` twice with one seed, on some of the pictures, without validation, and compare.
 
     Args:
         recipe: Cut to STEPS epochs of one step.
@@ -35,8 +35,7 @@ def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: s
     short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1)
     if short.starts_from:
         short = replace(short, starts_from=replace(short.starts_from, epochs=1, steps=1))
-    validation = dataset.validation and _subsample(dataset.validation)
-    few = replace(dataset, train=_subsample(dataset.train), validation=validation, test=_subsample(dataset.test))
+    few = replace(dataset, train=_subsample(dataset.train), validation=None, test=_subsample(dataset.test))
     return compare(*(run_recipe(short, few, seed, folder / name, weights=weights) for name in ("first", "second")))
 
 

@@ -91,12 +91,9 @@ def _draws(labels: np.ndarray, share: float) -> Iterator[np.ndarray]:
 
 def _fit(train: Batches, validation: Batches, test: Batches, classes: int) -> np.ndarray:
     """Return which test pictures a linear probe that is fitted to `train` gets right."""
-    from threadpoolctl import threadpool_limits
-
     layer = keras.layers.Dense(1 if classes == 2 else classes)
     layer.build((None, train.inputs.shape[1]))
-    with threadpool_limits(1):  # threads that wait for each other take 50 times as long on a busy machine
-        training.fit_linear(layer, train, validation)
+    training.fit_linear(layer, train, validation)
     kernel, bias = layer.get_weights()
     scores = test.inputs @ kernel + bias
     return (scores[:, 0] > 0 if classes == 2 else scores.argmax(axis=1)) == test.labels

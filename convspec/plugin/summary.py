@@ -156,6 +156,7 @@ def write_report(
         },
         "reading": session.reading.explain()[0] if session.runs and session.reading else [],
         "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},
+        "costs": [asdict(cost) for cost in session.costs],
         "recommendation": advice,
         "verdicts": [judgement.properties | {"lines": judgement.lines} for judgement in session.judgements],
     }
@@ -169,7 +170,8 @@ def write_report(
             errors.append(f"{name} could not be written: {type(error).__name__}: {error}")
 
     def page(path: Path) -> None:
-        inputs = session.runs, session.judgements, facts, session.dataset, session.model
+        metadata = facts | {"costs": session.costs}
+        inputs = session.runs, session.judgements, metadata, session.dataset, session.model
         errors.extend(f"{path.name}: {part}" for part in html.write(path, *inputs, terminal_stream(session.config)))
 
     def markdown(path: Path) -> None:

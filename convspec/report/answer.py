@@ -6,7 +6,7 @@ from typing import Literal
 
 from convspec.accuracy.gate import Outcome
 from convspec.accuracy.judgement import Judgement
-from convspec.report.tables import Runs, best_rung, summary
+from convspec.report.tables import Runs, best_rung, by_dataset, summary
 
 OUTCOMES: dict[Outcome | Literal["missing"], str] = {
     "regressed": "regressed",
@@ -46,15 +46,22 @@ def _accuracy(judgements: Sequence[Judgement]) -> str:
 
 def _speed(runs: Runs) -> str:
     rung, results = best_rung(runs), [run for group in runs.values() for run in group]
-    best, machine = summary(runs[rung]), runs[rung][0].machine
-    low, high = best["test_interval"]
+    best, machine, own = summary(runs[rung]), runs[rung][0].machine, runs[rung][0].dataset["name"]
+    others = [f", on {name} {_best(group)}" for name, group in by_dataset(runs).items() if name != own]
+    where = f" on {own}" if others else ""
     device = ", ".join(machine.get("accelerators") or [machine.get("processor", "an unknown processor")])
     speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
     return (
-        f"{rung} is the most accurate with {best['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], and takes"
-        f" {duration(best['seconds'])} a run on {device}{speed}; the {len(results)} runs took"
+        f"{_best(runs, f' is the most accurate{where}')}{''.join(others)}; {rung} takes {duration(best['seconds'])} a"
+        f" run on {device}{speed}, and the {len(results)} runs took"
         f" {duration(sum(run.wall_seconds for run in results))}."
     )
+
+
+def _best(runs: Runs, verb: str = "") -> str:
+    figures = summary(runs[rung := best_rung(runs)])
+    low, high = figures["test_interval"]
+    return f"{rung}{verb} with {figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Charts: accuracy of each rung, training curves (figures 5.9 to 5.23), confusions, reliability, dead channels."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,16 @@ def chart(runs: Runs, width: float = 8) -> Figure:
             axes.plot(validation, row, "|", color=GREEN, markersize=14, label="validation, best")
         for span in published(group[0]).values():
             axes.plot(np.mean(span), row, "D", color=ORANGE, fillstyle="none", label="published")
-    results = [run for group in runs.values() for run in group]
-    datasets = dict.fromkeys(run.dataset["name"] for run in results)
-    title = f"The ladder: {', '.join(datasets)} at scale {results[0].recipe.scale}"
+    labels, datasets = list(runs), [group[0].dataset["name"] for group in runs.values()]
+    if len(set(datasets)) > 1:  # whose accuracies cannot be compared
+        labels = [f"{rung}\n{_label(name)}" for rung, name in zip(runs, datasets, strict=True)]
+        for row, (above, below) in enumerate(pairwise(datasets)):
+            if above != below:
+                axes.axhline(row + 0.4, color=GREY, linewidth=1)
+    title = f"The ladder: {', '.join(dict.fromkeys(datasets))} at scale {next(iter(runs.values()))[0].recipe.scale}"
     axes.set_title(ascii(title)[1:-1], loc="left", fontsize=11, parse_math=False)
-    axes.set(yticks=range(len(runs)), yticklabels=list(runs), xlabel="accuracy", ylim=(len(runs) - 0.5, -0.7))
+    axes.set(xlabel="accuracy", ylim=(len(runs) - 0.5, -0.7))
+    axes.set_yticks(range(len(runs)), labels, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)

@@ -30,6 +30,7 @@ from convspec.report.answer import answer
 from convspec.report.claims import claims
 from convspec.report.images import flipped_pictures, sample_rows, view_rows
 from convspec.report.tables import Runs
+from convspec.timings import cost
 from convspec.visualization.maps import activations, channel_tiles, class_activation_maps, dead_share, superimpose, tile
 from convspec.visualization.patterns import filter_pictures
 from convspec.visualization.trace import CONVOLUTIONS, Trace
@@ -42,7 +43,9 @@ DEAD_ON = 8  # test pictures that dead channels are counted on
 MAX_CHANNELS = 128  # of a layer, 16 in a row
 MAX_WIDTH = 1200  # pixels, of any picture in the file
 MIN_WIDTH = 192  # pixels, of a picture on its own: smaller ones are enlarged, pixel by pixel
-Part = Literal["chart", "claims", "worth", "curves", "samples", "views", "wrong", "activations", "filters", "flipped"]
+Part = Literal[
+    "chart", "claims", "worth", "curves", "samples", "views", "wrong", "activations", "filters", "flipped", "costs"
+]
 SLOW: tuple[Part, ...] = "wrong", "activations", "filters"  # some 5 seconds at mini, minutes at full without a GPU
 
 Load = Callable[[Recipe], Dataset]
@@ -85,7 +88,8 @@ def write(
         judgements: what the gate says of them.
         metadata: what the record has beside the runs: "outcome" ("complete", "failed" or "interrupted"), "failures" (a
             "test" and "why" for each), "unfinished" (finished seeds of each rung that is not finished), "command" (a
-            list of words), "scale", "repeats" (outcome by rung) and "written" (date and time).
+            list of words), "scale", "repeats" (outcome by rung), "costs" (a `Cost` for each whole rung timed) and
+            "written" (date and time).
         dataset: returns the pictures of a recipe.
         model: returns the file of a run's trained model.
         progress: stream for a progress bar.
@@ -106,6 +110,7 @@ def write(
         "activations": lambda: _activations(best()),
         "filters": lambda: _filters(best()),
         "flipped": lambda: _flipped(runs, judgements, dataset),
+        "costs": lambda: _costs(metadata),
     }
     parts: dict[str, Any] = dict.fromkeys(draw)
     absent, undrawn = {}, []
@@ -147,7 +152,8 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
     ]
     return {
         "ladder": {rung: tables.summary(group) | _facts_of_rung(group) for rung, group in runs.items()},
-        "datasets": ", ".join(dict.fromkeys(run.dataset["name"] for run in results)),
+        "datasets": ", ".join(tables.by_dataset(runs)),
+        "several": len(tables.by_dataset(runs)) > 1,
         "skipped": tables.skipped(runs),
         "verdicts": {judgement.name: judgement for judgement in judgements},
         "answer": answer(runs, judgements),
@@ -160,7 +166,8 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
 
 def _facts_of_rung(runs: Sequence[Result]) -> dict[str, Any]:
     phases = {phase: np.median([run.seconds.get(phase, 0.0) for run in runs]) for phase in runs[0].seconds}
-    return {"published": tables.format_published(runs[0]), "listings": runs[0].recipe.listings, "phases": phases}
+    facts = {"published": tables.format_published(runs[0]), "listings": runs[0].recipe.listings, "phases": phases}
+    return facts | {"pictures": runs[0].dataset["name"]}
 
 
 def _format_fact(fact: Any) -> str:
@@ -315,6 +322,17 @@ def _flipped(runs: Runs, judgements: Sequence[Judgement], dataset: Load) -> dict
                 for title, picture in flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement)
             ]
     return flipped
+
+
+def _costs(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the table of what whole rungs cost, and its picture; None where none was timed."""
+    costs, (epochs, pictures) = metadata["costs"], cost.WHOLE[metadata["scale"]]
+    if not costs:
+        return None
+    alt = f"Seconds of {', '.join(each.rung for each in costs)} over 1 to {epochs} epochs on {pictures:,} pictures."
+    caption = "Lines are fitted, dots measured."
+    chart = _plot(cost.chart(costs, epochs, pictures), alt, caption)
+    return {"table": cost.table(costs, epochs, pictures), "chart": chart}
 
 
 def _row(pictures: list[np.ndarray], alt: str, caption: str) -> Picture:

@@ -23,7 +23,7 @@ Runs = Mapping[str, Sequence["Result"]]  # by rung, in the ladder's order
 SCHEMA = 1  # of ladder.json; one more where a reader of the last one would misread it
 MAX_NAME_WIDTH, MAX_CLASS_WIDTH = 44, 16
 COLUMNS = {
-    "rung": "<", "published": "<", "test": "<", "val": ">", "train": ">", "seeds": ">",
+    "rung": "<", "pictures": "<", "published": "<", "test": "<", "val": ">", "train": ">", "seeds": ">",
     "s/run": ">", "img/s": ">", "base img": ">", "peak MiB": ">",
 }  # fmt: skip
 FOOTNOTES = (
@@ -132,6 +132,7 @@ def _row(rung: str, runs: Sequence["Result"]) -> list[str]:
     validation, speed = figures["validation_accuracy"], figures["images_per_second"]
     return [
         rung,
+        runs[0].dataset["name"],
         format_published(runs[0]),
         f"{figures['test_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
         "-" if validation is None else f"{validation:.3f}",
@@ -145,9 +146,18 @@ def _row(rung: str, runs: Sequence["Result"]) -> list[str]:
 
 
 def ladder(runs: Runs) -> Table:
-    """Return the ladder's table, a row for each rung."""
-    rows = [_row(rung, group) for rung, group in runs.items()]
-    return Table([*COLUMNS], rows, "".join(COLUMNS.values()), below=FOOTNOTES)
+    """Return the ladder's table, a row for each rung, with its pictures where rungs have different ones."""
+    columns, rows = dict(COLUMNS), [_row(rung, group) for rung, group in runs.items()]
+    if len(by_dataset(runs)) == 1:
+        rows = [[rung, *cells] for rung, _, *cells in rows]
+        del columns["pictures"]
+    return Table([*columns], rows, "".join(columns.values()), below=FOOTNOTES)
+
+
+def by_dataset(runs: Runs) -> dict[str, Runs]:
+    """Return the runs of each dataset: accuracies on others cannot be compared."""
+    names = dict.fromkeys(group[0].dataset["name"] for group in runs.values())
+    return {name: {rung: group for rung, group in runs.items() if group[0].dataset["name"] == name} for name in names}
 
 
 def best_rung(runs: Runs) -> str:

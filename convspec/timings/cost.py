@@ -18,6 +18,7 @@ from convspec.timings.verdicts import format_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of the run that a scale's table speaks of
 STYLES = ("#4477aa", "-", "o"), ("#cc6633", "--", "s"), ("#228833", "-.", "^"), ("#aa3377", ":", "D")
 
 

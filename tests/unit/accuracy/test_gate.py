@@ -21,13 +21,13 @@ SIDE = st.integers(1, 4).flatmap(lambda runs: arrays.arrays(bool, (runs, 30)))
 
 class Rung(NamedTuple):
     """What runs of a rung look like: in how many of `runs` each test picture was right, and the deviation of the
-    accuracy between seeds.
+    accuracy between seeds; `seeds` of the baseline, and new.
     """
 
     runs: int
     wins: np.ndarray
     deviation: float
-    seeds: int
+    seeds: tuple[int, int]
 
     def sides(
         self, experiments: int, drop: float = 0.0, spread: float = 1.0
@@ -47,30 +47,28 @@ class Rung(NamedTuple):
             ease = easy + rng.logistic(size=(len(side), pictures))
             hardest = np.take_along_axis(np.sort(ease, axis=1), (pictures - right)[:, None], axis=1)
             bits = ease >= hardest
-            yield bits[: self.seeds], bits[self.seeds :]
+            yield bits[: self.seeds[0]], bits[self.seeds[0] :]
 
     def outcomes(self, experiments: int, drop: float = 0.0, spread: float = 1.0, **options: Any) -> Counter[str]:
         return Counter(gate.gate(*sides, **options).outcome for sides in self.sides(experiments, drop, spread))
 
 
-def bits(rung: str) -> np.ndarray:
-    runs = [run for run in baselines.read(BASELINES) if (run.name, run.dataset) == (rung, "dogs_vs_cats-full")]
+def bits(rung: str, dataset: str) -> np.ndarray:
+    """Which pictures the recorded runs got right."""
+    runs = [run for run in baselines.read(BASELINES) if (run.name, run.dataset) == (rung, dataset)]
     return np.array([np.equal(run.predicted, run.labels) for run in runs])
 
 
-def mini(deviation: float, *pictures: int) -> Rung:
-    """From how many of the 600 test pictures were right in none, one, two ... of the runs."""
-    return Rung(len(pictures) - 1, np.repeat(np.arange(len(pictures)), pictures), deviation, seeds=5)
+def recorded(right: np.ndarray, step: int = 1) -> Rung:
+    """Every `step`th picture of recorded runs, beside which a session trains five seeds at most."""
+    wins, deviation = right[:, ::step].sum(axis=0), float(right.mean(axis=1).std(ddof=1))
+    return Rung(len(right), wins, deviation, (len(right), min(5, len(right))))
 
 
-FULL = bits("feature_extraction")[:3]
-# The runs of seeds 0 to 5 (from_scratch: 0 to 4) at mini, on two cores, and the deviations of the ladder's accuracies.
-RUNGS = {
-    "feature_extraction, full": Rung(3, FULL.sum(axis=0), float(FULL.mean(axis=1).std(ddof=1)), seeds=3),
-    "feature_extraction": mini(0.003, 9, 1, 2, 3, 4, 2, 579),
-    "fine_tuned": mini(0.004, 6, 0, 1, 4, 5, 5, 579),
-    "from_scratch": mini(0.06, 11, 32, 62, 104, 126, 265),
-}
+FULL = bits("feature_extraction", "dogs_vs_cats-full")[:3]
+AT_MINI = "from_scratch", "augmented", "feature_extraction", "fine_tuned"
+RUNGS = {"feature_extraction, full": recorded(FULL)}
+RUNGS |= {rung: recorded(bits(rung, "shapes-mini"), step=5) for rung in AT_MINI}
 STEADY = ["feature_extraction, full", "feature_extraction", "fine_tuned"]
 few_or_many = pytest.mark.parametrize("experiments", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 
@@ -107,8 +105,8 @@ def test_a_drop_of_two_points_is_caught_95_and_of_five_99_times_in_100(
 @few_or_many
 @pytest.mark.parametrize("drop", [0.0, 0.02])
 def test_runs_that_spread_too_widely_for_the_margin_are_underpowered(drop: float, experiments: int) -> None:
-    """From scratch at mini, five seeds: two points would take some 400."""
-    outcomes = RUNGS["from_scratch"].outcomes(experiments, drop)
+    """Six points between seeds, as many as the last epoch of `from_scratch` has: two points would take some 400."""
+    outcomes = RUNGS["from_scratch"]._replace(deviation=0.06, seeds=(5, 5)).outcomes(experiments, drop)
     assert at_most(experiments - outcomes["underpowered"], experiments, 0.1)
 
 
@@ -130,7 +128,7 @@ def test_seeds_added_until_the_verdict_is_certain_keep_the_rates(rung: str, expe
         looks = (gate.gate(base[:seeds], new[:seeds], looks=6).outcome for seeds in range(2, 8))
         return next((outcome for outcome in looks if outcome != "underpowered"), "underpowered")
 
-    seven = RUNGS[rung]._replace(seeds=7)
+    seven = RUNGS[rung]._replace(seeds=(7, 7))
     assert at_most(Counter(verdict(*s) for s in seven.sides(experiments))["regressed"], experiments, 0.001)
     assert at_most(Counter(verdict(*s) for s in seven.sides(experiments, 0.01))["pass"], experiments, 0.05)
 
@@ -486,7 +484,7 @@ def test_twenty_pictures_that_turn_wrong_are_regressed_and_the_first_flips() -> 
 @pytest.mark.parametrize("experiments", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_flips_are_called_chance_99_times_in_100_where_nothing_changed(experiments: int, seeds: int) -> None:
     """Nine seeds a side: more splits than are counted out."""
-    rung = RUNGS["from_scratch"]._replace(seeds=seeds)
+    rung = RUNGS["from_scratch"]._replace(seeds=(seeds, seeds))
     if seeds == 9:
         experiments //= 10
     outcomes = Counter(flips.flips(*sides).outcome for sides in rung.sides(experiments))
@@ -495,7 +493,7 @@ def test_flips_are_called_chance_99_times_in_100_where_nothing_changed(experimen
 
 
 def test_pictures_that_changed_places_at_the_same_accuracy_are_a_change() -> None:
-    base, new = next(RUNGS["fine_tuned"].sides(1))
+    base, new = next(recorded(bits("fine_tuned", "shapes-mini")).sides(1))
     swapped = new.copy()
     always, never = (np.flatnonzero((new == right).all(axis=0))[:3] for right in (True, False))
     swapped[:, always], swapped[:, never] = False, True

@@ -25,6 +25,8 @@ from convspec.report import html as html_module
 from convspec.report.claims import claims
 from convspec.report.html import MISTAKES, SLOW
 from convspec.report.images import flipped_pictures
+from convspec.timings import cost
+from convspec.timings.cost import Cost, Point
 from convspec.visualization import maps
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ METADATA: dict[str, Any] = {
     "failures": [],
     "unfinished": {},
     "repeats": {"fine_tuned": "bit-identical"},
+    "costs": [
+        Cost("feature_extraction", 4.0, 0.01, 0.001, [Point(30, 600, 28.0)]),
+        Cost("literal", 2.0, 0.0, 0.006, [Point(10, 100, 8.0)]),
+    ],
 }
 
 
@@ -241,6 +247,19 @@ def test_each_rung_has_its_two_curves_and_the_figures_in_words(page: Element, ca
                 f"training ends at {values[-1]:.3f} and is best, {values[epoch]:.3f}, in epoch {epoch + 1}" in caption
             )
             assert "validation ends at" in caption
+
+
+def test_whole_rungs_have_their_cost_with_a_picture_where_they_were_timed(
+    page: Element, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = cost.table(METADATA["costs"], 30, 600)
+    assert rows(page, "timings", 1) == [[*expected.titles], *expected.rows]
+    (chart,) = every(section(page, "timings"), "img")
+    assert chart.attrib["alt"] == "Seconds of feature_extraction, literal over 1 to 30 epochs on 600 pictures."
+    monkeypatch.setitem(METADATA, "costs", [])
+    without = section(case.write(tmp_path / "index.html", {"fine_tuned": case.runs["fine_tuned"]}), "timings")
+    assert len(every(without, "table")) == 1
+    assert not every(without, "img", "h3")
 
 
 def test_the_samples_and_views_are_those_of_each_class(page: Element, case: Case) -> None:

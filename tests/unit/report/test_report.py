@@ -16,7 +16,7 @@ from convspec.data.batches import Batches, identity
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
-from convspec.report import images, tables
+from convspec.report import charts, images, tables
 from convspec.report.answer import answer
 from convspec.report.claims import claims
 
@@ -131,9 +131,36 @@ def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
     runs = {"augmented": [result("augmented", "mini", 0.8)] * 10, "fine_tuned": [result("fine_tuned", "mini", 0.9)]}
     runs["fine_tuned"][0].machine["accelerators"] = ["H200", "H200"]
     assert answer(runs, [])[1] == (
-        "fine_tuned is the most accurate with 0.900 [0.880, 0.917], and takes 12 s a run on H200, H200"
-        " (123 pictures a second in training); the 11 runs took 2.2 min."
+        "fine_tuned is the most accurate with 0.900 [0.880, 0.917]; fine_tuned takes 12 s a run on H200, H200"
+        " (123 pictures a second in training), and the 11 runs took 2.2 min."
     )
+    runs["mnist_convnet"] = [result("mnist_convnet", "mini", 0.8)]
+    assert answer(runs, [])[1].startswith(
+        "fine_tuned is the most accurate on shapes with 0.900 [0.880, 0.917], on digits mnist_convnet with"
+        " 0.800 [0.774, 0.824]; fine_tuned takes 12 s"
+    )
+
+
+def test_rungs_on_different_pictures_are_told_apart() -> None:
+    runs = {rung: [result(rung, "mini", 0.8)] for rung in ("mnist_convnet", "augmented", "fine_tuned")}
+    assert [row[:2] for row in tables.ladder(runs).rows] == [
+        ["mnist_convnet", "digits"],
+        ["augmented", "shapes"],
+        ["fine_tuned", "shapes"],
+    ]
+    (axes,) = charts.chart(runs).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "mnist_convnet\ndigits",
+        "augmented\nshapes",
+        "fine_tuned\nshapes",
+    ]
+    (between,) = [
+        line for line in axes.lines if len(set(np.asarray(line.get_ydata()))) == 1 and line.get_marker() == "None"
+    ]
+    assert 0 < np.asarray(between.get_ydata())[0] < 1
+    del runs["mnist_convnet"]
+    assert tables.ladder(runs).titles[1] == "published"
+    assert [label.get_text() for label in charts.chart(runs).axes[0].get_yticklabels()] == list(runs)
 
 
 def test_what_was_left_out_or_cut_is_named_once_for_each_dataset() -> None:

@@ -73,3 +73,22 @@ def test_two_sides_run_in_turn_and_the_first_round_warms_up(
     result.assert_outcomes(passed=1)
     assert (facts["ratio"], facts["verdict"], facts["rival"]) == (0.5, "faster", "theirs")
     assert (facts["images_per_second"], facts["share_of_probe"]) == (4.0, 0.4)
+
+
+BASE = """
+from benchmarks.conftest import find_recipe
+
+def test_any_base(convspec_session):
+    assert find_recipe("fine_tuned", convspec_session).base == "resnet50"
+
+def test_its_own_alone(convspec_session):
+    find_recipe("fine_tuned", convspec_session, own_base=True)
+"""
+
+
+def test_a_timing_takes_another_base_or_names_the_one_that_it_takes(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("from benchmarks.conftest import *")
+    pytester.makepyfile(BASE)
+    result = pytester.runpytest_inprocess("-rs", "--convspec-base=resnet50", "-p", "no:randomly", "-p", "no:xdist")
+    result.assert_outcomes(passed=1, skipped=1)
+    assert "times the base mini alone, not resnet50 of --convspec-base" in lines(result)
