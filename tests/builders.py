@@ -19,12 +19,11 @@ from convspec.accuracy.statistics import interval
 from convspec.data import datasets, shapes
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, rescale, stream
+from convspec.data.datasets import Dataset, Split
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 from convspec.progress import Clock
-
-    from convspec.data.datasets import Dataset, Split
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
