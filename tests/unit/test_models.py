@@ -160,7 +160,7 @@ def test_weights_of_a_shallower_or_deeper_relative_are_refused(of: str, into: st
         models.conv_base(into, file, (48, 48, 3))
 
 
-def test_a_file_with_the_classifier_has_the_bases_weights_but_not_the_reverse(tmp_path: Path) -> None:
+def test_a_file_with_the_top_has_the_bases_weights_and_not_the_reverse(tmp_path: Path) -> None:
     whole, cut = (models.conv_base("MobileNetV3Small", None, (224, 224, 3), include_top=top) for top in (True, False))
     for model, name in ((whole, "whole.weights.h5"), (cut, "cut.weights.h5")):
         model.save_weights(tmp_path / name)
