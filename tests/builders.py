@@ -16,7 +16,7 @@ from convspec.ladder.rungs import find_recipe
 if TYPE_CHECKING:
     import keras
 
-    from convspec.data.datasets import Dataset
+    from convspec.data.datasets import Dataset, Split
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -97,25 +97,25 @@ def assert_builds_as_listed(build: Callable[[], "keras.Model"], listing: Callabl
     """Assert that both build one network: all settings of all layers, the weights that a seed draws, the output."""
     import keras
 
-    def settings(model: keras.Model) -> list[tuple]:
-        configs = [
-            (type(layer).__name__, {name: value for name, value in layer.get_config().items() if name != "name"})
-            for layer in model.layers
-        ]
-        for kind, config in configs:
-            if kind == "Dropout":
-                del config["seed"]
-        return [(model.input_shape, model.inputs[0].dtype), *configs]
+    def settings(model: keras.Model) -> dict[str, object]:
+        values: dict[str, object] = {"input": (model.input_shape, model.inputs[0].dtype)}
+        for place, layer in enumerate(model.layers):
+            config = {name: value for name, value in layer.get_config().items() if name not in ("name", "seed")}
+            values |= {f"{place} {type(layer).__name__} {name}": value for name, value in config.items()}
+        return values
 
     sides = []
     for make in (build, listing):
         keras.utils.set_random_seed(51)
         sides.append(make())
-    assert settings(sides[0]) == settings(sides[1])
+    ours, listed = map(settings, sides)
+    pairs = {name: (ours.get(name), listed.get(name)) for name in sorted(ours.keys() | listed.keys())}
+    differences = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    assert not differences, f"settings here and in the listing: {differences}"
     batch = np.random.default_rng(51).random((2, *sides[1].input_shape[1:]), np.float32)
     weights, outputs = zip(*((model.get_weights(), model.predict(batch, verbose=0)) for model in sides), strict=True)
-    for ours, listed in zip(*weights, strict=True):
-        np.testing.assert_array_equal(ours, listed)
+    for weight, expected in zip(*weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-5)
 
 
@@ -132,23 +132,25 @@ def assert_trains_as_listed(
     run = run_recipe(recipe, dataset, 3, folder)
     keras.utils.set_random_seed(3)
     model = listing()
-    train, test = (dataset.train, dataset.validation or dataset.test)
 
-    def targets(labels: np.ndarray) -> np.ndarray:
-        return keras.utils.to_categorical(labels, 10) if model.loss == "categorical_crossentropy" else labels
+    def inputs(part: "Split") -> np.ndarray:
+        return part.images.reshape(-1, *model.input_shape[1:])
 
-    batches = Batches(train.images.reshape(-1, *model.input_shape[1:]), targets(train.labels), batch_size, rescale)
-    held_out = test.images.reshape(-1, *model.input_shape[1:]).astype("float32") / 255, targets(test.labels)
-    steps = recipe.steps or -(-len(train) // batch_size)
-    source = stream(batches, 3, recipe.augmentation)
-    history = model.fit(source, epochs=2, steps_per_epoch=steps, validation_data=held_out, verbose=0).history
-    expected = {name.replace("acc", "accuracy") if name.endswith("acc") else name: v for name, v in history.items()}
-    if dataset.validation is None:
-        expected = {name: values for name, values in expected.items() if not name.startswith("val_")}
-        assert run.test_accuracy == pytest.approx(history["val_accuracy"][-1])
-    assert run.history.keys() == expected.keys()
-    for name, values in expected.items():  # sparse labels round otherwise
+    def targets(part: "Split") -> np.ndarray:
+        return keras.utils.to_categorical(part.labels, 10) if model.loss == "categorical_crossentropy" else part.labels
+
+    source = stream(Batches(inputs(dataset.train), targets(dataset.train), batch_size, rescale), 3, recipe.augmentation)
+    steps = recipe.steps or -(-len(dataset.train) // batch_size)
+    held_out = dataset.validation and (inputs(dataset.validation) / np.float32(255), targets(dataset.validation))
+    fitted = model.fit(source, epochs=2, steps_per_epoch=steps, validation_data=held_out, shuffle=False, verbose=0)
+    for name, values in fitted.history.items():  # sparse labels round otherwise
+        name = {"acc": "accuracy", "val_acc": "val_accuracy"}.get(name, name)
         assert run.history[name] == pytest.approx(values, rel=1e-4), f"{name} of {rung}"
+    assert len(run.history) == len(fitted.history)
+    shares = model.predict(inputs(dataset.test) / np.float32(255), verbose=0)
+    shares = np.hstack([1 - shares, shares]) if shares.shape[1] == 1 else shares
+    assert run.confidence == pytest.approx(shares.max(axis=1).tolist(), abs=1e-4), "rounded to four places"
+    assert run.predicted == shares.argmax(axis=1).tolist()
 
 
 # pytest in pytest.

@@ -31,10 +31,17 @@ def view_rows(dataset: Dataset, augmentation: Augmentation) -> Rows:
     rows = []
     for label, name in enumerate(dataset.classes[:MAX_ROWS]):
         index = np.flatnonzero(dataset.train.labels == label)[0]
-        picture = dataset.train.images[index]
-        views = [augmentation(picture, picture_rng(0, epoch, index)) for epoch in range(COLUMNS - 1)]
-        rows.append((f"{name}: {dataset.train.names[index]}, then as augmented", [picture, *views]))
+        views = picture_views(dataset.train.images[index], augmentation, COLUMNS - 1, index)
+        rows.append((f"{name}: {dataset.train.names[index]}, then as augmented", views))
     return rows
+
+
+def picture_views(picture: np.ndarray, augmentation: Augmentation, count: int = 4, index: int = 0) -> list[np.ndarray]:
+    """Return a picture, then its views as seed 0 sees them in the first `count` epochs (listing 5.12).
+
+    `index` is its number among the training pictures.
+    """
+    return [picture, *(augmentation(picture, picture_rng(0, epoch, index)) for epoch in range(count))]
 
 
 def flipped_pictures(dataset: Dataset, judgement: Judgement) -> list[tuple[str, np.ndarray]]:

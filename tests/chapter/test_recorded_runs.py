@@ -162,10 +162,10 @@ def test_the_published_accuracy_is_what_runs_give(
 
 
 @claim(10.5, "5.1", "its accuracy will blow out of the water that", "holds", kind="recorded")
-def test_every_convnet_makes_half_the_errors_of_every_dense_network(full: Full) -> None:
+def test_every_convnet_beats_every_dense_network(full: Full) -> None:
     dense, convnet = ([1 - run.test_accuracy for run in full(rung)] for rung in ("dense_baseline", "mnist_convnet"))
     full.show(f"errors {min(convnet):.4f} to {max(convnet):.4f}, dense {min(dense):.4f} to {max(dense):.4f}")
-    assert max(convnet) < min(dense) * 0.6
+    assert max(convnet) < min(dense)
 
 
 @claim(12, "5.1", "we decreased the error rate by 68% (relative)", "qualified", kind="recorded")

@@ -20,7 +20,6 @@ from convspec.arithmetic import (
     receptive_fields,
     same_padding,
 )
-from convspec.data import shapes
 from convspec.data.batches import Batches, rescale, stream
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.rungs import find_recipe
@@ -96,7 +95,6 @@ def changed(layer: keras.Layer, row: int, column: int) -> np.ndarray:
 
 
 @claim(1, "5.1", "a stack of Conv2D and MaxPooling2D layers", "holds", source="listing 5.1")
-@claim(7, "5.1", "flattened into vectors of shape (576,)", "holds", source="listing 5.2")
 def test_the_convnet_is_that_of_listings_5_1_and_5_2_in_every_setting() -> None:
     assert_builds_as_listed(models.mnist_convnet, listing_5_2)
 
@@ -123,9 +121,7 @@ def test_the_convnet_has_93322_parameters_55744_of_them_before_flatten(convnet: 
 @claim(4, "5.1", "a 3D tensor of shape (height, width, channels)", "holds")
 @claim(5, "5.1", "tend to shrink as you go deeper", "holds")
 def test_every_layers_output_is_3d_and_shrinks_as_you_go_deeper(convnet: keras.Model) -> None:
-    """The summary after listing 5.1."""
-    shapes = outputs(convnet)[:5]
-    assert shapes == [(26, 26, 32), (13, 13, 32), (11, 11, 64), (5, 5, 64), (3, 3, 64)]
+    assert outputs(convnet)[:5] == [(26, 26, 32), (13, 13, 32), (11, 11, 64), (5, 5, 64), (3, 3, 64)]
 
 
 @claim(6, "5.1", "controlled by the first argument passed to the Conv2D layers", "holds")
@@ -140,7 +136,7 @@ def test_the_number_of_channels_is_the_first_argument_of_conv2d(depth: int) -> N
 @claim(7, "5.1", "flattened into vectors of shape (576,)", "holds", source="listing 5.2")
 def test_the_head_flattens_3_3_64_to_576_and_ends_in_10_way_softmax(convnet: keras.Model) -> None:
     assert outputs(convnet)[4:] == [(3, 3, 64), (576,), (64,), (10,)]
-    features = to_numpy(keras.Model(convnet.inputs, convnet.layers[-2].output)(DIGIT[None]))
+    features = to_numpy(keras.Model(convnet.inputs[0], convnet.layers[-2].output)(DIGIT[None]))
     expected = reference.softmax(reference.dense(features, *convnet.layers[-1].get_weights()))
     np.testing.assert_allclose(to_numpy(convnet(DIGIT[None])), expected, rtol=1e-5)
 
@@ -151,7 +147,8 @@ def test_rmsprop_by_name_is_kerass_own_rate_of_the_two_digit_rungs() -> None:
     for rung, batch_size in (("dense_baseline", 128), ("mnist_convnet", 64)):
         recipe, model = find_recipe(rung, "full"), models.dense_baseline()
         training.compile_model(model, recipe.learning_rate, recipe.ema_momentum)
-        assert (type(model.optimizer), model.optimizer.get_config()) == (type(named), named.get_config())
+        assert type(model.optimizer) is type(named)
+        assert model.optimizer.get_config() | {"name": named.name} == named.get_config()
         assert (recipe.epochs, recipe.batch_size, recipe.steps, recipe.dataset) == (5, batch_size, None, "mnist")
 
 
@@ -192,7 +189,7 @@ def test_the_error_falls_by_68_percent_but_by_58_as_printed() -> None:
 
 @claim(13, "5.1.1", "Dense layers learn global patterns", "holds", source="figure 5.1")
 def test_dense_layers_see_all_pixels_and_convolution_layers_a_small_window(convnet: keras.Model) -> None:
-    """Section 5.1.1, figure 5.1: global patterns against local ones of 3x3."""
+    """Local ones are of 3x3."""
     where = changed(convnet.layers[0], 10, 20).any(axis=-1)
     assert {(int(i), int(j)) for i, j in np.argwhere(where)} == set(itertools.product((8, 9, 10), (18, 19, 20)))
     dense = keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten(), layers.Dense(50)])
@@ -203,10 +200,10 @@ def test_dense_layers_see_all_pixels_and_convolution_layers_a_small_window(convn
 def test_a_convolution_answers_a_pattern_anywhere_with_the_same_value(rng: np.random.Generator) -> None:
     """More exactly the response moves with the pattern: what is invariant is its value, not its place."""
     pattern, kernel = rng.random((3, 3, 1)), rng.normal(size=(3, 3, 1, 4))
-    low, high = np.zeros((12, 12, 1)), np.zeros((12, 12, 1))
-    low[8:11, 8:11], high[1:4, 2:5] = pattern, pattern
+    low, high = np.zeros((14, 14, 1)), np.zeros((14, 14, 1))
+    low[8:11, 8:11], high[2:5, 3:6] = pattern, pattern
     responses = [reference.conv2d(picture, kernel) for picture in (low, high)]
-    np.testing.assert_allclose(responses[0][8, 8], responses[1][1, 2])
+    np.testing.assert_allclose(responses[0][8, 8], responses[1][2, 3])
     np.testing.assert_allclose(responses[0].max(axis=(0, 1)), responses[1].max(axis=(0, 1)))
     assert not np.allclose(responses[0], responses[1])
 
@@ -220,23 +217,21 @@ def test_the_whole_convnet_is_not_translation_invariant(convnet: keras.Model) ->
 
 
 @claim(17, "5.1.1", "a second convolution layer will learn larger patterns", "holds", source="figure 5.2")
-def test_each_layer_sees_larger_windows_than_the_layers_before(convnet: keras.Model) -> None:
-    """In pixels of the digit, by arithmetic and by touching pixels; that patterns grow complex is an experiment's."""
-    sizes = [field.size for field in receptive_fields(28, windows(convnet))]
-    assert sizes == [3, 4, 8, 10, 18]
-    for layer, size in zip(convnet.layers, sizes, strict=False):
-        upto = keras.Model(convnet.inputs, layer.output)
-        for weight in upto.weights:  # positive, so that no relu hides what reaches a unit
-            weight.assign(np.ones(weight.shape) * (len(weight.shape) > 1))
-        middle = layer.output.shape[1] // 2
-        seen = [changed(upto, row, 14)[middle].any() for row in range(28)]
-        assert sum(seen) <= size < sum(seen) + 2, "a maximum shows only the larger of the rows that it pools"
+def test_each_layer_sees_larger_windows_than_the_layers_before() -> None:
+    """By arithmetic and in the model itself, where no weight is negative, so that relu hides nothing."""
+    model, sizes = models.mnist_convnet(), [3, 4, 8, 10, 18]
+    assert [field.size for field in receptive_fields(28, windows(model))] == sizes
+    model.set_weights([np.full(weight.shape, len(weight.shape) > 1) for weight in model.weights])
+    rows = np.zeros((28, 28, 28, 1), np.float32)  # each picture has another row of ones
+    rows[range(28), range(28)] = 1
+    for layer, size in zip(model.layers, sizes, strict=False):
+        seen = to_numpy(keras.Model(model.inputs[0], layer.output)(rows)).any(axis=(2, 3))
+        assert seen[:, seen.shape[1] // 2].sum() == size
 
 
 @claim(19, "5.1.1", "two spatial axes as well as a depth axis", "holds")
 def test_feature_maps_of_rgb_pictures_are_3_deep_and_of_digits_1(few_shapes: Dataset, noise_digits: Dataset) -> None:
-    depths = {few_shapes: (models.small_convnet, 3), noise_digits: (models.mnist_convnet, 1)}
-    for dataset, (build, depth) in depths.items():
+    for dataset, build, depth in ((few_shapes, models.small_convnet, 3), (noise_digits, models.mnist_convnet, 1)):
         assert dataset.train.images.shape[-1] == build().layers[0].kernel.shape[-2] == depth
 
 
@@ -312,7 +307,7 @@ def test_padding_of_a_row_a_side_for_3x3_two_for_5x5_keeps_the_size() -> None:
 @claim(28.7, "5.1.1", 'The padding argument defaults to "valid"', "holds")
 @claim(29, "5.1.1", "its stride, which defaults to 1", "holds")
 def test_padding_defaults_to_valid_and_stride_to_1() -> None:
-    """Section 5.1.1, of Keras's layer and of the package's arithmetic."""
+    """In Keras's layer and in the package's arithmetic."""
     layer = layers.Conv2D(1, (3, 3))
     assert (layer.padding, layer.strides) == ("valid", (1, 1))
     assert conv_output_size(28, 3) == conv_output_size(28, 3, 1, "valid")
@@ -357,7 +352,6 @@ def test_the_model_without_pooling_is_the_texts_with_22x22x64_outputs() -> None:
 
 @claim(35, "5.1.2", "only contain information coming from 7 × 7 windows", "holds")
 def test_without_pooling_the_third_layer_sees_7x7_windows_of_the_digit() -> None:
-    """Section 5.1.2, "what's wrong with this setup", first."""
     model = models.mnist_convnet_without_pooling()
     assert receptive_field((window.kernel, window.stride) for window in windows(model)) == 7
     assert np.argwhere(changed(model, 14, 14).any(axis=(1, 2))).ravel().tolist() == list(range(8, 15))
@@ -377,7 +371,6 @@ def test_without_pooling_a_dense_layer_of_512_has_15_8_million_parameters() -> N
     """15,860,224, which is 15.9 million when rounded."""
     coefficients = int(np.prod(models.mnist_convnet_without_pooling().output_shape[1:]))
     assert coefficients == 22 * 22 * 64 == 30_976
-    assert layers.Dense(512)(np.zeros((1, coefficients), np.float32)).shape == (1, 512)
     assert dense_parameters(coefficients, 512) == 15_860_224
     assert coefficients / models.mnist_convnet().layers[5].output.shape[-1] > 50, "576 with pooling"
 

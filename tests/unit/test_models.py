@@ -41,6 +41,10 @@ def test_the_dense_baseline_is_784_512_10_with_407050_parameters() -> None:
     assert model.count_params() == 407_050 == dense_parameters(784, 512) + dense_parameters(512, 10)
 
 
+def test_the_small_convnet_has_four_dense_units_for_each_last_filter() -> None:
+    assert models.small_convnet((20, 20, 3), filters=(8, 16)).layers[-2].units == 64
+
+
 def test_the_head_on_features_has_the_layers_of_listing_5_18() -> None:
     head = models.feature_classifier((8192,))
     assert [type(layer).__name__ for layer in head.layers] == ["Dense", "Dropout", "Dense"]

@@ -231,6 +231,19 @@ def test_the_penalty_is_the_one_with_the_lowest_validation_loss() -> None:
     assert len(set(losses)) == len(losses), "each penalty should give another fit"
 
 
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+def test_the_fitted_layer_is_where_loss_and_penalty_balance(penalty: float) -> None:
+    """The gradient of the summed loss and of half the penalised squares vanishes, on one scale for all features."""
+    train, validation = probe_data(2)
+    head, scale = linear_head(2), np.std(train.inputs)
+    training.fit_linear(head.layers[-1], train, validation, (penalty,))
+    excess = head.predict(train.inputs, verbose=0)[:, 0] - train.labels
+    features = (train.inputs - train.inputs.mean(axis=0)) / scale
+    gradient = features.T @ excess + penalty * scale * head.get_weights()[0][:, 0]
+    # scikit-learn stops at a gradient of 1e-4 of the mean loss of 90 points.
+    np.testing.assert_allclose([*gradient, excess.sum()], 0, atol=90e-4 + 1e-3)
+
+
 @pytest.mark.parametrize(
     ("probabilities", "classes", "confidence"),
     [

@@ -3,7 +3,9 @@
 import gc
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convspec.data import batches as batches_module
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, View, identity, picture_rng, rescale, stream
 from convspec.data.datasets import Dataset
@@ -163,6 +166,23 @@ def test_batches_stay_in_order_however_long_each_takes(threads: int) -> None:
 
     batches.prepare = slow_at_first
     assert labels_of(taken(stream(batches, 0, threads=threads), 12)) == expected
+
+
+def test_no_more_batches_are_made_ahead_than_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, *call: Any) -> Future:  # type: ignore[override]
+            future = super().submit(*call)
+            future.result()
+            return future
+
+    monkeypatch.setattr(batches_module, "ThreadPoolExecutor", AtOnce)
+    made = []
+    batches = numbered(60, 1)
+    batches.prepare = lambda pictures: made.append(1) or pictures  # type: ignore[func-returns-value]
+    shown = stream(batches, 0, threads=2)
+    for taken_so_far in range(1, 4):
+        next(shown)
+        assert len(made) == taken_so_far + 2, "each takes the memory of a batch"
 
 
 def fail_at_seven(pictures: np.ndarray) -> np.ndarray:
