@@ -476,7 +476,7 @@ def listing_5_24(points: list[float], factor: float = 0.8) -> list[float]:
 
 
 @claim(114, "5.3.2", "To make them more readable, you can smooth them", "holds", source="listing 5.24")
-def test_the_moving_average_is_listing_5_24s_and_makes_noise_a_third_as_high(rng: np.random.Generator) -> None:
+def test_the_moving_average_is_listing_5_24s_and_makes_noise_a_third(rng: np.random.Generator) -> None:
     """With factor 0.8 the variance of noise falls to (1 - 0.8) / (1 + 0.8) = 1/9."""
     noise = rng.normal(size=20_000).tolist()
     smoothed = training.smooth_curve(noise)

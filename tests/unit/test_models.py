@@ -45,14 +45,6 @@ def test_the_small_convnet_has_four_dense_units_for_each_last_filter() -> None:
     assert models.small_convnet((20, 20, 3), filters=(8, 16)).layers[-2].units == 64
 
 
-def test_the_head_on_features_has_the_layers_of_listing_5_18() -> None:
-    head = models.feature_classifier((8192,))
-    assert [type(layer).__name__ for layer in head.layers] == ["Dense", "Dropout", "Dense"]
-    assert head.count_params() == 2_097_665
-    assert models.feature_classifier((4, 4, 512)).count_params() == 2_097_665, "flattening has no parameters"
-    assert head.layers[1].rate == 0.5
-
-
 def test_each_dropout_has_a_seed_that_follows_from_the_sessions() -> None:
     seeds = []
     for seed in (0, 0, 1):
@@ -164,7 +156,7 @@ def test_weights_of_a_shallower_or_deeper_relative_are_refused(of: str, into: st
         models.conv_base(into, file, (48, 48, 3))
 
 
-def test_a_file_with_the_classifier_has_the_bases_weights_but_not_the_reverse(tmp_path: Path) -> None:
+def test_a_file_with_the_top_has_the_bases_weights_and_not_the_reverse(tmp_path: Path) -> None:
     whole, cut = (models.conv_base("MobileNetV3Small", None, (224, 224, 3), include_top=top) for top in (True, False))
     for model, name in ((whole, "whole.weights.h5"), (cut, "cut.weights.h5")):
         model.save_weights(tmp_path / name)
