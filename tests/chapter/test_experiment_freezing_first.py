@@ -82,7 +82,7 @@ class Lab:
         """Train everything, or the head alone, which is the same with the base frozen."""
         model, inputs = (self.whole, draw("train")[0]) if thawed else (self.head, self.maps)
         for variable in model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         model.optimizer.learning_rate = rate
         rng, labels = np.random.default_rng(seed), draw("train")[1]
         order = np.concatenate([rng.permutation(len(labels)) for _ in range(1 + steps * BATCH // len(labels))])

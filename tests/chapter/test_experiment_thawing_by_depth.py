@@ -56,7 +56,7 @@ class Lab:
         """Train from a head on what the seed's pictures are behind the trunk."""
         self.model.set_weights([*self.untouched, *head])
         for variable in self.model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         self.model.optimizer.learning_rate = rate
         rng, labels = np.random.default_rng([seed, steps]), draw(len(SEEDS) * PICTURES // 2, 5)[1]
         if steps:
