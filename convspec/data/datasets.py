@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TextIO
 
@@ -134,6 +134,7 @@ def check(path_or_name: str | Path) -> None:
         )
 
 
+@cache  # drawing takes seconds, and a session asks for the same pictures several times
 def _shapes(size: int) -> Dataset:
     def split(part: str) -> Split:
         seed = SEED + PARTS.index(part)
