@@ -104,7 +104,8 @@ def load_image(
             if truncated == "fill":
                 with suppress(*failures), open(path, "rb") as file:
                     return _read(_complete(file.read()), size, interpolation, partial=True)
-            raise UnreadableImage(f"{str(path)!r} is not a readable picture: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UnreadableImage(f"{str(path)!r} is not a readable picture: {reason}") from error
 
 
 def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool = False) -> np.ndarray:
@@ -141,8 +142,12 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 def _refuse_others(picture: Image.Image) -> None:
     if DNG_VERSION in getattr(picture, "tag_v2", {}):
         raise ValueError(RAW)
-    # A telephone's MPO holds one picture and its preview.
-    if picture.format != "MPO" and getattr(picture, "is_animated", False) and not _turn_to_picture(picture):
+    # A telephone's MPO holds one picture and its preview, its HEIC what was taken beside the picture that is shown.
+    if (
+        picture.format not in ("MPO", "HEIF")
+        and getattr(picture, "is_animated", False)
+        and not _turn_to_picture(picture)
+    ):
         raise ValueError("it is animated, or has several pages; save one as a file of its own")
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -283,7 +288,7 @@ def load_images(
                 images[position] = load_image(path, size, interpolation, truncated)
                 del failures[position]
                 if incomplete is not None:
-                    incomplete[position] = f"{str(path)!r} is read as far as it goes: {error.__cause__}"
+                    incomplete[position] = str(error).replace("is not a readable picture", "is read as far as it goes")
         except FileNotFoundError:
             failures[position] = f"{str(path)!r} is gone since the folder was listed"
 

@@ -29,6 +29,7 @@ MAX_BAD = 0.05  # share of files that may be no pictures
 MIN_DRAWN = 4  # pictures of a class that parts are drawn from
 GROUPS = "groups.csv"
 FEW = 10  # test pictures of a class, below which its accuracy says little
+MAX_CLASSES = 50  # that are listed one by one
 EXAMPLES = 3  # named for each kind of what was left out
 
 
@@ -83,9 +84,11 @@ class Reading:
         lines = [f"{str(self.folder)!r}: {len(self.paths)} pictures of {len(self.classes)} classes"]
         lines += [f"  {note}" for note in self.notes]
         counts = {part: np.bincount(self.labels[chosen], minlength=len(self.classes)) for part, chosen in parts.items()}
-        for label, name in enumerate(self.classes):
+        for label, name in enumerate(self.classes[:MAX_CLASSES]):
             shown = ", ".join(f"{count[label]} {part}".strip() for part, count in counts.items())
             lines.append(f"  {_printable(name)}: {shown}")
+        if rest := np.bincount(self.labels, minlength=len(self.classes))[MAX_CLASSES:].tolist():
+            lines.append(f"  and {len(rest)} more classes of {min(rest)} to {max(rest)} pictures")
         lines += self._describe_balance(list(counts.values())[-1])
         lines += [f"left out: {len(paths)} {kind} ({self._few(paths)})" for kind, paths in self.left_out.items()]
         incomplete = [*self.copies.incomplete.values()] if self.copies else []
@@ -201,7 +204,7 @@ def _find_pointers(tree: Folder) -> list[str]:
 
 
 def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]:
-    """Return by kind what is neither a used picture nor bad; of a folder without pictures the folder alone."""
+    """Return by kind what is neither a used picture nor bad; of a folder without any picture the folder alone."""
     left_out: dict[str, list[Path]] = defaultdict(list)
     remaining = [tree]
     while remaining:
@@ -210,8 +213,11 @@ def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]
         for kind, path in folder.others:
             if path != tree.path / GROUPS:
                 left_out[kind].append(path)
-        left_out["folders without pictures"] += [each.path for each in folder.folders if each not in folder.filled]
-        remaining += folder.filled
+        for each in folder.folders:
+            if each in folder.filled or each.holds_unread():
+                remaining.append(each)
+            else:
+                left_out["folders without pictures"].append(each.path)
     return {kind: tuple(sorted(paths)) for kind, paths in sorted(left_out.items()) if paths}
 
 

@@ -1,8 +1,9 @@
 """Tell parts, classes and the pictures of each from where files lie in a folder."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -67,6 +68,8 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
         for folder in (*(each for each in top.filled if parts[each.path.name] == ("train", True)), top):
             if numbered := _list_numbered(folder, odd):
                 notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
+                if with_parts := _list_numbered_parts(top, odd):
+                    return with_parts
                 return _split_as_listing_5_4(numbered, notes)
         if any(part for part, _ in parts.values()):
             return _list_named(top, layout, notes)
@@ -81,6 +84,12 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
             ]
         if layout == "parts":
             raise BadInput(f"{str(top.path)!r} has no folder that is named after a part: leave out {OPTION}")
+    inner = {tuple(each.path.name for each in label.filled) for label in top.filled}
+    if len(top.filled) > 1 and len(inner) == 1 and len(names := next(iter(inner))) > 1:
+        notes.append(
+            f"WARNING: each of these classes has the subfolders {', '.join(names[:3])}{', ...' * (len(names) > 3)}; if"
+            " those are the classes, call the folders that they are in train, validation and test, or read one alone"
+        )
     return _list_classes(top, top.filled)
 
 
@@ -99,12 +108,22 @@ def _has_classes(folder: Folder) -> bool:
 
 
 def _has_parts(top: Folder) -> bool:
-    """Return whether each subfolder, a class, has training pictures and those of another part, and nothing else."""
-    inner = [[find_part(folder.path.name) for folder in label.filled] for label in top.filled]
-    return len(top.filled) > 1 and all(
-        len(parts) == len(dict(parts)) > 1 and ("train", True) in parts and all(exact for _, exact in parts)
-        for parts in inner
-    ) and not any(label.pictures for label in top.filled)  # fmt: skip
+    """Return whether the subfolders, classes, have training pictures and those of another part, and nothing else.
+
+    Raises BadInput where one has and another has not.
+    """
+    complete: list[str] = []
+    others: list[str] = []
+    for label in top.filled:
+        parts = [find_part(folder.path.name) for folder in label.filled]
+        has_parts = len(parts) == len(dict(parts)) > 1 and ("train", True) in parts and all(dict(parts).values())
+        (complete if has_parts and not label.pictures else others).append(label.path.name)
+    if complete and others:
+        raise BadInput(
+            f"{str(top.path)!r}: the class {complete[0]!r} has parts and nothing else, {others[0]!r} has not; make them"
+            f" alike, or {OPTION} classes if all that is in a folder is its class"
+        )
+    return len(complete) > 1
 
 
 def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[PictureFile]:
@@ -135,7 +154,7 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
     if layout == "parts" or (not others and all(exact for _, exact in flat) and len(dict(flat)) == len(flat)):
         raise BadInput(
             f"{str(top.path)!r} has parts ({', '.join(folder.path.name for folder in top.filled)}) without classes:"
-            f" give each a subfolder of pictures a class, or {OPTION} classes if these are the classes"
+            f" give each a subfolder of pictures a class, or {OPTION} classes if these are the classes{_hint(top)}"
         )
     if layout is None and not others and "train" in (named := dict(flat)) and 1 < len(named) < len(flat):
         raise BadInput(
@@ -152,17 +171,32 @@ def _ask(top: Folder, classes: str, parts: str) -> BadInput:
     )
 
 
-def _list_classes(folder: Folder, classes: Sequence[Folder], part: str | None = None) -> list[PictureFile]:
-    """List the pictures of subfolders, each a class."""
+def _hint(folder: Folder) -> str:
+    """Return what to do with a table of labels or an archive that lies in a folder without classes."""
+    names: dict[str, str] = {kind: path.name for kind, path in reversed(folder.others)}
+    if archive := names.get("archives"):
+        return f"; unpack {archive!r}, or give it to `convspec split`"
+    if table := names.get("texts and tables"):
+        return f"; {table!r} is not read: if it has the labels, sort the pictures by it"
+    return ""
+
+
+def _list_classes(
+    folder: Folder, classes: Sequence[Folder], part: str | None = None, names: Mapping[str, str] | None = None
+) -> list[PictureFile]:
+    """List the pictures of subfolders, each a class; `names` has the names of those that are called otherwise."""
     if len(classes) < 2:
         content = f"only the class {classes[0].path.name!r}" if classes else "no subfolders with pictures"
         content += f" beside {len(folder.pictures)} loose pictures" if folder.pictures else ""
         if empty := [repr(each.path.name) for each in folder.folders if each not in folder.filled]:
             content += f", and no picture in {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}"
-        raise BadInput(f"{str(folder.path)!r} has {content}; give at least two subfolders of pictures, one a class")
+        raise BadInput(
+            f"{str(folder.path)!r} has {content}; give at least two subfolders of pictures, one a class{_hint(folder)}"
+        )
     return [
-        PictureFile(path, label.path.name, path.relative_to(folder.path).as_posix(), part)
+        PictureFile(path, name, f"{name}/{path.relative_to(label.path).as_posix()}", part)
         for label in classes
+        for name in [(names or {}).get(label.path.name, label.path.name)]
         for path in label.all_pictures()
     ]
 
@@ -174,19 +208,44 @@ def _list_parts(top: Folder, by_part: dict[str, list[Folder]], notes: list[str])
             raise BadInput(f"{str(top.path)!r}: {both} are both {part} by their names; rename one")
     folders_of = {part: by_part[part][0] for part in PARTS if part in by_part}
     classes = {part: [label.path.name for label in folder.filled] for part, folder in folders_of.items()}
+    known = {_plain(name): name for name in classes["train"]}
+    if len(known) < len(classes["train"]):  # they differ in case alone
+        known = {}
+    names_of = {part: {name: known.get(_plain(name), name) for name in names} for part, names in classes.items()}
     for part, names in classes.items():
-        if names != classes["train"]:
+        if sorted(names_of[part].values()) != classes["train"]:
             raise BadInput(
                 f"{str(folders_of[part].path)!r} has the classes {', '.join(names)}; train has"
-                f" {', '.join(classes['train'])}"
+                f" {', '.join(classes['train'])}; give both the same"
             )
+        if other := next((name for name in names if names_of[part][name] != name), None):
+            notes.append(f"{other!r} in {part} is the class {names_of[part][other]!r}")
     shown = ", ".join(f"{part} is {folder.path.name!r}" for part, folder in folders_of.items())
     notes.append(f"parts with classes: {shown}")
     return [
         file
         for part, folder in folders_of.items()
-        for file in _list_classes(folder, folder.filled, part if len(folders_of) > 1 else None)
+        for file in _list_classes(folder, folder.filled, part if len(folders_of) > 1 else None, names_of[part])
     ]
+
+
+def _plain(name: str) -> str:
+    """Return a class's name as it is compared: in one case, and composed, which macOS and others do differently."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _list_numbered_parts(top: Folder, odd: list[Path]) -> list[PictureFile]:
+    """List the pictures of parts that are each named by class and number; nothing where there is but one."""
+    files: list[PictureFile] = []
+    left: list[Path] = []
+    for folder in top.filled:
+        part, exact = find_part(folder.path.name)
+        if part and exact:
+            files += [replace(file, part=part) for file in _list_numbered(folder, left)]
+    if len({file.part for file in files}) < 2:
+        return []
+    odd[:] = left
+    return files
 
 
 def _list_numbered(folder: Folder, odd: list[Path]) -> list[PictureFile]:

@@ -14,13 +14,19 @@ KINDS = {  # by the ends of names; whether a picture can be read is for the deco
     "pictures": "jpg jpeg jpe jfif jif mpo png apng gif bmp dib tif tiff webp ppm pgm pbm pnm avif heic heif jp2 j2k",
     "texts and tables": "csv tsv json jsonl ndjson xml txt yaml yml toml md html htm log pdf xls xlsx doc docx mat npy",
     "raw photographs": "cr2 cr3 nef arw dng raf orf rw2 pef srw",  # some begin as TIFF does
+    "pictures in other formats, to be saved as JPEG or PNG": (
+        "tga pcx sgi ras dds exr hdr pfm ico cur icns jxl jxr wdp bpg qoi fits dcm xpm xbm wmf emf djvu"
+    ),
     "drawings and projects": "svg ai eps psd psb xcf kra indd",
+    "unfinished downloads": "part partial crdownload download",
     "videos and sounds": "mp4 mov avi mkv webm m4v mpg mpeg wmv 3gp mp3 wav",
     "archives": "zip tar gz tgz bz2 xz 7z rar",
     "system files": "db ini lnk url tmp",
     "programs": "py ipynb sh bat exe js pyc m r",
 }
 KIND_OF = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suffixes.split()}
+# Kinds of pictures whose folders are no empty ones.
+UNREAD = tuple(kind for kind in KINDS if kind.startswith(("raw", "pictures in", "drawings")))
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found", "__pycache__")
 )
@@ -52,6 +58,10 @@ class Folder:
         yield self
         for folder in self.folders:
             yield from folder.walk()
+
+    def holds_unread(self) -> bool:
+        """Return whether pictures of a kind that is not read lie in it, at any depth."""
+        return any(kind in UNREAD for folder in self.walk() for kind, _ in folder.others)
 
     def all_pictures(self) -> list[Path]:
         """Return the pictures at any depth, in order."""
@@ -102,7 +112,7 @@ def _add_file(folder: Folder, path: Path, size: int) -> None:
     if named and content and content.name == POINTER:
         folder.pointers.append(path)
     readable = content and content.picture and not content.remedy
-    if named or (readable and kind != "raw photographs"):
+    if named or (readable and kind not in ("raw photographs", "unfinished downloads")):
         folder.pictures.append(path)
     else:
         folder.others.append((kind, path))

@@ -1,4 +1,4 @@
-"""Memory that loading pictures takes: each reading in a process of its own, the least of three counts."""
+"""Memory that loading pictures takes, in a process of its own, counted up to three times."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PER_FILE = 1024  # bytes: a path, a name, a label
 BYTES = 48 * 48 * 3  # of a decoded picture
 COMPARED = 2048  # bytes: a grey thumbnail of 32 x 32, and frequencies, which find near copies
 
-# Whatever any other thread of the process takes meanwhile is counted, too: hence the least of three readings.
+# Whatever any other thread of the process takes meanwhile is counted, too: one of three counts must be within the limit.
 CHILD = """
 import gc, json, re, sys, tracemalloc
 from functools import partial
@@ -46,22 +46,25 @@ def resident(file):
     except decode.UnreadableImage:
         return status("VmHWM") - before
 
-measure, place, budget, warm = globals()[sys.argv[1]], *json.loads(sys.argv[2])
+measure, limit, place, budget, warm = globals()[sys.argv[1]], *json.loads(sys.argv[2])
 decode.load_images = partial(decode.load_images, budget=budget)
 if warm:
     datasets.load_dataset(warm, 48)  # imports what is needed first
-print(min(measure(place) for _ in range(3)))
+counts = [measure(place)]
+while len(counts) < 3 and min(counts) > limit:
+    counts.append(measure(place))
+print(min(counts))
 """
 on_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
 
 
-def least(measure: str, *arguments: Any) -> int:
+def check(measure: str, limit: float, *arguments: Any) -> None:
     child = subprocess.run(
-        [sys.executable, "-P", "-c", CHILD, measure, json.dumps(arguments)],
+        [sys.executable, "-P", "-c", CHILD, measure, json.dumps([limit, *arguments])],
         env=os.environ | {"PYTHONPATH": str(Path(convspec.__file__).parents[1])},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return int(child.stdout)
+    assert int(child.stdout) <= limit, measure
 
 
 def many(folder: Path, count: int) -> str:
@@ -80,7 +83,7 @@ each_count = pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks
 @each_count
 def test_decoded_pictures_take_a_tenth_more_memory_than_their_pixels(tmp_path: Path, count: int) -> None:
     warm, folder = many(tmp_path / "warm", 8), many(tmp_path / "pictures", count)
-    assert least("allocated", folder, 2**40, warm) <= 1.1 * count * BYTES + count * PER_FILE
+    check("allocated", 1.1 * count * BYTES + count * PER_FILE, folder, 2**40, warm)
 
 
 @on_linux
@@ -89,7 +92,7 @@ def test_pictures_in_a_file_take_no_more_memory_than_the_budget(tmp_path: Path, 
     budget = count * BYTES // 4
     warm, folder = many(tmp_path / "warm", 8), many(tmp_path / "pictures", count)
     for measure in ("allocated", "own"):
-        assert least(measure, folder, budget, warm) <= budget + count * COMPARED, measure
+        check(measure, budget + count * COMPARED, folder, budget, warm)
 
 
 @on_linux
@@ -98,4 +101,4 @@ def test_a_picture_that_says_it_is_enormous_takes_no_memory(tmp_path: Path, side
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     (tmp_path / "picture.png").write_bytes(header + bytes(10_000))
     # Three bytes a pixel would be 300 MB and more; the decoder's own buffers take a megabyte or two.
-    assert least("resident", str(tmp_path / "picture.png"), 0, None) < 20 * 2**20
+    check("resident", 20 * 2**20, str(tmp_path / "picture.png"), 0, None)
