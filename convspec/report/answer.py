@@ -52,10 +52,12 @@ def _speed(runs: Runs) -> str:
     speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
     return (
         f"{rung} is the most accurate with {best['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], and takes"
-        f" {_duration(best['seconds'])} a run on {device}{speed}; the {len(results)} runs took"
-        f" {_duration(sum(run.wall_seconds for run in results))}."
+        f" {duration(best['seconds'])} a run on {device}{speed}; the {len(results)} runs took"
+        f" {duration(sum(run.wall_seconds for run in results))}."
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """Return seconds in the unit in which they are two or more, with a digit behind the point below ten."""
+    unit, length = next((pair for pair in (("h", 3600), ("min", 60)) if seconds >= 2 * pair[1]), ("s", 1))
+    return f"{seconds / length:.{0 if seconds >= 10 * length else 1}f} {unit}"

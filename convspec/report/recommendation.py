@@ -11,6 +11,7 @@ from scipy import special
 from convspec import BadInput
 from convspec.accuracy import statistics
 from convspec.accuracy.gate import AccuracyVerdict, gate
+from convspec.report.answer import duration
 from convspec.report.tables import Runs, best_rung, measures, summary
 
 if TYPE_CHECKING:
@@ -105,11 +106,7 @@ def _seconds(runs: Runs, rung: str) -> float:
 
 
 def _duration(runs: Runs, rung: str) -> str:
-    seconds, start = _seconds(runs, rung), runs[rung][0].recipe.starts_from
-    for unit, length in ("h", 3600), ("min", 60), ("s", 1):
-        if seconds >= 2 * length or unit == "s":
-            break
-    text = f"{seconds / length:.{0 if seconds >= 10 * length else 1}f} {unit}"
+    text, start = duration(_seconds(runs, rung)), runs[rung][0].recipe.starts_from
     if start is None:
         return text
     return f"{text} with {start.name} before it" if start.name in runs else f"{text}, without {start.name} before it"
@@ -144,9 +141,10 @@ def _figures(runs: Runs, rung: str) -> list[str]:
     group, figures = runs[rung], summary(runs[rung])
     low, high = figures["test_interval"]
     pictures, accuracy = len(group[0].test_labels), figures["test_accuracy"]
+    several = f", on average over {len(group)} seeds" if len(group) > 1 else ""
     lines = [
-        f"It gets {accuracy:.3f} of the {pictures} test pictures right (95 % interval {low:.3f} to {high:.3f}), in"
-        f" {_duration(runs, rung)}."
+        f"It gets {accuracy:.3f} of the {pictures} test pictures right{several} (95 % interval {low:.3f} to {high:.3f}),"
+        f" in {_duration(runs, rung)}{' a run' if several else ''}."
     ]
     measured, labels = measures(group), group[0].test_labels
     worst, recall = measured.lowest

@@ -44,6 +44,8 @@ PICTURES: list[tuple[bytes, str]] = [
     (box(b"heic"), "HEIC"), (box(b"mif1"), "HEIC"), (box(b"avif"), "AVIF"), (box(b"crx "), "raw"),
     (b"II*\0\x10\0\0\0CR\2\0", "raw"), (b"IIU\0\x18", "raw"), (b"\xff\x0a\0", "JPEG XL"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"8BPS\0\1", "Photoshop"), (bytes(128) + b"DICM", "DICOM"),
+    (b"\0\0\2" + bytes(9) + b"\x40\0\x30\0\x18\0", "TGA"), (b"\0\0\1\0\1\0\x10\x10", "icon"), (b"\n\5\1\x08", "PCX"),
+    (b"\x01\xda\1\1\0\3", "SGI"), (b"\x8bJNG\r\n", "MNG or JNG"), (b"PF\n9 9\n", "floating-point"),
     (b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg>", "SVG"), (b"  <svg/>", "SVG"), (b"%!PS-Adobe-3.0", "PostScript"),
 ]  # fmt: skip
 

@@ -15,7 +15,7 @@ PER_FILE = 1024  # bytes: a path, a name, a label
 BYTES = 48 * 48 * 3  # of a decoded picture
 COMPARED = 2048  # bytes: a grey thumbnail of 32 x 32, and frequencies, which find near copies
 
-# Whatever any other thread of the process takes meanwhile is counted, too: one of three counts must be within the limit.
+# Whatever another thread of the process takes meanwhile is counted, too: one of three counts must be within the limit.
 CHILD = """
 import gc, json, re, sys, tracemalloc
 from functools import partial

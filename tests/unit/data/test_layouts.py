@@ -1,6 +1,7 @@
 """Which folders are parts and which are classes, and what is neither, in the layouts that people have."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,36 @@ def test_a_flat_test_part_beside_train_and_val_is_left_out_with_a_line(tmp_path:
     assert "left out: 10 pictures outside of the classes (test/0.png, test/1.png, test/2.png, ...)" in lines
 
 
+def test_numbered_files_in_each_part_keep_their_parts(tmp_path: Path) -> None:
+    put(tmp_path, "train", "val")
+    for path in [*tmp_path.glob("*/*.png")]:
+        path.rename(path.with_name(f"{PETS[int(path.stem) % 2]}.{path.name}"))
+    assert counts(read_layout(tmp_path)) == in_parts(train=5, validation=5)
+
+
+@pytest.mark.parametrize("names", [("Cats", "DOGS"), (unicodedata.normalize("NFD", "cäts"), "dogs")])
+def test_classes_are_the_same_in_each_part_whatever_case_and_form(names: tuple[str, str], tmp_path: Path) -> None:
+    classes = tuple(unicodedata.normalize("NFC", name).lower() for name in names)
+    put(tmp_path, *(f"train/{name}" for name in classes), *(f"test/{name}" for name in names), count=2)
+    reading = read_layout(tmp_path)
+    assert (reading.classes, set(counts(reading).values())) == (classes, {2})
+    assert f"{names[0]!r} in test is the class {classes[0]!r}" in reading.notes
+
+
+def test_a_class_beside_the_parts_of_another_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "cats/train", "cats/test", "dogs", count=1)
+    with pytest.raises(BadInput, match="the class 'cats' has parts and nothing else, 'dogs' has not; make them alike"):
+        read_layout(tmp_path)
+    assert counts(read_layout(tmp_path, "classes")) == {("", "cats"): 2, ("", "dogs"): 1}
+
+
+@pytest.mark.parametrize("tops", [("Trainingsdaten", "Prüfdaten"), ("fold1", "fold2"), ("128px", "256px")])
+def test_classes_that_all_have_the_same_subfolders_are_warned_of(tops: tuple[str, ...], tmp_path: Path) -> None:
+    reading = read_layout(put(tmp_path, *(f"{top}/{label}" for top in tops for label in PETS), count=1))
+    assert set(reading.classes) == set(tops)
+    assert reading.notes[0].startswith("WARNING: each of these classes has the subfolders cats, dogs; if those are the")
+
+
 def test_parts_inside_of_classes_are_parts(tmp_path: Path) -> None:
     put(tmp_path, *(f"{label}/{part}" for label in PETS for part in ("train", "Test")), count=5)
     reading = read_layout(tmp_path)
@@ -133,7 +164,11 @@ def test_parts_inside_of_classes_are_parts(tmp_path: Path) -> None:
         (("val/cats", "val/dogs", "test/cats", "test/dogs"), "has test, validation but no train part with classes"),
         (("train", "test"), r"has parts \(test, train\) without classes: .* --convspec-layout classes if"),
         (("cats_train", "cats_test", "dogs_train", "dogs_test"), "'cats_test' hold a class and a part; .* train/CLASS"),
-        (("train/cats", "train/dogs", "test/cats", "test/newts"), "has the classes cats, newts; train has cats, dogs"),
+        (
+            ("train/cats", "train/dogs", "test/cats", "test/newts"),
+            "classes cats, newts; train has cats, dogs; give both",
+        ),
+        (("train/cats", "train/dogs", "train/Cats", "test/cats", "test/dogs"), "train has Cats, cats, dogs; give both"),
     ],
 )
 def test_parts_that_cannot_be_used_are_refused(classes: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -221,14 +256,16 @@ NO_PICTURES = {
     "README": "other files",
     "film.mp4": "videos and sounds",
     "1.CR2": "raw photographs",
+    "1.tga": "pictures in other formats, to be saved as JPEG or PNG",
+    "1.jpg.crdownload": "unfinished downloads",
 }
 
 
 def test_files_that_are_no_pictures_are_counted_by_kind_and_not_as_broken(tmp_path: Path) -> None:
     put(tmp_path, *PETS)
     for label in PETS:
-        for name in NO_PICTURES:
-            (tmp_path / label / name).write_bytes(b"II*\0" * 9 if name == "1.CR2" else b"[no picture]")
+        for name, kind in NO_PICTURES.items():
+            (tmp_path / label / name).write_bytes(b"\xff\xd8\xff" * 9 if kind[0] in "ru" else b"[no picture]")
     reading = read_layout(tmp_path)
     assert len(reading.paths) == 20
     assert reading.bad == ()
@@ -236,6 +273,30 @@ def test_files_that_are_no_pictures_are_counted_by_kind_and_not_as_broken(tmp_pa
     assert kinds == {f"{label}/{name}": kind for label in PETS for name, kind in NO_PICTURES.items()}
     assert "left out: 6 texts and tables (cats/1.XML, cats/1.json, cats/labels.csv, ...)" in reading.explain()[0]
     assert load_dataset(tmp_path, 8, max_bad_fraction=0).skipped == ()
+
+
+def test_of_a_class_in_another_format_its_files_are_named(tmp_path: Path) -> None:
+    put(tmp_path, *PETS)
+    (tmp_path / "newts").mkdir()
+    (tmp_path / "newts" / "1.psd").write_bytes(b"8BPS")
+    assert read_layout(tmp_path).left_out == {"drawings and projects": (tmp_path / "newts" / "1.psd",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("pets.zip", "; unpack 'pets.zip', or give it to `convspec split`"),
+        ("train.csv", "; 'train.csv' is not read: if"),
+    ],
+)
+@pytest.mark.parametrize("folders", [("images",), ("train", "test")])
+def test_an_archive_or_a_table_beside_no_classes_is_named(
+    folders: tuple[str, ...], name: str, remedy: str, tmp_path: Path
+) -> None:
+    put(tmp_path, *folders, count=1)
+    (tmp_path / name).write_text("file,label")
+    with pytest.raises(BadInput, match=re.escape(remedy)):
+        read_layout(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["1", "photo.dat", "1.txt", "1.ini"])
@@ -266,6 +327,18 @@ def test_pointers_of_git_lfs_say_what_to_run(tmp_path: Path) -> None:
 
 
 # What an accuracy is worth
+
+
+def test_of_very_many_classes_the_first_are_listed_and_the_others_counted(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number:02d}").mkdir()
+        for name in range(4 + number % 3):
+            (tmp_path / f"{number:02d}" / f"{name}.png").write_text(f"{number} {name}")
+    lines, problem = read_layout(tmp_path).explain()
+    assert problem is None
+    assert [line for line in lines if line.startswith("  49: ")] == ["  49: 3 train, 1 validation, 1 test"]
+    assert "  and 10 more classes of 4 to 6 pictures" in lines
+    assert not [line for line in lines if line.startswith("  50: ")]
 
 
 def test_the_reading_says_what_the_majority_reaches_and_who_is_few(tmp_path: Path) -> None:

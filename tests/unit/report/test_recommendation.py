@@ -36,7 +36,8 @@ def test_the_cheapest_rung_no_worse_by_the_margin_is_recommended() -> None:
     }
     assert recommend(runs, margin=0.02).lines == [
         "Use feature_extraction.",
-        "It gets 0.940 of the 400 test pictures right (95 % interval 0.935 to 0.945), in 20 s.",
+        "It gets 0.940 of the 400 test pictures right, on average over 5 seeds (95 % interval 0.935 to 0.945), in 20 s"
+        " a run.",
         "It is the cheapest rung that comes within 2 points of the best, fine_tuned, with confidence: -0.5 points"
         " [-1.0, -0.0].",
         "The next by time, fine_tuned, takes 5.0 min, without frozen_end_to_end before it and gains less than 2 points:"
