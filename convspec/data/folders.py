@@ -306,10 +306,11 @@ def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray
     pairs = [(group[0], other) for group in reading.groups for other in group]
     groups = join(count, pairs)
     linked = join(count, [*pairs, *(pair[:2] for pair in reading.copies.pairs)]) if reading.copies else groups
+    filled = {*(reading.parts or ("",))}
     drawn: dict[int, str] = {}  # part of each of `linked`, which may have members in several classes
     for label, name in enumerate(reading.classes):
         here = readable & (reading.labels == label)
-        if empty := [part for part in {*(reading.parts or ("",))} if not (here & (place == part)).any()]:
+        if empty := [part for part in filled if not (here & (place == part)).any()]:
             where = f"{min(empty)} of " if reading.parts else ""
             raise BadInput(f"the class {name!r} is empty: no readable picture of it in {where}{str(reading.folder)!r}")
         members = np.flatnonzero(here & (place == source))

@@ -141,10 +141,10 @@ def _figures(runs: Runs, rung: str) -> list[str]:
     group, figures = runs[rung], summary(runs[rung])
     low, high = figures["test_interval"]
     pictures, accuracy = len(group[0].test_labels), figures["test_accuracy"]
-    several = f", on average over {len(group)} seeds" if len(group) > 1 else ""
+    average, a_run = (f", on average over {len(group)} seeds", " a run") if len(group) > 1 else ("", "")
     lines = [
-        f"It gets {accuracy:.3f} of the {pictures} test pictures right{several} (95 % interval {low:.3f} to {high:.3f}),"
-        f" in {_duration(runs, rung)}{' a run' if several else ''}."
+        f"It gets {accuracy:.3f} of the {pictures} test pictures right{average} (95 % interval {low:.3f} to"
+        f" {high:.3f}), in {_duration(runs, rung)}{a_run}."
     ]
     measured, labels = measures(group), group[0].test_labels
     worst, recall = measured.lowest

@@ -50,9 +50,10 @@ def test_a_folder_is_read_by_the_layout_and_ends_in_advice_that_runs(
     rungs = "--convspec-rungs=dense_baseline,feature_extraction"
     terminal, page, record = run_ladder(pytester, "--convspec-layout=parts", "--convspec-truncated=fill", rungs)
     for text in (terminal, page.replace("&#39;", "'")):
-        assert f"read in part: 1 ('{cut}' is read as far as it goes: image file is truncated" in text
+        assert "read in part: 1 ('pictures/dark/20.png' is read as far as it goes: image file is truncated" in text
         assert "pictures: 1 file read in part" in text
-    assert [[str(cut) in line for line in run["dataset"]["incomplete"]] for run in record["runs"]] == [[True]] * 2
+    for run in record["runs"]:
+        assert ["pictures/dark/20.png" in line for line in run["dataset"]["incomplete"]] == [True]
     reading = [line for line in record["reading"] if line.startswith("  bright: ")]
     assert reading == ["  bright: 24 train, 12 validation, 12 test"]
     assert reading[0] in terminal.splitlines()
