@@ -22,6 +22,7 @@ from convspec.data.batches import Batches, rescale, stream
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
+from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import find_recipe
 from convspec.progress import Clock
 
@@ -99,9 +100,8 @@ def noting_layer(calls: list[str], name: str) -> keras.Layer:
 
 
 # Listings, against what the package has in their place.
-def assert_builds_as_listed(build: Callable[[], "keras.Model"], listing: Callable[[], "keras.Model"]) -> None:
+def assert_builds_as_listed(build: Callable[[], keras.Model], listing: Callable[[], keras.Model]) -> None:
     """Assert that both build one network: all settings of all layers, the weights that a seed draws, the output."""
-    import keras
 
     def settings(model: keras.Model) -> dict[str, object]:
         values: dict[str, object] = {"input": (model.input_shape, model.inputs[0].dtype)}
@@ -126,14 +126,9 @@ def assert_builds_as_listed(build: Callable[[], "keras.Model"], listing: Callabl
 
 
 def assert_trains_as_listed(
-    rung: str, dataset: "Dataset", listing: Callable[[], "keras.Model"], batch_size: int, folder: Path, **changes: Any
+    rung: str, dataset: Dataset, listing: Callable[[], keras.Model], batch_size: int, folder: Path, **changes: Any
 ) -> None:
     """Assert that two epochs of a rung at full are those of its listing's compiled model, fitted by Keras itself."""
-    import keras
-
-    from convspec.data.batches import Batches, rescale, stream
-    from convspec.ladder.run import run_recipe
-
     recipe = replace(find_recipe(rung, "full"), epochs=2, **changes)
     run = run_recipe(recipe, dataset, 3, folder)
     keras.utils.set_random_seed(3)

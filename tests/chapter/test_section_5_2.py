@@ -308,7 +308,7 @@ def test_100_batches_of_20_show_2000_samples_in_each_of_30_epochs() -> None:
 
 
 @claim(59.5, "5.2.4", "the fit_generator method, the equivalent of fit for data generators", "qualified")
-def test_an_epoch_is_steps_per_epoch_gradient_steps_and_fit_takes_generators() -> None:
+def test_an_epoch_is_steps_per_epoch_steps_and_fit_takes_generators() -> None:
     """Keras 3 has `fit` alone."""
     model = logistic_regression(1e-4)
     training.fit(model, stream(batches(10, 2), 0), 2, 3, None, clock=Clock(), history={})
