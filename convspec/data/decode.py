@@ -98,7 +98,8 @@ def load_image(
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     if truncated not in ("skip", "fill"):
         raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
-    failures = (*DAMAGED, RuntimeError, Image.DecompressionBombError)  # RuntimeError: of AVIF
+    # A damaged AVIF is a RuntimeError, a JPEG 2000 with tiles of an impossible size a MemoryError.
+    failures = (*DAMAGED, RuntimeError, MemoryError, Image.DecompressionBombError)
     with _PILLOWS_WARNINGS:
         try:
             with open(path, "rb") as file:
@@ -109,7 +110,7 @@ def load_image(
             if truncated == "fill":
                 with suppress(*failures), open(path, "rb") as file:
                     return _read(_complete(file.read()), size, interpolation, partial=True)
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImage(f"{str(path)!r} is not a readable picture: {reason}") from error
 
 
