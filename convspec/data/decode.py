@@ -29,7 +29,12 @@ REDUCED_RESOLUTION, MASK = 1, 4  # bits of the second
 RAW = "raw picture, which begins with a preview; develop it to JPEG or TIFF"
 MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
-STEPS = (8, 4, 2, 1)  # by which a JPEG can be decoded smaller
+REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
+}
 MAX_COMPLETED = 1 << 28  # bytes that a file is filled up to
 MIN_SPREAD = 8  # of the values in a file that ends early, below which nothing of its picture is there
 MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures in memory
@@ -93,7 +98,8 @@ def load_image(
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     if truncated not in ("skip", "fill"):
         raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
-    failures = (*DAMAGED, RuntimeError, Image.DecompressionBombError)  # RuntimeError: of AVIF
+    # A damaged AVIF is a RuntimeError, a JPEG 2000 with tiles of an impossible size a MemoryError.
+    failures = (*DAMAGED, RuntimeError, MemoryError, Image.DecompressionBombError)
     with _PILLOWS_WARNINGS:
         try:
             with open(path, "rb") as file:
@@ -104,7 +110,7 @@ def load_image(
             if truncated == "fill":
                 with suppress(*failures), open(path, "rb") as file:
                     return _read(_complete(file.read()), size, interpolation, partial=True)
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImage(f"{str(path)!r} is not a readable picture: {reason}") from error
 
 
@@ -213,7 +219,7 @@ def _named_size(data: bytes) -> int:
     return end
 
 
-def _decode_reduced(picture: ImageFile.ImageFile, file: BinaryIO, size: int) -> np.ndarray | None:
+def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarray | None:
     """Decode a JPEG at a lower resolution, and resize it; None for pictures that need all of theirs."""
     if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
         return None
@@ -222,19 +228,22 @@ def _decode_reduced(picture: ImageFile.ImageFile, file: BinaryIO, size: int) -> 
     if transform and picture.mode == "L":
         return None
     file.seek(0)
-    if not file.read().rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off
+    data = file.read()
+    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off, which OpenCV 4 fills up with grey
         return None
     # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
-    step = next(step for step in STEPS if step == 1 or min(picture.size) >= 0.75 * step * size)
-    picture.draft(None, (picture.width // step, picture.height // step))
-    # What is damaged behind the last row of a sequential JPEG leaves the picture.
-    _load(picture, partial="progressive" not in picture.info)
-    way = find_transpose(picture)
-    upright = picture if way is None else picture.transpose(way)
-    # With four bytes a pixel, as Pillow has it in memory: three take a while.
-    channels, to_rgb = ("L", cv2.COLOR_GRAY2RGB) if picture.mode == "L" else ("RGBX", cv2.COLOR_RGBA2RGB)
-    pixels = np.frombuffer(upright.tobytes("raw", channels), np.uint8).reshape(*upright.size[::-1], len(channels))
-    rgb = cv2.cvtColor(_resize_by_area(pixels, size), to_rgb)
+    step = next(step for step in REDUCED if step == 1 or min(picture.size) >= 0.75 * step * size)
+    if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda")) > 0:
+        # With restart intervals, where OpenCV writes to stderr what it skips: Pillow is slower, and silent.
+        picture.draft(None, (picture.width // step, picture.height // step))
+        pixels = cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR)
+    else:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        return None
+    if (way := find_transpose(picture)) is not None:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(way))
+    rgb = cv2.cvtColor(_resize_by_area(pixels, size), cv2.COLOR_BGR2RGB)
     return np.asarray(transform.apply(Image.fromarray(rgb))) if transform else rgb
 
 
