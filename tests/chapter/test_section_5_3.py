@@ -351,7 +351,7 @@ def test_a_change_of_trainable_after_compilation_is_refused_not_ignored(rng: np.
 FIELDS: dict[str, Any] = {
     "scale": "full", "dataset": "dogs_vs_cats", "size": 150, "batch_size": 20, "steps": 100, "base": "vgg16",
     "ema_momentum": 0.0, "filters": (32, 64, 128, 128), "extra_sizes": (), "interpolation": "nearest",
-    "preprocessing": "rescale", "views": 0, "precision": "float32", "thaw": None, "starts_from": None,
+    "preprocessing": "rescale", "exact": False, "views": 0, "precision": "float32", "thaw": None, "starts_from": None,
 }  # fmt: skip
 LISTING_5_21 = Augmentation(
     rotation_range=40, width_shift_range=0.2, height_shift_range=0.2, shear_range=0.2, zoom_range=0.2,
