@@ -62,6 +62,7 @@ def _run(folder: Path, file: str | None, source: str, tests: list[str], limit: i
     assert Path(convspec.__file__).is_relative_to(folder), "the copy must be what is tested"
     failures = _Failures()
     places = [f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"), f"--basetemp={folder / 'basetemp'}"]
+    places.append(f"--convspec-report={folder / 'report'}")  # else the page of claims would be the defect's
     left_out = ["-p", "no:cacheprovider", "-p", "no:randomly"]
     code = pytest.main([*places, *left_out, *OPTIONS, *tests], plugins=[failures])
     (folder / "answer.json").write_text(json.dumps({"code": int(code), "failures": failures.kept}))
