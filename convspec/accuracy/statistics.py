@@ -41,7 +41,7 @@ def next_run(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
     """Return the 95 % interval of another run's accuracy: Student's t over seeds.
 
     Of a single run, whose scatter between seeds is unknown, that of chance over the pictures takes its place: for two
-    runs, so half as many pictures. In all recorded runs seeds scatter less in their validation accuracy.
+    runs, so half as many pictures. In no recorded runs do seeds scatter by clearly more in their validation accuracy.
     """
     if len(accuracies) == 1:
         return interval(accuracies, pictures // 2)

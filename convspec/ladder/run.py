@@ -328,15 +328,13 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         return _Network(model, base, trunk, keras.Model(pooled, model.output))
     if architecture.cached or recipe.views or recipe.exact:
         trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
-        if recipe.exact and (name := next((layer.name for layer in trunk.layers if _draws(layer)), None)):
-            raise BadInput(f"{recipe.name}: the layer {name} of {base.name} draws at random in training; no exact mode")
+        if drawing := recipe.exact and [layer.name for layer in trunk.layers if hasattr(layer, "seed_generator")]:
+            raise BadInput(
+                f"{recipe.name}: the layer {drawing[0]} of {base.name} draws at random in training; no exact mode"
+            )
         head = [*([top] if top else []), *model.layers[model.layers.index(base) + 1 :]]
         return _Network(model, base, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
     return _Network(model, base, None, model)
-
-
-def _draws(layer: keras.Layer) -> bool:
-    return getattr(layer, "seed_generator", None) is not None
 
 
 def _pixels(recipe: Recipe, dataset: Dataset) -> _Inputs:

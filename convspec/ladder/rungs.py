@@ -1,4 +1,4 @@
-"""The table of rungs at both scales, as in the listings, with less computed for the same steps, and in fast form."""
+"""The table of rungs at both scales: as in the listings, in exact form and in fast form."""
 
 from collections.abc import Sequence
 from dataclasses import replace

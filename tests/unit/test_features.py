@@ -101,6 +101,17 @@ def test_features_of_anything_else_are_never_taken(
     assert len(stores(tmp_path)) == 2
 
 
+def test_a_stream_of_features_closes_the_batches_that_it_is_of(base: keras.Model, batches: Batches) -> None:
+    """Whose threads would go on drawing."""
+    pictures, labels = next(stream(batches, 0))
+    streamed = features.stream_through(base, source := stream(batches, 0))
+    output, same = next(streamed)
+    np.testing.assert_allclose(output, base.predict_on_batch(pictures), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(same, labels)
+    streamed.close()
+    assert next(source, None) is None
+
+
 def test_each_view_has_a_store_of_its_own(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
     views = [View(batches, CHAPTER_AUGMENTATION, seed, number) for seed, number in ((0, 0), (0, 1), (1, 0))]
     recorded = [extract(base, view, tmp_path) for view in (*views, batches)]
