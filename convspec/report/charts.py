@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import bidirectional
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from convspec import BadInput
 from convspec.accuracy.measures import BINS, Measures
@@ -53,7 +55,7 @@ def chart(runs: Runs, width: float = 8) -> Figure:
             if above != below:
                 axes.axhline(row + 0.4, color=GREY, linewidth=1)
     title = f"The ladder: {', '.join(dict.fromkeys(datasets))} at scale {next(iter(runs.values()))[0].recipe.scale}"
-    axes.set_title(ascii(title)[1:-1], loc="left", fontsize=11, parse_math=False)
+    axes.set_title(_drawable(title), loc="left", fontsize=11, parse_math=False)
     axes.set(xlabel="accuracy", ylim=(len(runs) - 0.5, -0.7))
     axes.set_yticks(range(len(runs)), labels, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
@@ -143,9 +145,16 @@ def reliability(measured: Measures) -> Figure:
 
 
 def _label(name: str) -> str:
-    """Return a name of a class that the font has glyphs for, in up to 16 characters."""
-    text = name if name.isprintable() and max(name, default="a") < "\u0180" else ascii(name)[1:-1]
+    """Return a name of a class as it can be drawn, in up to 16 characters."""
+    text = _drawable(name)
     return text if len(text) <= 16 else f"{text[:13]}..."
+
+
+def _drawable(text: str) -> str:
+    """Return the text, or its escapes where the font lacks a glyph, or the letters run from right to left."""
+    font = get_font(findfont(FontProperties()))
+    known = text.isprintable() and all(font.get_char_index(ord(letter)) for letter in text)
+    return text if known and not {"R", "AL"} & {*map(bidirectional, text)} else ascii(text)[1:-1]
 
 
 def dead_by_depth(shares: Mapping[str, float]) -> Figure:

@@ -97,7 +97,14 @@ def test_reliability_has_the_accuracy_and_the_share_of_each_confidence() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "label"), [("猫", r"\u732b"), ("a\nb", r"a\nb"), ("a long name of a class", "a long name o...")]
+    ("name", "label"),
+    [
+        ("кошка", "кошка"),
+        ("猫", r"\u732b"),
+        ("ח", r"\u05d7"),
+        ("a\nb", r"a\nb"),
+        ("a long name of a class", "a long name o..."),
+    ],
 )
 def test_a_class_is_labelled_by_signs_that_the_font_has(name: str, label: str) -> None:
     matrix = charts.confusion(replace(PETS, classes=("cat", name)))
