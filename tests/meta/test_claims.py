@@ -156,7 +156,7 @@ def test_a_run_writes_what_became_of_each_claim(processes: str, chapter: pytest.
         79: ("untestable", "no test could settle it"),
     }
     counted = "1 holds, 1 qualified, 1 contradicted in this run, 3 not run here, 3 untestable"
-    result.stdout.fnmatch_lines([f"claims of the chapter: {counted}; *claims.html"])
+    result.stdout.fnmatch_lines([f"claims of the chapter, a partial run, 3 of 6 testable claims: {counted}; *claims.html"])
     markdown = (chapter.path / ".convspec" / "claims.md").read_text()
     assert "| 1 | 97.8% | text | **holds** | 0.978 \\| of 10,000 | exact | `test_true` |" in markdown
     assert "| 2 | three channels | text | **contradicted in this run** | number 1; number 2; two is" in markdown
