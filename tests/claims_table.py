@@ -1,7 +1,8 @@
 """Tables of the chapter's claims: of a run in the report folder, and the committed one, docs/claims.md.
 
 `python tests/claims_table.py` writes the claims and listings of docs/claims.md anew, with the evidence that is there;
-`python tests/claims_table.py .convspec/claims.json` with that of runs, which their `claims.json` hold.
+`python tests/claims_table.py .convspec/claims.json` with that of runs, which their `claims.json` hold: what all of them
+together say of a claim takes the place of what the page says.
 """
 
 import ast
