@@ -19,7 +19,7 @@ from claims import Experiment, assert_effect, claim, paired
 from convspec import models
 from convspec.report.charts import BLUE, GREEN, ORANGE
 
-SEEDS, STEPS, SIDE = range(5), 200, 28
+SEEDS, STEPS, SIDE = range(5), 300, 28
 COUNTS = (50, 100, 300, 1000)
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "convnet": models.mnist_convnet,
