@@ -30,16 +30,19 @@ The forty-four listings stand in `tests/chapter/listings.toml`, a table each:
 
 import base64
 import io
+import os
 import re
 import shlex
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy import special
 
 from convspec.accuracy import statistics
@@ -202,7 +205,8 @@ class Experiment(Protocol):
 
 
 LINES, FIGURES = pytest.StashKey[list[str]](), pytest.StashKey[list[str]]()
-START, KIND = pytest.StashKey[float](), pytest.StashKey[str]()
+KIND = pytest.StashKey[str]()
+BEGUN: dict[Path, float] = {}  # when the first test of a file was set up: tests of one file share what they train
 
 
 @pytest.fixture
@@ -218,10 +222,10 @@ def evidence(request: pytest.FixtureRequest) -> Evidence:
 
 @pytest.fixture
 def experiment(request: pytest.FixtureRequest) -> Experiment:
-    """Record an effect with its interval, p-value, seeds and seconds so far, and a picture of it."""
+    """Record an effect with its interval, p-value, seeds and seconds since its file began, and a picture of it."""
 
     def record(effect: Effect, about: str, figure: "Figure | None" = None) -> None:
-        seconds = time.perf_counter() - request.node.stash[START]
+        seconds = time.perf_counter() - BEGUN[request.path]
         request.node.stash[LINES].append(f"{about}: {effect}, {seconds:.0f} s")
         if figure:
             file = io.BytesIO()
@@ -234,7 +238,11 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim: tests a claim of the chapter; by the decorator of tests/claims.py")
     config.addinivalue_line("markers", "experiment: minutes of training at mini; runs with -m experiment only")
-    if not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        if config.option.markexpr == "experiment":  # small networks: threads that workers share cores with only wait
+            os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+            threadpoolctl.threadpool_limits(1)
+    else:
         config.pluginmanager.register(_Run(config), "claims of this run")
 
 
@@ -246,7 +254,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # so that the time of shared fixtures counts
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    item.stash[START] = time.perf_counter()
+    BEGUN.setdefault(item.path, time.perf_counter())
     item.stash[LINES], item.stash[FIGURES], item.stash[KIND] = [], [], ""  # of this attempt, where a test is repeated
 
 
@@ -294,7 +302,8 @@ class _Run:
                 self._summary = f"no page of claims: {error}"
             else:
                 numbers = ", ".join(f"{number} {name}" for name, number in claims_table.counts(rows).items())
-                self._summary = f"claims of the chapter: {numbers}; {folder / 'claims.html'}"
+                extent = claims_table.extent(rows)
+                self._summary = f"claims of the chapter, {extent}: {numbers}; {folder / 'claims.html'}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._summary:

@@ -1,7 +1,8 @@
 """Tables of the chapter's claims: of a run in the report folder, and the committed one, docs/claims.md.
 
 `python tests/claims_table.py` writes the claims and listings of docs/claims.md anew, with the evidence that is there;
-`python tests/claims_table.py .convspec/claims.json` with that of runs, which their `claims.json` hold.
+`python tests/claims_table.py .convspec/claims.json` with that of runs, which their `claims.json` hold: what all of them
+together say of a claim takes the place of what the page says.
 """
 
 import ast
@@ -196,6 +197,13 @@ def counts(rows: Iterable[Row]) -> dict[str, int]:
     return {name: number[name] for name in get_args(Outcome) if number[name]}
 
 
+def extent(rows: Sequence[Row]) -> str:
+    """Return how many of the claims that can be tested ran, and whether the run is a partial one."""
+    testable = [row for row in rows if row.outcome != "untestable"]
+    number = sum(row.outcome != "not run here" for row in testable)
+    return f"{'a partial run, ' * (number < len(testable))}{number} of {len(testable)} testable claims"
+
+
 def sections(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return the rows by section, in the chapter's order."""
     rows = list(rows)
@@ -255,14 +263,15 @@ def write_run(
     rows = build_rows(tests, run)
     places = [Path(__file__).parent, ROOT / "convspec" / "report"]
     environment = Environment(loader=FileSystemLoader(places), autoescape=True, undefined=StrictUndefined)
-    content = {"counts": counts(rows), "sections": sections(rows), "titles": SECTIONS, **facts}
+    content = {"counts": counts(rows), "extent": extent(rows), "sections": sections(rows), "titles": SECTIONS, **facts}
     plain = [asdict(row) for row in rows]
     for row in plain:
         for test in row["tests"]:
             del test["figures"]  # which the page has
     texts = {
         "claims.json": json.dumps({"schema": 1, **facts, "counts": counts(rows), "claims": plain}, indent=1),
-        "claims.md": f"# The chapter, claim by claim\n\n`{facts['command']}`, {facts['written']}\n\n{markdown(rows)}",
+        "claims.md": f"# The chapter, claim by claim\n\n`{facts['command']}`, {facts['written']}: {extent(rows)}\n\n"
+        + markdown(rows),
         "claims.html": environment.get_template("claims.html").render(content),
     }
     for name, text in texts.items():

@@ -27,15 +27,18 @@ NEITHER, DROPOUT, AUGMENTED, BOTH = TREATMENTS
 
 
 @cache
+def learner(dropout: float) -> Learner:
+    return Learner(partial(models.small_convnet, (SHAPES_SIZE, SHAPES_SIZE, 3), dropout, filters=(8, 16, 32)))
+
+
+@cache
 def accuracies(augmentation: str, dropout: float, epochs: int = EPOCHS) -> np.ndarray:
     """Return accuracies on training pictures, on what was trained on at the end, and on test pictures, (3, seeds)."""
-    shape, filters = (SHAPES_SIZE, SHAPES_SIZE, 3), (8, 16, 32)
-    learner = Learner(partial(models.small_convnet, shape, dropout, filters=filters))
-    results = np.zeros((3, len(SEEDS)))
+    network, results = learner(dropout), np.zeros((3, len(SEEDS)))
     for seed in SEEDS:
         train, test = draw_parts(drawn_shapes(4 * (TRAINING + TEST)), seed, TRAINING, TEST)
-        history = learner.train(train, seed, STEPS, epochs=epochs, augmentation=AUGMENTATIONS[augmentation])
-        results[:, seed] = learner.accuracy(train), np.mean(history["accuracy"][-10:]), learner.accuracy(test)
+        history = network.train(train, seed, STEPS, epochs=epochs, augmentation=AUGMENTATIONS[augmentation])
+        results[:, seed] = network.accuracy(train), np.mean(history["accuracy"][-10:]), network.accuracy(test)
     return results
 
 

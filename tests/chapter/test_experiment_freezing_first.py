@@ -32,6 +32,7 @@ SEEDS = range(5)
 RATES = (2e-5, 2e-4, 2e-3)
 BATCH, STAGE, HEAD_STEPS, HEAD_RATE = 20, 100, 180, 2e-4
 Way = Literal["thawed, random head", "frozen, random head", "thawed, trained head", "frozen, trained head"]
+Kind = Literal["train", "test", "probe", "probed"]
 WAYS: tuple[Way, ...] = ("thawed, random head", "thawed, trained head", "frozen, random head")
 
 
@@ -44,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 @cache
-def draw(kind: Literal["train", "test", "probe", "probed"]) -> tuple[np.ndarray, np.ndarray]:
+def draw(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     forms, per_class, seed = {
         "train": (shapes.TARGETS, 300, 5),
         "test": (shapes.TARGETS, 300, 902),
@@ -53,6 +54,16 @@ def draw(kind: Literal["train", "test", "probe", "probed"]) -> tuple[np.ndarray,
     }[kind]
     images, labels = shapes.pictures(forms, per_class, seed)
     return rescale(images.astype(np.float32)), labels
+
+
+def see(base: keras.Model, kind: Kind) -> np.ndarray:
+    return base.predict(draw(kind)[0], batch_size=100, verbose=0)
+
+
+def probe(base: keras.Model) -> float:
+    """Return what a linear probe on a base reaches at telling the source classes."""
+    fitted = ridge(see(base, "probe"), see(base, "probed"))
+    return one_hot_accuracy(fitted, draw("probe")[1], draw("probed")[1])
 
 
 class Lab:
@@ -67,16 +78,8 @@ class Lab:
         for model in (self.whole, self.head):
             training.compile_model(model, HEAD_RATE)
             model.optimizer.build(model.trainable_variables)
-        self.maps = self.see(draw("train")[0])
-
-    def see(self, pictures: np.ndarray) -> np.ndarray:
-        return self.base.predict(pictures, batch_size=100, verbose=0)
-
-    def start(self, seed: int) -> None:
-        """Give the base its own weights, and the head new ones."""
-        keras.utils.set_random_seed(seed)
-        self.base.set_weights(self.untouched)
-        self.head.set_weights(models.feature_classifier(self.base.output_shape[1:]).get_weights())
+        self.maps, self.new_maps = (see(self.base, kind) for kind in ("train", "test"))
+        self.probe = probe(self.base)
 
     def train(self, thawed: bool, seed: int, steps: int, rate: float) -> None:
         """Train everything, or the head alone, which is the same with the base frozen."""
@@ -89,10 +92,9 @@ class Lab:
         chosen = order[: steps * BATCH]
         model.fit(inputs[chosen], labels[chosen], batch_size=BATCH, shuffle=False, verbose=0)
 
-    def judge(self) -> Outcome:
-        (pictures, labels), (probe, classes), (probed, others) = (draw(kind) for kind in ("test", "probe", "probed"))
-        right = training.predicted_classes(self.head.predict(self.see(pictures), batch_size=100, verbose=0)) == labels
-        fitted = ridge(self.see(probe), self.see(probed))
+    def judge(self, thawed: bool) -> Outcome:
+        maps, told = (see(self.base, "test"), probe(self.base)) if thawed else (self.new_maps, self.probe)
+        right = training.predicted_classes(self.head.predict(maps, batch_size=100, verbose=0)) == draw("test")[1]
         moved, norm = (
             np.sqrt(sum(np.sum(np.square(weight)) for weight in weights))
             for weights in (
@@ -100,30 +102,38 @@ class Lab:
                 self.untouched,
             )
         )
-        return Outcome(float(np.mean(right)), one_hot_accuracy(fitted, classes, others), float(moved / norm))
+        return Outcome(float(np.mean(right)), told, float(moved / norm))
 
 
 lab = cache(Lab)
 
 
 @cache
+def first_head(trained: bool, seed: int) -> list[np.ndarray]:
+    """Return random weights of the head, or what training with the base frozen makes of them."""
+    if not trained:
+        keras.utils.set_random_seed(seed)
+        return models.feature_classifier(lab().base.output_shape[1:]).get_weights()
+    lab().head.set_weights(first_head(False, seed))
+    lab().train(False, 1000 + seed, HEAD_STEPS, HEAD_RATE)
+    return lab().head.get_weights()
+
+
+@cache
 def outcome(way: Way, rate: float, seed: int) -> Outcome:
     """Return what a stage of training leaves."""
-    lab().start(seed)
-    if "trained head" in way:
-        lab().train(False, 1000 + seed, HEAD_STEPS, HEAD_RATE)
-    lab().train("thawed" in way, seed, STAGE, rate)
-    return lab().judge()
+    thawed = "thawed" in way
+    lab().base.set_weights(lab().untouched)
+    lab().head.set_weights(first_head("trained head" in way, seed))
+    lab().train(thawed, seed, STAGE, rate)
+    return lab().judge(thawed)
 
 
 @cache
 def random_base() -> float:
     """Return what the probe reaches on a base that has learned nothing."""
     keras.utils.set_random_seed(0)
-    base = models.conv_base("mini", None, (shapes.SIZE, shapes.SIZE, 3))
-    (probe, classes), (probed, others) = draw("probe"), draw("probed")
-    fitted = ridge(*(base.predict(pictures, batch_size=100, verbose=0) for pictures in (probe, probed)))
-    return one_hot_accuracy(fitted, classes, others)
+    return probe(models.conv_base("mini", None, (shapes.SIZE, shapes.SIZE, 3)))
 
 
 def values(measure: str, way: Way, rate: float) -> list[float]:
@@ -151,16 +161,9 @@ def chart(title: str, measure: str, ylabel: str, lines: dict[str, float]) -> Fig
     return figure
 
 
-@cache
-def untouched_probe() -> float:
-    """Return what the probe reaches on the base as it is."""
-    lab().start(0)
-    return lab().judge().probe
-
-
 def lost(way: Way, rate: float) -> Effect:
     """Return the share that is lost of what the base says of its classes more than a random one, seed by seed."""
-    before, nothing = untouched_probe(), random_base()
+    before, nothing = lab().probe, random_base()
     return Effect(tuple((before - probe) / (before - nothing) for probe in values("probe", way, rate)))
 
 
@@ -169,7 +172,7 @@ def probe_chart() -> Figure:
         "Claim: unless the base is frozen until the head is trained,\nwhat it has learned is destroyed",
         "probe",
         "source classes told by a\nprobe on the base (%)",
-        {"the base before": untouched_probe(), "a random base": random_base()},
+        {"the base before": lab().probe, "a random base": random_base()},
     )
 
 

@@ -1,7 +1,7 @@
 """Experiment: what thawing one, two, three and all blocks of a base brings, and costs (section 5.3.2).
 
 As in the ladder at mini but for views: a head on the mini base, 180 steps of 20 pictures at 2e-4 with all frozen, then
-240 at 1e-4 with none, one, two, three or four blocks thawed, from the top. The training pictures are 60, so that the
+180 at 1e-4 with none, one, two, three or four blocks thawed, from the top. The training pictures are 60, so that the
 base's 199,000 parameters are 3,300 for each; the chapter's 14.7 million are 7,400 for each of 2,000. Gain: accuracy on
 600 new pictures, over what the frozen base reaches in as many steps. Gap: accuracy on the training pictures less that
 on the new ones. Each seed has 60 pictures of its own.
@@ -23,10 +23,10 @@ from convspec.report.charts import BLUE, ORANGE
 
 pytestmark = pytest.mark.experiment
 
-SEEDS = range(6)
+SEEDS = range(5)
 DEPTHS = range(5)  # number of thawed blocks
 PICTURES, BATCH = 60, 20
-HEAD, THAWED = (180, 2e-4), (240, 1e-4)  # steps and rate
+HEAD, THAWED = (180, 2e-4), (180, 1e-4)  # steps and rate
 
 
 @cache

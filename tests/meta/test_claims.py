@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,13 @@ def test_a_verdict_needs_its_side_and_a_p_value_below_1_percent() -> None:
 
 
 TESTS = """
+import time
+from pathlib import Path
 import pytest
-from claims import assert_effect, claim, paired
+from claims import BEGUN, assert_effect, claim, paired
 from matplotlib.figure import Figure
+
+BEGUN[Path(__file__)] = time.perf_counter() - 7000  # an earlier test trained for so long what test_effect shares
 
 @claim(1, "5.1", "97.8%", "holds")
 def test_true(evidence): evidence("0.978 | of 10,000")
@@ -156,12 +161,15 @@ def test_a_run_writes_what_became_of_each_claim(processes: str, chapter: pytest.
         79: ("untestable", "no test could settle it"),
     }
     counted = "1 holds, 1 qualified, 1 contradicted in this run, 3 not run here, 3 untestable"
-    result.stdout.fnmatch_lines([f"claims of the chapter: {counted}; *claims.html"])
+    result.stdout.fnmatch_lines(
+        [f"claims of the chapter, a partial run, 3 of 6 testable claims: {counted}; *claims.html"]
+    )
     markdown = (chapter.path / ".convspec" / "claims.md").read_text()
     assert "| 1 | 97.8% | text | **holds** | 0.978 \\| of 10,000 | exact | `test_true` |" in markdown
     assert "| 2 | three channels | text | **contradicted in this run** | number 1; number 2; two is" in markdown
-    assert "accuracy: +10.0 points [9.1, 10.9], p \\< 0.0001, 5 seeds, 0 s" in markdown
+    assert re.search(r"accuracy: \+10.0 points \[9.1, 10.9\], p \\< 0.0001, 5 seeds, 70\d\d s", markdown)
     page = (chapter.path / ".convspec" / "claims.html").read_text()
+    assert all("a partial run, 3 of 6 testable claims" in text for text in (markdown, page))
     assert page.count('<img src="data:image/png;base64,') == 1
 
 
