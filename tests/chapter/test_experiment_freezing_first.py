@@ -93,7 +93,7 @@ class Lab:
         model.fit(inputs[chosen], labels[chosen], batch_size=BATCH, shuffle=False, verbose=0)
 
     def judge(self, thawed: bool) -> Outcome:
-        maps, told = (see(self.base, "test"), probe(self.base)) if thawed else (self.new_maps, self.probe)
+        maps, reached = (see(self.base, "test"), probe(self.base)) if thawed else (self.new_maps, self.probe)
         right = training.predicted_classes(self.head.predict(maps, batch_size=100, verbose=0)) == draw("test")[1]
         moved, norm = (
             np.sqrt(sum(np.sum(np.square(weight)) for weight in weights))
@@ -102,7 +102,7 @@ class Lab:
                 self.untouched,
             )
         )
-        return Outcome(float(np.mean(right)), told, float(moved / norm))
+        return Outcome(float(np.mean(right)), reached, float(moved / norm))
 
 
 lab = cache(Lab)
