@@ -16,8 +16,7 @@ from convspec.ladder.result import Result
 from convspec.ladder.run import preparation, run_key, run_recipe
 from convspec.ladder.rungs import RECIPES, find_recipe, select_recipes
 
-QUICK, BASES = "MobileNetV3Small", ("MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "resnet50")
-FAST = ("feature_extraction_fast", "fine_tuned_fast")
+QUICK, BASES = "mobilenet", ("mobilenet", "MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "resnet50")
 WITH_BASE = [recipe.name for recipe in select_recipes("mini", "both") if recipe.base]
 
 
@@ -40,7 +39,7 @@ def ran(few_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callab
 @pytest.mark.parametrize(
     ("base", "rung"),
     [
-        pytest.param(base, rung, marks=() if base == QUICK and rung in FAST else pytest.mark.slow)
+        pytest.param(base, rung, marks=() if (base, rung) == (QUICK, "fine_tuned_fast") else pytest.mark.slow)
         for base in BASES
         for rung in WITH_BASE
     ],

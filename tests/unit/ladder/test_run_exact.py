@@ -24,7 +24,7 @@ def run(name: str, dataset: Dataset, folder: Path) -> tuple[Result, list[np.ndar
     return result, keras.models.load_model(file).get_weights()
 
 
-@pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
+@pytest.mark.parametrize("rung", [pytest.param("frozen_end_to_end", marks=pytest.mark.slow), "fine_tuned"])
 def test_exact_runs_have_the_losses_and_weights_of_literal_ones(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     """Up to rounding: a graph of the base alone adds up in another order than one with the head."""
     (literal, weights), (exact, same) = (run(name, few_shapes, tmp_path) for name in (rung, f"{rung}_exact"))
