@@ -85,7 +85,7 @@ def pets(tmp_path: Path) -> Path:
 # Which part a picture belongs to
 
 
-@pytest.mark.parametrize("layout", ["Kaggle", "PetImages"])
+@pytest.mark.parametrize("layout", ["Kaggle", pytest.param("PetImages", marks=pytest.mark.slow)])
 def test_cats_and_dogs_are_split_as_in_listing_5_4(layout: str, tmp_path: Path) -> None:
     sources = {(animal, n): picture(n + first) for animal, first in (("cat", 0), ("dog", 5000)) for n in range(2003)}
     expected = {
