@@ -222,6 +222,7 @@ def test_features_too_large_for_float16_are_refused(batches: Batches, tmp_path: 
         features.extract(base, batches, tmp_path, dtype="float16", clock=Clock())
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     """In a process of its own; the least of three readings, as JAX now and then has a batch more in flight."""
     command = [sys.executable, __file__, str(tmp_path)]
