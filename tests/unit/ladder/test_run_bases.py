@@ -16,7 +16,7 @@ from convspec.ladder.result import Result
 from convspec.ladder.run import preparation, run_key, run_recipe
 from convspec.ladder.rungs import RECIPES, find_recipe, select_recipes
 
-QUICK, BASES = "mobilenet", ("mobilenet", "MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "resnet50")
+QUICK, BASES = "MobileNetV3Small", ("MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "resnet50")
 WITH_BASE = [recipe.name for recipe in select_recipes("mini", "both") if recipe.base]
 
 
