@@ -21,7 +21,7 @@ PICTURE = np.random.default_rng(2).integers(0, 256, (64, 64, 3)).astype(np.float
 
 @pytest.fixture(
     scope="module",
-    params=["convnexttiny", "mobilenetv3small", pytest.param("efficientnetv2b0", marks=pytest.mark.slow)],
+    params=[pytest.param(name, marks=() if name == "mobilenetv3small" else pytest.mark.slow) for name in LAST],
 )
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
