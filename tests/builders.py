@@ -171,10 +171,12 @@ SHAPES_SIZE = 32  # pixels a side: of these, three convolutions with pooling lea
 class Learner:
     """A network that is trained anew for each seed, but compiled once, which takes longer than a short training."""
 
-    def __init__(self, build: Callable[[], keras.Model], learning_rate: float = 1e-3) -> None:
+    def __init__(
+        self, build: Callable[[], keras.Model], learning_rate: float = 1e-3, ema_momentum: float = 0.98
+    ) -> None:
         backend.make_deterministic()
         self.build, self.model = build, build()
-        training.compile_model(self.model, learning_rate, ema_momentum=0.98)  # as the ladder's rungs on digits
+        training.compile_model(self.model, learning_rate, ema_momentum)  # by default as the ladder's rungs on digits
         self.model.optimizer.build(self.model.trainable_variables)
         self.start = [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, NamedTuple
@@ -77,8 +77,8 @@ def write(folder: Path, run: Run) -> Path:
     """
     path = _path(folder, run)
     try:
-        text = schema.encode(asdict(run))
-        _validated(json.loads(json.dumps(asdict(run))))
+        text = schema.encode(vars(run))
+        _validated(json.loads(json.dumps(vars(run))))
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path.stem} is no baseline: {error}") from error
     with atomic_write(path) as partial:

@@ -52,7 +52,7 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as JSON has it."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(self._json())
 
     def as_run(self) -> Run:
         """Return what a gate needs: the recipe, the pictures and the base's weights decide the accuracy."""
@@ -85,7 +85,10 @@ class Result:
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         with atomic_write(path) as partial:
-            partial.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}))
+            partial.write_text(self._json(schema=SCHEMA))
+
+    def _json(self, **more: int) -> str:
+        return json.dumps({**more, **vars(self), "recipe": asdict(self.recipe)})  # which copies number by number
 
     @classmethod
     def load(cls, path: Path) -> "Result":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -50,13 +51,19 @@ def ratio_of_pairs(ours: Times, rival: Times) -> Ratio:
     steps = np.log(ours) - np.log(rival)
     if len(steps) < MIN_PAIRS:
         raise ValueError(f"a ratio needs {MIN_PAIRS} pairs or more, got {len(steps)}")
-    ways = np.ones(1)  # in which the ranks of positive steps add up to 0, 1, ...
-    for rank in range(1, len(steps) + 1):
-        ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
-    place = np.searchsorted(np.cumsum(ways) / ways.sum(), (1 - CONFIDENCE) / 2, side="right")
-    first, second = np.triu_indices(len(steps))
+    place, first, second = _order(len(steps))
     averages = np.sort((steps[first] + steps[second]) / 2)
     return Ratio(*map(float, np.exp([np.median(averages), averages[place - 1], averages[-place]])))
+
+
+@cache
+def _order(pairs: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return from which of the sorted averages on they lie in the interval, and the two steps of each average."""
+    ways = np.ones(1)  # in which the ranks of positive steps add up to 0, 1, ...
+    for rank in range(1, pairs + 1):
+        ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
+    place = int(np.searchsorted(np.cumsum(ways) / ways.sum(), (1 - CONFIDENCE) / 2, side="right"))
+    return place, *np.triu_indices(pairs)
 
 
 def ratio_of_sessions(first: Times, other: Times) -> Ratio | None:

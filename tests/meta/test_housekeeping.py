@@ -1,19 +1,24 @@
 """Rules that this repository's own tests follow: skips cannot go stale, names are short, modules stand alone."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("test_*.py"))}
 MAX_NAME = 70
+
+
+@cache
+def read_modules() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("test_*.py"))}
 
 
 def test_no_test_has_a_name_that_is_too_long() -> None:
     names = {
         f"{path.relative_to(ROOT)}::{node.name}": len(node.name)
-        for path, module in MODULES.items()
+        for path, module in read_modules().items()
         for node in ast.walk(module)
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
@@ -22,10 +27,10 @@ def test_no_test_has_a_name_that_is_too_long() -> None:
 
 
 def test_no_test_module_imports_from_another() -> None:
-    modules = {path.stem for path in MODULES}
+    modules = {path.stem for path in read_modules()}
     importing = [
         f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
-        for path, module in MODULES.items()
+        for path, module in read_modules().items()
         for node in ast.walk(module)
         if isinstance(node, ast.Import | ast.ImportFrom)
         and modules & set(".".join([getattr(node, "module", "") or "", *(a.name for a in node.names)]).split("."))

@@ -42,6 +42,7 @@ def run_ladder(pytester: pytest.Pytester, *arguments: str) -> tuple[str, str, di
     return lines(shown), page, json.loads((folder / "ladder.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_by_the_layout_and_ends_in_advice_that_runs(
     pytester: pytest.Pytester, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

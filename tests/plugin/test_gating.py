@@ -84,7 +84,7 @@ def pytest_runtest_protocol(item, nextitem):
     ("conftest", "arguments", "files"),
     [
         (REPEATED, (), ["test_model"]),
-        (REPEATED, ("-n", "2"), ["test_model"]),
+        pytest.param(REPEATED, ("-n", "2"), ["test_model"], marks=pytest.mark.slow),
         (RERUN, (), ["test_model"]),
         ("", (), ["test_model", "test_second"]),
     ],
@@ -110,7 +110,7 @@ def test_a_baseline_approves_no_run_of_the_session_that_writes_it(
     assert baselines(pytester) != written
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"])
 def test_two_tests_that_gate_one_name_are_an_error_that_names_both(
     arguments: tuple[str, ...], pytester: pytest.Pytester
 ) -> None:

@@ -112,7 +112,13 @@ CIRCUMSTANCES = {
     "an ASCII terminal": Circumstance(folder="größere Übung 例", variables={"PYTHONIOENCODING": "ascii"}),
 }
 ONE_LESS = {f"-p no:{name}": Circumstance(f"-p no:{name}") for name in LET_GO}
-FAST = {("nothing else", verdict) for verdict in VERDICTS} | {(name, "regressed") for name in CIRCUMSTANCES}
+FAST = {("nothing else", verdict) for verdict in VERDICTS} | {
+    (name, "regressed")
+    for name in (
+        "all plugins that are installed", "options, hooks and properties of their own", "pytest-xdist",
+        "none of pytest's plugins that it lets go", "read-only root",
+    )
+}  # fmt: skip
 ROWS = [
     pytest.param(row, verdict, id=f"{name}: {verdict}", marks=[] if (name, verdict) in FAST else [pytest.mark.slow])
     for rows, verdicts in ((CIRCUMSTANCES, VERDICTS), (ONE_LESS, ("regressed",)))
@@ -230,7 +236,9 @@ def test_a_gate_gives_its_verdict(
     assert not (folder / ".convspec").exists()
 
 
-@pytest.mark.parametrize("option", ["--lf", "--ff", "--sw"])
+@pytest.mark.parametrize(
+    "option", ["--lf", *(pytest.param(option, marks=pytest.mark.slow) for option in ("--ff", "--sw"))]
+)
 def test_what_failed_is_judged_again_until_it_is_mended(option: str, guest: Path, tmp_path: Path) -> None:
     make_project(folder := tmp_path / "project", "regressed", {})
     row = Circumstance(option)

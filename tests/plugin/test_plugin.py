@@ -220,8 +220,7 @@ def test_a_ladder_that_could_not_run_is_a_usage_error_in_one_line(
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # there pytest-benchmark would refuse first
     (pytester.path / "file").touch()
     options = arguments_of(pytester, *arguments, "--convspec-rungs=dense_baseline", "--convspec-seeds=1")
-    run = pytester.runpytest_subprocess if "-n" in arguments else pytester.runpytest_inprocess
-    result = run(*options)
+    result = pytester.runpytest_inprocess(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert sum(line.startswith(f"ERROR: {message}") for line in result.errlines) == 1
     assert "INTERNALERROR" not in lines(result)
@@ -311,6 +310,7 @@ def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: p
     assert not (pytester.path / ".convspec").exists()
 
 
+@pytest.mark.usefixtures("accuracy")
 def test_with_benchmarks_disabled_every_seed_still_runs(pytester: pytest.Pytester, few_pictures: Path) -> None:
     options = "--convspec-rungs=dense_baseline", "--convspec-seeds=2", "--benchmark-disable"
     arguments = f"--convspec-dataset={few_pictures}", *options

@@ -222,22 +222,23 @@ def test_features_too_large_for_float16_are_refused(batches: Batches, tmp_path: 
         features.extract(base, batches, tmp_path, dtype="float16", clock=Clock())
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     """In a process of its own; the least of three readings, as JAX now and then has a batch more in flight."""
     command = [sys.executable, __file__, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     peaks = json.loads(output.splitlines()[-1])
-    growth, batch = min(peaks["1500"]) - min(peaks["300"]), 100 * 48 * 48 * 3 * 4
-    assert growth < 1.1 * batch, f"4.1 MB of features more take no memory, a batch in flight 2.8 MB; peaks: {peaks}"
+    growth, batch = min(peaks["900"]) - min(peaks["300"]), 50 * 48 * 48 * 3 * 4
+    assert growth < 1.1 * batch, f"2.1 MB of features more take no memory, a batch in flight 1.4 MB; peaks: {peaks}"
 
 
 def measure_peaks(folder: Path) -> dict[int, list[int]]:
     """Return the peaks of Python's memory, in bytes, of three extractions of each number of pictures."""
     base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
-    peaks: dict[int, list[int]] = {300: [], 1500: []}
+    peaks: dict[int, list[int]] = {300: [], 900: []}
     for again, count in itertools.product(range(3), peaks):
-        batches = Batches(np.zeros((count, 48, 48, 3), np.uint8), np.zeros(count, np.int64), 100, rescale)
+        batches = Batches(np.zeros((count, 48, 48, 3), np.uint8), np.zeros(count, np.int64), 50, rescale)
         tracemalloc.start()
         extract(base, batches, folder / str(again))
         peaks[count].append(tracemalloc.get_traced_memory()[1])
@@ -292,7 +293,7 @@ def test_loss_and_gradients_on_features_are_those_of_the_whole_model(
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale + 2e-7)
 
 
-@pytest.mark.parametrize("thaw", [None, "block4_conv1", "block3_conv1"])
+@pytest.mark.parametrize("thaw", [None, "block3_conv1"])
 def test_20_steps_on_features_give_the_weights_of_the_whole_model(
     thaw: str | None, pictures: Batches, tmp_path: Path
 ) -> None:

@@ -80,20 +80,29 @@ def _layer(kind: str, config: dict[str, Any], shapes: list[Shape]) -> tuple[Shap
     return shape, 0
 
 
+@cache
+def _settings(model: keras.Model) -> list[tuple[str, dict[str, Any], list[str]]]:
+    """Return kind, settings and sources of each layer; Keras takes longer for them than the arithmetic does."""
+    settings: list[tuple[str, dict[str, Any], list[str]]] = []
+    before: list[str] = []
+    for layer in model.get_config()["layers"]:
+        sources = list(_sources(layer["inbound_nodes"])) if "inbound_nodes" in layer else before
+        settings.append((layer["class_name"], layer["config"], sources))
+        before = [layer["config"]["name"]]
+    return settings
+
+
 def predicted(model: keras.Model, picture: Shape) -> Built:
     """Return what arithmetic makes of a picture (height, width, channels) on its way through the model's settings."""
     shapes: dict[str, Shape] = {}
     built: Built = {}
-    before = ""
-    for layer in model.get_config()["layers"]:
-        kind, config, name = layer["class_name"], layer["config"], layer["config"]["name"]
+    for kind, config, sources in _settings(model):
+        name = config["name"]
         if kind == "InputLayer":
             shapes[name] = picture
         else:
-            sources = list(_sources(layer["inbound_nodes"])) if "inbound_nodes" in layer else [before]
             built[name] = _layer(kind, config, [shapes[source] for source in sources])
             shapes[name] = built[name][0]
-        before = name
     return built
 
 

@@ -371,7 +371,7 @@ def test_pillows_warnings_to_other_threads_are_shown(tmp_path: Path, monkeypatch
 
 
 @WAYS
-@pytest.mark.parametrize("tenths", range(2, 10))
+@pytest.mark.parametrize("tenths", [2, 5, 9])
 @pytest.mark.parametrize(
     "kind",
     ["JPEG", "progressive JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP", "lossless WEBP", "AVIF", "JPEG2000"],

@@ -175,7 +175,7 @@ def test_dogs_vs_cats_is_split_as_in_listing_5_4(data_folder: Path, monkeypatch:
 
 
 def test_the_parts_of_shapes_are_balanced_and_share_no_picture() -> None:
-    dataset = load_dataset("shapes", 48, Path("nowhere"))
+    dataset = load_dataset("shapes", 16, Path("nowhere"))
     assert dataset.classes == ("fish", "key")
     per_class = [datasets.SHAPES_PER_CLASS[part] for part in PARTS]
     assert [np.bincount(split.labels).tolist() for split in parts(dataset)] == [[count, count] for count in per_class]

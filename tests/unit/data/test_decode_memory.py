@@ -77,7 +77,7 @@ def many(folder: Path, count: int) -> str:
     return str(folder)
 
 
-each_count = pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pytest.mark.slow)])
+each_count = pytest.mark.parametrize("count", [1_000, pytest.param(50_000, marks=pytest.mark.slow)])
 
 
 @each_count

@@ -85,7 +85,7 @@ def pets(tmp_path: Path) -> Path:
 # Which part a picture belongs to
 
 
-@pytest.mark.parametrize("layout", ["Kaggle", "PetImages"])
+@pytest.mark.parametrize("layout", ["Kaggle", pytest.param("PetImages", marks=pytest.mark.slow)])
 def test_cats_and_dogs_are_split_as_in_listing_5_4(layout: str, tmp_path: Path) -> None:
     sources = {(animal, n): picture(n + first) for animal, first in (("cat", 0), ("dog", 5000)) for n in range(2003)}
     expected = {
@@ -117,6 +117,7 @@ def test_cats_and_dogs_are_split_as_in_listing_5_4(layout: str, tmp_path: Path) 
     assert [reason.partition(" is not a readable picture: ")[0] for reason in manifest.skipped] == bad
 
 
+@pytest.mark.full
 def test_the_real_pictures_in_kaggles_layout_are_split_as_they_were(data_folder: Path, tmp_path: Path) -> None:
     small = data_folder / "dogs_vs_cats_small"
     (tmp_path / "kaggle" / "train").mkdir(parents=True)

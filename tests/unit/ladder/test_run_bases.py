@@ -16,8 +16,7 @@ from convspec.ladder.result import Result
 from convspec.ladder.run import preparation, run_key, run_recipe
 from convspec.ladder.rungs import RECIPES, find_recipe, select_recipes
 
-QUICK, BASES = "MobileNetV3Small", ("MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "resnet50")
-FAST = ("feature_extraction_fast", "fine_tuned_fast")
+SMALL, BASES = "MobileNetV3Small", ("MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "resnet50")
 WITH_BASE = [recipe.name for recipe in select_recipes("mini", "both") if recipe.base]
 
 
@@ -37,14 +36,9 @@ def ran(few_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return cache(run)
 
 
-@pytest.mark.parametrize(
-    ("base", "rung"),
-    [
-        pytest.param(base, rung, marks=() if base == QUICK and rung in FAST else pytest.mark.slow)
-        for base in BASES
-        for rung in WITH_BASE
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", WITH_BASE)
+@pytest.mark.parametrize("base", BASES)
 def test_a_rung_on_another_base_saves_the_model_that_it_tested(
     base: str, rung: str, ran: Callable[[str, str], tuple[Result, Path]], few_shapes: Dataset
 ) -> None:
@@ -58,10 +52,11 @@ def test_a_rung_on_another_base_saves_the_model_that_it_tested(
     assert np.isfinite(result.history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_the_last_stage_of_another_base_alone(
     ran: Callable[[str, str], tuple[Result, Path]],
 ) -> None:
-    files = [ran(rung, QUICK)[1] for rung in ("frozen_end_to_end_fast", "fine_tuned_fast")]
+    files = [ran(rung, SMALL)[1] for rung in ("frozen_end_to_end_fast", "fine_tuned_fast")]
     before, after = (saved_model.load(file).model.layers[0] for file in files)
     first = models.first_thawed(before, models.LAST_STAGE)
     moved = [

@@ -88,9 +88,9 @@ def test_a_fast_rung_saves_a_whole_model_with_its_predictions(
         # 40 pictures for training, 20 for validation after each of 2 epochs, 20 for the test; 2 views
         ("frozen_end_to_end", 2 * (40 + 20) + 20),
         ("frozen_end_to_end_fast", 2 * 40 + 20 + 20),
-        ("feature_extraction", 40 + 20 + 20),
+        pytest.param("feature_extraction", 40 + 20 + 20, marks=pytest.mark.slow),
         ("feature_extraction_fast", 40 + 20 + 20),
-        ("from_scratch", None),
+        pytest.param("from_scratch", None, marks=pytest.mark.slow),
     ],
 )
 def test_a_result_counts_the_pictures_that_went_through_the_base(

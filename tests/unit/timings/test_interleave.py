@@ -131,6 +131,7 @@ def sides(tmp_path: Path) -> dict[str, Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_two_versions_in_turn_end_in_a_verdict_on_each_benchmark(sides: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "convspec", "compare", "--interleave", str(sides["base"]), "--rounds", "6"]
     environment = os.environ | {"PYTHONPATH": str(sides["new"]), "PYTEST_ADDOPTS": "--no-such-option"}

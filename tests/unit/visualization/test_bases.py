@@ -19,7 +19,10 @@ LAST = {
 PICTURE = np.random.default_rng(2).integers(0, 256, (64, 64, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=LAST)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name == "mobilenetv3small" else pytest.mark.slow) for name in LAST],
+)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
