@@ -15,7 +15,7 @@ from scipy import stats
 
 from convspec.accuracy import baselines, flips, gate
 
-BASELINES = Path(__file__).parents[3] / "fixtures" / "baselines"
+RUNS = baselines.read(Path(__file__).parents[3] / "fixtures" / "baselines")
 SIDE = st.integers(1, 4).flatmap(lambda runs: arrays.arrays(bool, (runs, 30)))
 
 
@@ -55,7 +55,7 @@ class Rung(NamedTuple):
 
 def bits(rung: str, dataset: str) -> np.ndarray:
     """Which pictures the recorded runs got right."""
-    runs = [run for run in baselines.read(BASELINES) if (run.name, run.dataset) == (rung, dataset)]
+    runs = [run for run in RUNS if (run.name, run.dataset) == (rung, dataset)]
     return np.array([np.equal(run.predicted, run.labels) for run in runs])
 
 
