@@ -304,7 +304,9 @@ def test_a_file_in_an_ini_option_is_looked_for_beside_the_ini_file(name: str, py
 
 
 def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess("--pyargs", "convspec", "--collect-only", "-q", "--convspec-rungs=fine_tuned")
+    """In a process of its own, without `tests` on its path."""
+    options = "--pyargs", "convspec", "--collect-only", "-q", "--convspec-rungs=fine_tuned"
+    result = pytester.runpytest_subprocess(*options)
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["*test_ladder.py::test_rung?fine_tuned?"])
     assert not (pytester.path / ".convspec").exists()
