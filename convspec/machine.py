@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import PIL
 import psutil
+import simplejpeg
 
 from convspec import __version__, backend
 
@@ -64,7 +65,8 @@ def machine() -> dict[str, object]:
 def versions() -> dict[str, str]:
     """Return the versions of the modules that take part in a result, under whatever name they were installed."""
     framework = {backend.BACKEND: import_module(backend.BACKEND)}
-    modules = {"keras": keras, **framework, "numpy": np, "pillow": PIL, "opencv": cv2}
+    decoders = {"pillow": PIL, "opencv": cv2, "simplejpeg": simplejpeg}
+    modules = {"keras": keras, **framework, "numpy": np, **decoders}
     found = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
     return {"python": platform.python_version(), "convspec": __version__} | found
 

@@ -25,7 +25,7 @@ from convspec.files import atomic_write
 
 REMEDY = "restore it from version control, or delete it and run again with --convspec-update-baselines"
 FACTS = ("processor", "threads", "system", "backend")  # of a machine, that do not change by themselves
-DECODERS = ("pillow ", "opencv ")  # whose versions may change pictures, and so a fingerprint
+DECODERS = ("pillow ", "opencv ", "simplejpeg ")  # whose versions may change pictures, and so a fingerprint
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal, TextIO, cast
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from convspec import BadInput
@@ -29,12 +30,6 @@ REDUCED_RESOLUTION, MASK = 1, 4  # bits of the second
 RAW = "raw picture, which begins with a preview; develop it to JPEG or TIFF"
 MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
-REDUCED = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    1: cv2.IMREAD_COLOR,
-}
 MAX_COMPLETED = 1 << 28  # bytes that a file is filled up to
 MIN_SPREAD = 8  # of the values in a file that ends early, below which nothing of its picture is there
 MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures in memory
@@ -229,21 +224,22 @@ def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarr
         return None
     file.seek(0)
     data = file.read()
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off, which OpenCV 4 fills up with grey
+    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # it may be cut off, which would be filled up with grey
         return None
     # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
-    step = next(step for step in REDUCED if step == 1 or min(picture.size) >= 0.75 * step * size)
-    if data.find(b"\xff\xdd", 0, data.find(b"\xff\xda")) > 0:
-        # With restart intervals, where OpenCV writes to stderr what it skips: Pillow is slower, and silent.
-        picture.draft(None, (picture.width // step, picture.height // step))
-        pixels = cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
+    step = next(step for step in (8, 4, 2, 1) if step == 1 or min(picture.size) >= 0.75 * step * size)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            min_width=-(-picture.width // step),
+            min_height=-(-picture.height // step),
+            strict=False,  # damage that viewers read past
+        )
+    except ValueError:
         return None
     if (way := find_transpose(picture)) is not None:
         pixels = np.asarray(Image.fromarray(pixels).transpose(way))
-    rgb = cv2.cvtColor(_resize_by_area(pixels, size), cv2.COLOR_BGR2RGB)
+    rgb = _resize_by_area(pixels, size)
     return np.asarray(transform.apply(Image.fromarray(rgb))) if transform else rgb
 
 

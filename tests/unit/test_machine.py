@@ -11,6 +11,7 @@ import numpy as np
 import PIL
 import psutil
 import pytest
+import simplejpeg
 
 import convspec
 from convspec import backend
@@ -31,6 +32,7 @@ def test_versions_are_those_of_the_imported_modules(monkeypatch: pytest.MonkeyPa
         "numpy": np.__version__,
         "pillow": PIL.__version__,
         "opencv": "unknown",
+        "simplejpeg": simplejpeg.__version__,
     }
 
 

@@ -345,7 +345,26 @@ def test_a_jpeg_with_restart_intervals_is_what_it_is_without_and_silent(
     for size in (300, 150, 70, 30):
         expected = loaded(tmp_path, plain, size, "area")
         np.testing.assert_array_equal(loaded(tmp_path, content, size, "area"), expected)
-    loaded(tmp_path, content.replace(b"\xff\xd0", b"skipped\xff\xd0"), 30, "area")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("restarts", "inserted", "lost", "rows"),
+    [
+        pytest.param(1, b"more", 0, 30, id="bytes-before-a-restart"),
+        pytest.param(0, b"", 40, 14, id="bytes-lost"),
+    ],
+)
+def test_damage_that_viewers_read_past_is_read_past_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], restarts: int, inserted: bytes, lost: int, rows: int
+) -> None:
+    """Left to itself, libjpeg prints a line without the file's name to stderr."""
+    content = encoded("JPEG", cv2.resize(waves(), (400, 300)), restart_marker_rows=restarts)
+    whole = loaded(tmp_path, content, 30, "area")
+    data = content.index(b"\xff\xda")
+    start = (data + len(content)) // 2 if lost else content.index(b"\xff\xd0", data)
+    damaged = loaded(tmp_path, content[:start] + inserted + content[start + lost :], 30, "area")
+    np.testing.assert_array_equal(damaged[:rows], whole[:rows], "above the damage")
     assert capfd.readouterr().err == ""
 
 
