@@ -286,12 +286,16 @@ def test_an_epoch_on_features_takes_as_long_as_few_pictures_in_the_base(
 
 @claim(100, "5.3.1", "it’s absolutely intractable on CPU", "refuted", kind="recorded")
 def test_30_epochs_end_to_end_fit_into_a_day_on_the_recorded_processor(evidence: Evidence) -> None:
-    """Recorded on a processor of few cores: one epoch with a base that was trained as well, which takes longer."""
-    recipe = find_recipe("frozen_end_to_end_trainable_1_epoch", "full")
-    (run,) = (run for run in map(Result.from_run, baselines.read(BASELINES)) if run.recipe == recipe)
-    hours = 30 * (run.seconds["train"] + run.seconds["validate"]) / 3600
-    evidence(f"{hours:.1f} h for 30 epochs, from one with the base left trainable")
-    assert hours < 24
+    """Recorded on two cores, at the lowest priority beside other work."""
+    recipe = find_recipe("frozen_end_to_end", "full")
+    for run in map(Result.from_run, baselines.read(BASELINES)):
+        if run.recipe == recipe:
+            hours = (run.seconds["train"] + run.seconds["validate"]) / 3600
+            evidence(f"{hours:.1f} h for 30 epochs on {run.machine['threads']} threads, beside other work")
+            assert hours < 24
+            break
+    else:
+        pytest.fail(f"no run of {recipe.name} is recorded")
 
 
 # 5.3.1: end to end
