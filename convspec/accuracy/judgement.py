@@ -119,19 +119,29 @@ def results_from_predictions(
         confidence: Probability given to each prediction, shaped as `predicted`; 1 where there is none.
 
     Raises:
-        BadInput: For shapes that do not fit.
+        BadInput: For shapes that do not fit, probabilities in the place of classes, predictions without any of the
+            labels' classes, a confidence that is no probability, and a name of no line or several.
     """
-    rows, truth = np.atleast_2d(predicted), np.asarray(labels)
+    if not isinstance(name, str) or not name.strip() or len(name.splitlines()) > 1:
+        raise BadInput(f"name must be that of the model, one line of text, got {name!r}")
+    rows, truth = np.atleast_2d(_as_classes(name, "predicted", predicted)), _as_classes(name, "labels", labels)
     sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(confidence)
-    pictures = [str(place) for place in range(truth.size)] if names is None else list(names)
+    pictures = [str(picture) for picture in (range(truth.size) if names is None else names)]
     if truth.ndim != 1 or rows.shape[1:] != truth.shape or sure.shape != rows.shape or len(pictures) != truth.size:
+        got = {"predicted": rows.shape, "labels": truth.shape}
+        got |= {} if confidence is None else {"confidence": sure.shape}
+        got |= {} if names is None else {"names": (len(pictures),)}
         raise BadInput(
-            f"{name}: predicted, confidence, labels and names must be of the same pictures, got shapes {rows.shape},"
-            f" {sure.shape}, {truth.shape} and {len(pictures)} names"
+            f"{name}: predicted must be a class for each picture, (pictures,) or (seeds, pictures), and labels, names"
+            f" and confidence of the same pictures; got {', '.join(f'{key} {shape}' for key, shape in got.items())}"
         )
-    classes = np.unique(truth).tolist()
+    if unsure := sure[~((sure >= 0) & (sure <= 1))].tolist():
+        raise BadInput(f"{name}: confidence must be probabilities from 0 to 1, got {unsure[0]}")
+    classes, given = np.unique(truth).tolist(), np.unique(rows).tolist()
+    if len(classes) > 1 and set(classes).isdisjoint(given):
+        raise BadInput(f"{name}: none of the classes predicted, {_few(given)}, is one of the labels, {_few(classes)}")
     # Classes that are only predicted come last, so that labels keep their numbers whatever a model predicts.
-    numbers = {label: number for number, label in enumerate(dict.fromkeys([*classes, *np.unique(rows).tolist()]))}
+    numbers = {label: number for number, label in enumerate(dict.fromkeys([*classes, *given]))}
     return [
         Run(
             name=name,
@@ -146,6 +156,29 @@ def results_from_predictions(
         )
         for seed, (row, confidences) in enumerate(zip(rows.tolist(), sure, strict=True))
     ]
+
+
+def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+        if array.dtype == object:
+            array = np.array(array.tolist())
+    except ValueError as error:
+        raise BadInput(f"{name}: {argument} must be an array, or rows of one length, got {values!r:.60}") from error
+    if array.dtype.kind in "biuSTU":
+        return array
+    whole = np.isfinite(array) & (array == np.rint(array)) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
+    if whole.all():
+        return array.astype(np.int64)
+    values = [value for value in array[~whole].tolist() if not isinstance(value, str | int)]
+    raise BadInput(
+        f"{name}: {argument} must be classes, whole numbers or names, got {values[0]!r}; the classes of probabilities"
+        " are their argmax(axis=-1), or of one for each picture whether it is > 0.5"
+    )
+
+
+def _few(classes: list) -> str:
+    return ", ".join(map(repr, classes[:3])) + ", ..." * (len(classes) > 3)
 
 
 def machine_facts() -> dict[str, Any]:

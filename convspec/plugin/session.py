@@ -200,10 +200,10 @@ def skip_or_fail_on_bad_data(config: pytest.Config) -> Iterator[None]:
             yield
     except MissingData as error:
         if config.stash[SESSION].settings.require_data:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         pytest.skip(str(error))
     except BadInput as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 class _TerminalStream(io.TextIOBase):

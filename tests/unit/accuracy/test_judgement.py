@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ HEAVY = ("keras", "tensorflow", "jax", "torch", "cv2", "PIL", "matplotlib", "skl
 GATE = """
 import sys
 from pathlib import Path
+from typing import Any
 from convspec.accuracy import baselines, judgement
 
 runs = judgement.results_from_predictions("mine", [[0, 1, 1, 0]] * 3, [0, 1, 1, 1])
@@ -60,9 +62,51 @@ def test_other_predictions_on_an_unchanged_machine_have_no_known_reason(
     assert not judgement.judge(tmp_path, sides[0]).differs_for_no_known_reason
 
 
-def test_predictions_and_labels_of_different_pictures_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"mine: predicted, .* got shapes \(1, 3\), \(1, 3\), \(4,\) and 4 names"):
-        judgement.results_from_predictions("mine", np.zeros(3), np.zeros(4))
+LABELS = [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        pytest.param({"predicted": [0, 1]}, r"got predicted \(1, 2\), labels \(3,\)$", id="fewer pictures"),
+        pytest.param({"predicted": [[0], [1], [1]]}, r"got predicted \(3, 1\), labels \(3,\)$", id="a column"),
+        pytest.param({"confidence": [1, 1]}, r"labels \(3,\), confidence \(1, 2\)$", id="fewer confidences"),
+        pytest.param({"names": ["a"]}, r"labels \(3,\), names \(1,\)$", id="fewer names"),
+        pytest.param(
+            {"predicted": [[0, 1, 1], [0]]}, r"predicted must be .* rows of one length, got \[\[", id="ragged"
+        ),
+        pytest.param({"predicted": [0.2, 0.9, 1]}, r"predicted must be classes, .*, got 0\.2; .* > 0\.5", id="sigmoid"),
+        pytest.param({"predicted": [0, np.nan, 1]}, "predicted must be classes, .*, got nan", id="NaN"),
+        pytest.param({"labels": ["a", None, "b"]}, "labels must be classes, .*, got None", id="no label"),
+        pytest.param(
+            {"predicted": ["a", "b", "c"]}, r"predicted, 'a', 'b', 'c', is one of the labels, 0, 1$", id="other classes"
+        ),
+        pytest.param({"confidence": [1, 1.5, 1]}, r"probabilities from 0 to 1, got 1\.5", id="percent"),
+        pytest.param({"name": ""}, "name must be that of the model, one line of text, got ''", id="no name"),
+        pytest.param({"name": 5}, "name must be that of the model, one line of text, got 5", id="a number for a name"),
+    ],
+)
+def test_predictions_that_cannot_be_judged_are_refused_in_a_line(bad: dict[str, Any], message: str) -> None:
+    """Their accuracy would be near nothing, and a baseline of it would be passed for ever."""
+    with pytest.raises(BadInput, match=message) as refusal:
+        judgement.results_from_predictions(**{"name": "mine", "predicted": LABELS, "labels": LABELS} | bad)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels"),
+    [
+        ([0.0, 1.0, 0.0], [0, 1, 1]),
+        ([False, True, False], [0, 1, 1]),
+        (np.array([0, 1, 0], object), [0, 1, 1]),
+        (np.array(["a", "b", "a"], object), ["a", "b", "b"]),
+    ],
+    ids=["whole floats", "booleans", "objects", "names as objects"],
+)
+def test_classes_are_the_same_in_whatever_form_they_come(predicted: Any, labels: list) -> None:
+    (run,) = judgement.results_from_predictions("mine", predicted, labels)
+    assert (run.predicted, run.labels) == ([0, 1, 0], [0, 1, 1])
+    assert run.conditions["classes"] == [str(label) for label in labels[:2]]
 
 
 def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
