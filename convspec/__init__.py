@@ -10,7 +10,19 @@ from contextlib import contextmanager
 
 __version__ = "0.2.0"
 
-EXTRAS = {"cv2", "jinja2", "keras", "matplotlib", "PIL", "platformdirs", "pooch", "psutil", "sklearn", "tqdm"}
+EXTRAS = {
+    "cv2",
+    "jinja2",
+    "keras",
+    "matplotlib",
+    "PIL",
+    "platformdirs",
+    "pooch",
+    "psutil",
+    "simplejpeg",
+    "sklearn",
+    "tqdm",
+}
 
 
 class MissingData(FileNotFoundError):

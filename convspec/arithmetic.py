@@ -6,6 +6,7 @@ Every function raises ValueError, with the argument's name and value, for imposs
 
 from collections.abc import Iterable
 from math import prod
+from numbers import Integral
 from typing import Any, NamedTuple
 
 PADDINGS = ("valid", "same")
@@ -34,8 +35,8 @@ class Field(NamedTuple):
 
 def _at_least_1(**arguments: int) -> None:
     for name, value in arguments.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
 
 
 def _area(kernel: Kernel) -> int:

@@ -18,7 +18,7 @@ In this order the layers make the map that is made here, but each interpolates a
 """
 
 from dataclasses import dataclass
-from math import cos, radians, sin
+from math import cos, inf, radians, sin
 
 import cv2
 import numpy as np
@@ -45,8 +45,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("rotation_range", "width_shift_range", "height_shift_range", "shear_range", "zoom_range"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be a number from 0, got {getattr(self, name)}")
         if self.zoom_range >= 1:
             raise ValueError(f"zoom_range must be below 1, got {self.zoom_range}")
         if self.fill_mode not in FILL_MODES:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, get_args
 
 import cv2
 import numpy as np
@@ -100,8 +100,16 @@ def load_dataset(
 
     Raises:
         MissingData: Files are missing.
-        BadInput: The folder does not hold a classification problem, or too many of its files are no pictures.
+        BadInput: The folder does not hold a classification problem, too many of its files are no pictures, or another
+            argument is none of those above.
     """
+    decode.check_size(size)
+    if layout not in (None, *get_args(Layout)):
+        raise BadInput(f"layout must be one of {', '.join(get_args(Layout))}, or None, got {layout!r}")
+    if not 0 <= max_bad_fraction <= 1:
+        raise BadInput(f"max_bad_fraction must be from 0 to 1, got {max_bad_fraction}")
+    if seed < 0:
+        raise BadInput(f"seed must not be negative, got {seed}")
     root = data_folder() if root is None else root
     if path_or_name == "shapes":
         return _shapes(size)

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import math
 import os
 import tempfile
 import threading
@@ -29,6 +30,7 @@ DNG_VERSION, SUBFILE_TYPE = 50706, 254  # tags of TIFF
 REDUCED_RESOLUTION, MASK = 1, 4  # bits of the second
 RAW = "raw picture, which begins with a preview; develop it to JPEG or TIFF"
 MAX_PIXELS = 89_478_485  # Pillow's own limit, past which it warns of a decompression bomb
+MAX_SIZE = math.isqrt(MAX_PIXELS)
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
 MAX_COMPLETED = 1 << 28  # bytes that a file is filled up to
 MIN_SPREAD = 8  # of the values in a file that ends early, below which nothing of its picture is there
@@ -78,19 +80,21 @@ def load_image(
 
     Args:
         path: Picture file; its content decides what it is.
-        size: Side of the picture, in pixels; None to leave it as it is.
+        size: Side of the picture, in pixels, 1 to MAX_SIZE; None to leave it as it is.
         interpolation: One of Keras's, or "area", which is fast: each pixel is the mean of those it covers (bilinear
             where fewer than two in a row), and JPEGs are decoded at a lower resolution.
         truncated: "fill" to read a file that ends early as far as it goes, as viewers do.
 
     Raises:
-        BadInput: Another interpolation.
+        BadInput: Another size or interpolation.
         FileNotFoundError: No such file.
         UnreadableImage: Anything but one whole picture, with the reason: also animations, more than MAX_PIXELS (before
             decoding), and a side of one pixel.
     """
     if interpolation not in INTERPOLATIONS and interpolation != "area":
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
+    if size is not None:
+        check_size(size)
     if truncated not in ("skip", "fill"):
         raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
     # A damaged AVIF is a RuntimeError, a JPEG 2000 with tiles of an impossible size a MemoryError.
@@ -107,6 +111,12 @@ def load_image(
                     return _read(_complete(file.read()), size, interpolation, partial=True)
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImage(f"{str(path)!r} is not a readable picture: {reason}") from error
+
+
+def check_size(size: int) -> None:
+    """Raise BadInput for a side of pictures that is no whole number of pixels from 1 to MAX_SIZE."""
+    if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIZE:
+        raise BadInput(f"size must be a whole number of pixels from 1 to {MAX_SIZE}, got {size!r}")
 
 
 def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool = False) -> np.ndarray:

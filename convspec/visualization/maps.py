@@ -68,6 +68,11 @@ def _scores(outputs: Any, classes: Any) -> Any:
     return ops.sum(outputs * ops.one_hot(classes, outputs.shape[-1]), axis=-1)
 
 
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise BadInput(f"batch must be at least 1, got {batch}")
+
+
 def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     """Return the output of each layer for a picture, in the order of the layers (listings 5.27 and 5.28).
 
@@ -131,6 +136,9 @@ def tile(
     Raises:
         BadInput: For no pictures, pictures of several shapes, and numbers that make no grid.
     """
+    shapes = {np.shape(picture) for picture in pictures}
+    if len(shapes) > 1:
+        raise BadInput(f"tile takes pictures of one shape, got {', '.join(map(str, sorted(shapes)))}")
     pictures = np.asarray(pictures)
     if pictures.ndim not in (3, 4) or not len(pictures) or columns < 1 or margin < 0:
         raise BadInput(f"tile takes pictures of one shape, got {pictures.shape}, columns {columns}, margin {margin}")
@@ -201,6 +209,7 @@ def class_activation_maps(
         float32 (n, height, width), each map scaled to 0 to 1 on its own.
     """
     images = _batch(images, model)
+    _check_batch(batch)
     if len(images) == 1:
         cam = _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, 1)
@@ -281,6 +290,7 @@ def occlusion_map(
     """
     (picture,) = _batch(image, model, single=True)
     sides = picture.shape[:2]
+    _check_batch(batch)
     patch = max(min(sides) // 5, 1) if patch is None else patch
     if not 1 <= patch <= min(sides):
         raise BadInput(f"patch must be from 1 to {min(sides)}, the image's shorter side, got {patch}")

@@ -377,11 +377,11 @@ COUNTS: list[tuple[Callable, dict[str, int], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("function", "counts", "others"), COUNTS)
-def test_a_count_below_1_is_refused_with_argument_and_value(
+def test_a_count_that_is_none_is_refused_with_argument_and_value(
     function: Callable, counts: dict[str, int], others: dict[str, Any]
 ) -> None:
-    for name, value in product(counts, (0, -1)):
-        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {value}$"):
+    for name, value in product(counts, (0, -1, 2.5)):
+        with pytest.raises(ValueError, match=f"^{name} must be a whole number, at least 1, got {value}$"):
             function(**counts | {name: value}, **others)
 
 

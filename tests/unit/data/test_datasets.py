@@ -207,6 +207,19 @@ def folder(tmp_path: Path) -> Path:
     return fill(tmp_path / "pets", cats=8, dogs=12, newts=4)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layout": "flat"}, "layout must be one of classes, parts, or None, got 'flat'"),
+        ({"max_bad_fraction": 5}, "max_bad_fraction must be from 0 to 1, got 5"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_before_anything_is_read(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=f"^{message}$"):
+        load_dataset("no such folder", 6, **wrong)
+
+
 def test_a_folder_of_classes_becomes_a_dataset_named_after_it(folder: Path) -> None:
     dataset = load_dataset(folder, 6)
     assert (dataset.name, dataset.classes, dataset.skipped) == ("pets", ("cats", "dogs", "newts"), ())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convspec import BadInput
-from convspec.data import decode
+from convspec.data import decode, load_dataset
 from convspec.data.decode import UnreadableImage, load_image, load_images
 
 
@@ -60,6 +60,15 @@ def test_a_picture_is_bit_for_bit_what_keras_loads(
         assert (loaded.dtype, loaded.shape) == (np.uint8, (size or height, size or width, 3))
         np.testing.assert_array_equal(loaded, from_keras(file, size, interpolation), interpolation)
     np.testing.assert_array_equal(load_image(file, 9), np.asarray(keras.utils.load_img(file, target_size=(9, 9))))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, 10**6, "48"])
+def test_a_size_that_no_picture_has_is_the_callers_fault_not_the_files(file: Path, size: Any) -> None:
+    """A million pixels a side are 3 TB, for which the system would end the process."""
+    file.write_bytes(encoded("RGB", "PNG", 5, 5))
+    for attempt in (lambda: load_image(file, size), lambda: load_dataset(file.parent, size)):
+        with pytest.raises(BadInput, match=rf"^size must be a whole number of pixels from 1 to 9459, got {size!r}$"):
+            attempt()
 
 
 def test_an_unknown_interpolation_is_refused_with_the_list(file: Path) -> None:
