@@ -110,7 +110,7 @@ def test_the_ladder_has_the_chapters_order(
     )
 
 
-def test_from_scratch_overfits_and_with_augmentation_training_and_validation_stay_together(
+def test_from_scratch_overfits_and_augmentation_holds_it_off(
     convspec_session: Session,
 ) -> None:
     """Figures 5.9 to 5.13, over the last quarter of the epochs.

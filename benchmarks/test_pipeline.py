@@ -181,7 +181,7 @@ def test_a_picture_is_augmented_in_a_fraction_of_the_time(
         pytest.param("area", 4, 0.65, id="area of large ones"),
     ],
 )
-def test_a_picture_is_read_as_fast_as_by_keras_and_faster_where_it_need_not_be_the_same(
+def test_a_picture_is_read_as_fast_as_by_keras_or_faster(
     interpolation: str, enlarged: int, max_ratio: float, record: Callable[..., None], forty: list[Path], tmp_path: Path
 ) -> None:
     files = forty

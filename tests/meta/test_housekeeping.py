@@ -12,7 +12,8 @@ MAX_NAME = 70
 
 @cache
 def read_modules() -> dict[Path, ast.Module]:
-    return {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    files = (file for folder in ("tests", "benchmarks") for file in sorted((ROOT / folder).rglob("test_*.py")))
+    return {file: ast.parse(file.read_text()) for file in files}
 
 
 def test_no_test_has_a_name_that_is_too_long() -> None:

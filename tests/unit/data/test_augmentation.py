@@ -244,7 +244,7 @@ def test_dtype_and_shape_are_kept_and_the_picture_is_left_as_it_was(
 
 @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
 @pytest.mark.parametrize("name", RANGES)
-def test_a_range_that_is_negative_or_no_number_is_refused_by_name_and_value(name: str, value: float) -> None:
+def test_a_range_that_is_negative_or_no_number_is_refused_by_its_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be a number from 0, got {value}$"):
         Augmentation(**{name: value})  # type: ignore[arg-type]
 
