@@ -79,7 +79,7 @@ def _imagenet(classes: int) -> dict[str, str]:
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     if classes != IMAGENET or not (file := Path(home, "models", "imagenet_class_index.json")).is_file():
         return {}
-    entries = json.loads(file.read_text())  # {"0": ["n01440764", "tench"], ...}
+    entries = json.loads(file.read_bytes())  # {"0": ["n01440764", "tench"], ...}
     return dict(entries[str(number)] for number in range(IMAGENET))
 
 

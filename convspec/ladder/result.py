@@ -94,7 +94,7 @@ class Result:
     def load(cls, path: Path) -> "Result":
         """Read what `save` wrote; BadInput, naming the file, for anything else."""
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_bytes())
             if (schema := content.get("schema")) != SCHEMA:
                 raise ValueError(f"its schema is {schema}, not {SCHEMA}: delete what another version wrote")
             return msgspec.convert(content, cls)
