@@ -239,9 +239,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim: tests a claim of the chapter; by the decorator of tests/claims.py")
     config.addinivalue_line("markers", "experiment: minutes of training at mini; runs with -m experiment only")
     if hasattr(config, "workerinput"):
-        if config.option.markexpr == "experiment":  # small networks: threads that workers share cores with only wait
-            os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-            threadpoolctl.threadpool_limits(1)
+        # A thread each: with small networks, threads that share cores with other workers only wait.
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+        threadpoolctl.threadpool_limits(1)
     else:
         config.pluginmanager.register(_Run(config), "claims of this run")
 

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     here, report = Path.cwd(), options.report.expanduser().resolve()
     os.environ.pop("PYTEST_ADDOPTS", None)
     arguments = [
-        str(find_benchmarks(Path(__file__).parents[2]) / "test_ladder.py"),
+        str(find_benchmarks(Path(__file__).parents[2])),
+        "--override-ini=python_files=test_ladder.py",  # given itself, the file outside of the root folder has no name
         f"--rootdir={here}",
         f"--config-file={os.devnull}",
         "--strict-markers",

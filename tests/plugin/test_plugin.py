@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -310,6 +311,18 @@ def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: p
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["*test_ladder.py::test_rung?fine_tuned?"])
     assert not (pytester.path / ".convspec").exists()
+
+
+def test_the_command_ladder_names_its_tests_by_their_file_and_has_no_others(
+    pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    """A file outside of the root folder that is given itself has the name "", as have its tests in JUnit's XML."""
+    ladder = sys.executable, "-m", "convspec", "ladder", few_pictures, "--rungs", "fine_tuned"
+    result = pytester.run(*ladder, "--", "--collect-only", "-q", "-p", "no:randomly")
+    assert result.ret == pytest.ExitCode.OK
+    names = [line for line in result.outlines if "::" in line]
+    assert names[0] == "test_ladder.py::test_rung[fine_tuned]"
+    assert all(name.startswith("test_ladder.py::") for name in names)
 
 
 @pytest.mark.usefixtures("accuracy")
