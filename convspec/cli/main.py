@@ -12,7 +12,9 @@ def main(arguments: list[str] | None = None) -> int:
     end = words.index("--") if words[:1] == ["ladder"] and "--" in words else len(words)
     try:
         with require_extras():
-            options = _parser().parse_args(words[:end])
+            options, unknown = _parser().parse_known_args(words[:end])
+            if unknown:
+                options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             options.pytest = words[end + 1 :]
             resumable = options.resumable
             if options.looks_into_models:
@@ -39,6 +41,6 @@ def _parser() -> argparse.ArgumentParser:
         name = command.__name__.rpartition(".")[2]
         subparser = commands.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, resumable=command in (ladder, split))
+        subparser.set_defaults(parser=subparser, run=command.run, resumable=command in (ladder, split))
         subparser.set_defaults(looks_into_models=command in (explain, activations, filters))
     return parser

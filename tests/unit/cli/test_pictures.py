@@ -366,6 +366,14 @@ def test_numbers_that_cannot_be_are_usage_errors(option: str, capsys: pytest.Cap
     assert "must be a whole number from" in capsys.readouterr().err
 
 
+def test_an_unknown_option_is_answered_with_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["filters", "mini", "--filters", "3"])
+    err = capsys.readouterr().err
+    assert err.startswith("usage: convspec filters [-h]")
+    assert err.endswith("convspec filters: error: unrecognized arguments: --filters 3\n")
+
+
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom convspec.cli.main import main\ntry: main(['--help'])\n"
