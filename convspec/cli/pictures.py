@@ -1,7 +1,6 @@
 """Read a model and a picture, and write picture files, for `explain`, `activations` and `filters`."""
 
 import argparse
-from contextlib import suppress
 from pathlib import Path
 
 import keras
@@ -29,10 +28,11 @@ def load(options: argparse.Namespace, include_top: bool) -> tuple[saved_model.Sa
 
 def load_model(source: str, weights: str | None, include_top: bool) -> saved_model.SavedModel:
     """Read a .keras file, or build the base of that name, with ImageNet's classifier or for pictures of any size."""
-    base = None
-    with suppress(BadInput):  # a file
+    try:
         base = models.find_base(source)
-    if base is None:
+    except BadInput as unknown:  # a file
+        if not Path(source).suffix and not Path(source).exists():
+            raise BadInput(f"no model file {source!r}, and {unknown}") from None
         return saved_model.load(source)
     side = models.sizes(base)[1] if include_top else None
     weights_file = weights or models.default_weights(base, data_folder(), include_top)

@@ -132,7 +132,8 @@ class Trace:
         if layer_name is not None:
             raise BadInput(f"{self.model_name} has no layer {layer_name!r} with maps; choose from {', '.join(maps)}")
         if not (convolutions := self._convolutions()):
-            raise BadInput(f"{self.model_name} has no convolution with maps: give layer_name, one of {', '.join(maps)}")
+            others = f": give layer_name, one of {', '.join(maps)}" if maps else ", nor any other layer"
+            raise BadInput(f"{self.model_name} has no convolution with maps{others}")
         return convolutions[-1]
 
 

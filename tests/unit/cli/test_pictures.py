@@ -340,7 +340,7 @@ def test_an_output_is_whole_or_not_there(
         ("explain VGG16 PICTURE --weights gone.h5", "no weights file 'gone.h5'"),
         ("activations MODEL PICTURE first --channel 9", "channel must be from 0 to 8, which first has, got 9"),
         ("activations MODEL PICTURE first x", "has no layer 'x' with maps; choose from first, "),
-        ("filters gone", "no model file 'gone'"),
+        ("filters gone", "no model file 'gone', and unknown base 'gone'; choose from convnextbase, "),
         ("filters MODEL first x", "has no layer 'x' with maps; choose from first, "),
         ("filters MODEL first --size 2", "size must leave something of 'first'"),
         ("filters mini --weights gone.h5", "no weights file 'gone.h5'"),

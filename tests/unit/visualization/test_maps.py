@@ -515,7 +515,7 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
         (lambda: class_activation_map(MODEL, IMAGE, 0, "conv9"), r"no layer 'conv9' with maps; choose from conv2d"),
         (lambda: class_activation_map(MODEL, IMAGE, 0, "flatten"), r"no layer 'flatten' with maps"),
         (lambda: class_activation_map(IN_TWO, IMAGE), r"one output"),
-        (lambda: class_activation_map(FLAT, IMAGE), r"no convolution with maps"),
+        (lambda: class_activation_map(FLAT, IMAGE), r"no convolution with maps, nor any other layer$"),
         (lambda: class_activation_map(models.conv_base("mini", None, (46, 46, 3)), IMAGE), r"\(2, 2, 96\): add a head"),
         (lambda: class_activation_maps(MODEL, np.stack([IMAGE] * 3), [0, 1]), r"one for each of 3 images, got 2"),
         (lambda: class_activation_maps(MODEL, np.stack([IMAGE] * 2), [0, 2]), r"from 0 to 1, got \[0, 2\]"),
