@@ -53,14 +53,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
     from convspec import backend
 
-    devices = backend.accelerators()
+    devices, last = backend.accelerators(), session.seeds[-1]
     try:
         reading = session.reading.explain()[0] if session.reading else []
     except BadInput as error:  # which each rung's test reports
         reading = [f"convspec: {error}"]
     return [
         f"convspec: scale {session.scale}, dataset {session.settings.dataset or 'each rung its own'},"
-        f" seeds 0-{session.seeds[-1]}",
+        f" {f'seeds 0-{last}' if last else 'seed 0'}",
         f"convspec: data folder {session.data_root}, report folder {session.folder}",
         f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'},"
         f" threads {backend.threads()}, precision {backend.precision()}",
