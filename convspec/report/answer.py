@@ -52,7 +52,7 @@ def _speed(runs: Runs) -> str:
     device = ", ".join(machine.get("accelerators") or [machine.get("processor", "an unknown processor")])
     speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
     return (
-        f"{_best(runs, f' is the most accurate{where}')}{''.join(others)}; {rung} takes {duration(best['seconds'])} a"
+        f"{_best(runs, f' is the most accurate{where}')}{''.join(others)}; {rung if others else 'it'} takes {duration(best['seconds'])} a"
         f" run on {device}{speed}, and the {len(results)} runs took"
         f" {duration(sum(run.wall_seconds for run in results))}."
     )

@@ -87,7 +87,7 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
     literal = next((cost for cost in costs if not cost.once), None)
     rows = []
     for cost in costs:
-        largest, since = max(cost.points, key=lambda point: point.seconds), "-"
+        largest, since = max(cost.points, key=lambda point: (point.epochs, point.pictures)), "-"
         if literal and cost.once:
             least = pays_from(cost, literal, pictures)
             since = "never" if least is None else f"epoch {least}"

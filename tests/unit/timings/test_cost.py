@@ -13,7 +13,7 @@ from convspec.timings.cost import Cost, Point
 
 RECORDED = Cost("feature_extraction", 4.0, 0.01, 0.001, [Point(30, 100, 8.0)])
 LITERAL = Cost("frozen_end_to_end", 2.0, 0.0, 0.006, [Point(10, 100, 8.0), Point(5, 50, 3.5)])
-PROBE = Cost("feature_extraction_fast", 1.0, 0.01, 0.0, [Point(0, 100, 2.0)])
+PROBE = Cost("feature_extraction_fast", 1.0, 0.01, 0.0, [Point(0, 20, 3.0), Point(0, 100, 2.0)])
 
 
 @pytest.mark.parametrize("rung", [RECORDED, LITERAL, PROBE], ids=lambda rung: rung.rung)
