@@ -165,16 +165,17 @@ def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
             array = np.array(array.tolist())
     except ValueError as error:
         raise BadInput(f"{name}: {argument} must be an array, or rows of one length, got {values!r:.60}") from error
-    if array.dtype.kind in "biuSTU":
-        return array
-    whole = np.isfinite(array) & (array == np.rint(array)) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
-    if whole.all():
-        return array.astype(np.int64)
-    values = [value for value in array[~whole].tolist() if not isinstance(value, str | int)]
-    raise BadInput(
-        f"{name}: {argument} must be classes, whole numbers or names, got {values[0]!r}; the classes of probabilities"
-        " are their argmax(axis=-1), or of one for each picture whether it is > 0.5"
-    )
+    strange: list = []
+    if array.dtype.kind == "f":
+        strange = array[~(np.isfinite(array) & (array == np.rint(array)))].tolist()
+    elif array.dtype.kind not in "biuSTU":
+        strange = [value for value in array.ravel().tolist() if not isinstance(value, str | int)]
+    if strange:
+        raise BadInput(
+            f"{name}: {argument} must be classes, whole numbers or names, got {strange[0]!r}; the classes of"
+            " probabilities are their argmax(axis=-1), or of one for each picture whether it is > 0.5"
+        )
+    return array.astype(np.int64) if array.dtype.kind == "f" else array
 
 
 def _few(classes: list) -> str:

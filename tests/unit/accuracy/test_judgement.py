@@ -100,8 +100,9 @@ def test_predictions_that_cannot_be_judged_are_refused_in_a_line(bad: dict[str, 
         ([False, True, False], [0, 1, 1]),
         (np.array([0, 1, 0], object), [0, 1, 1]),
         (np.array(["a", "b", "a"], object), ["a", "b", "b"]),
+        ([2**70, 2**71, 2**70], [2**70, 2**71, 2**71]),
     ],
-    ids=["whole floats", "booleans", "objects", "names as objects"],
+    ids=["whole floats", "booleans", "objects", "names as objects", "numbers of more than 64 bits"],
 )
 def test_classes_are_the_same_in_whatever_form_they_come(predicted: Any, labels: list) -> None:
     (run,) = judgement.results_from_predictions("mine", predicted, labels)
