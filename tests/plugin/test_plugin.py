@@ -313,9 +313,7 @@ def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: p
     assert not (pytester.path / ".convspec").exists()
 
 
-def test_the_command_ladder_names_its_tests_by_their_file_and_has_no_others(
-    pytester: pytest.Pytester, few_pictures: Path
-) -> None:
+def test_the_command_ladder_names_its_tests_by_their_file_alone(pytester: pytest.Pytester, few_pictures: Path) -> None:
     """A file outside of the root folder that is given itself has the name "", as have its tests in JUnit's XML."""
     ladder = sys.executable, "-m", "convspec", "ladder", few_pictures, "--rungs", "fine_tuned"
     result = pytester.run(*ladder, "--", "--collect-only", "-q", "-p", "no:randomly")
