@@ -15,7 +15,6 @@ HEAVY = ("keras", "tensorflow", "jax", "torch", "cv2", "PIL", "matplotlib", "skl
 GATE = """
 import sys
 from pathlib import Path
-from typing import Any
 from convspec.accuracy import baselines, judgement
 
 runs = judgement.results_from_predictions("mine", [[0, 1, 1, 0]] * 3, [0, 1, 1, 1])
