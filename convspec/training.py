@@ -258,6 +258,8 @@ def fit(
                 verbose=0,
                 callbacks=[monitor],
             )
+    # On JAX the model now shares its averaged weights with the optimizer, and would delete them with its own.
+    model.set_weights(model.get_weights())
     return history
 
 

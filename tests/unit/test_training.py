@@ -81,6 +81,17 @@ def test_every_batch_is_a_step_and_the_weights_end_as_their_average(momentum: fl
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_model_of_averaged_weights_predicts_and_is_saved(tmp_path: Path) -> None:
+    """On JAX, Keras's optimizer keeps the arrays that the model then has, and a prediction deletes the model's."""
+    model, batches = model_and_batches()
+    training.compile_model(model, 1e-2, 0.9)
+    fit(model, batches, 1, {})
+    predicted = model.predict(batches.inputs, verbose=0)
+    model.save(tmp_path / "model.keras")
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(saved.predict(batches.inputs, verbose=0), predicted, atol=1e-6)
+
+
 def test_the_threads_that_made_the_batches_end_with_the_fit() -> None:
     """TensorFlow keeps the iterator that it drew from, and with it all that the iterator holds."""
     model, batches = model_and_batches()
