@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     for name in dict.fromkeys(options.layers or maps):
         height, width, depth = maps[name].shape
         if number is None:
-            drawn, dead = channel_tiles(maps[name]), dead_share(maps)[name]
+            drawn, dead = channel_tiles(maps[name]), dead_share({name: maps[name]})[name]
             titles.append(f"{name}: {depth} maps of {height} x {width}, {dead:.0%} of them dead")
         elif not 0 <= number < depth:
             raise BadInput(f"channel must be from 0 to {depth - 1}, which {name} has, got {number}: name other layers")

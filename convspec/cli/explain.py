@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     from convspec.visualization.trace import Trace
 
     (model, classes, *_), picture, inputs = pictures.load(options, include_top=True)
-    layer = Trace(model, inputs).find_maps(options.layer)
+    if options.occlusion and options.layer:
+        raise BadInput("--layer is Grad-CAM's; leave it out with --occlusion")
     probabilities = find_probabilities(model, inputs)
     numbers = [str(number) for number in range(len(probabilities))]
     classes = options.classes.split(",") if options.classes else classes
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         method = "parts of the picture covered"
         heatmap = occlusion_map(model, inputs, index, progress=sys.stderr)
     else:
+        layer = Trace(model, inputs).find_maps(options.layer)
         method = f"Grad-CAM of {layer}" + (", of the probability" if options.probability else "")
         of: Literal["score", "probability"] = "probability" if options.probability else "score"
         heatmap = class_activation_map(model, inputs, index, layer, of)

@@ -33,9 +33,12 @@ def run(options: argparse.Namespace) -> int:
     from convspec.ladder import saved_model
     from convspec.visualization.maps import tile
     from convspec.visualization.patterns import filter_pictures, trace_grey
+    from convspec.visualization.trace import input_shape
 
     model, _, preprocessing, _ = pictures.load_model(options.source, options.weights, include_top=False)
     prepare = saved_model.find_preparation(options.preprocessing or preprocessing)
+    if (channels := input_shape(model)[-1]) not in (1, 3):
+        raise BadInput(f"{model.name} takes {channels} channels, and a picture has 1 or 3")
     trace = trace_grey(model, 0)
     if not (names := [trace.find_maps(name) for name in options.layers] or trace.first_convolutions()):
         raise BadInput(f"{model.name} has no convolution with maps")

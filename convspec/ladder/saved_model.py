@@ -14,7 +14,7 @@ from scipy import special
 from convspec import BadInput, backend, models
 from convspec.data import batches, decode
 from convspec.files import DAMAGED, atomic_write
-from convspec.visualization.trace import DEFAULT_SIDE, input_shape
+from convspec.visualization.trace import DEFAULT_SIDE, Trace, input_shape, to_array
 
 METADATA = "convspec.json"  # in the archive that a .keras file is; Keras ignores it
 SCHEMA = 1  # of the metadata; files without a number are read as 1
@@ -64,10 +64,12 @@ def find_preparation(name: str | None) -> batches.Prepare:
 
 def find_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     """Return the probability of each class for one prepared picture; of one unit, class 0 has the rest to 1."""
-    output = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(inputs[None])), np.float64)[0]
+    trace = Trace(model, inputs)
+    output = to_array(trace.logits(trace.inputs, trace.outputs, without=()))[0].astype(np.float64)
     if output.ndim != 1:
         raise BadInput(f"model must end in a score for each class, {model.name} has {output.shape}: add a head")
-    if output.min() < 0 or output.max() > 1:  # logits
+    linear = getattr(trace.layers[str(trace.end)], "activation", None) is keras.activations.linear
+    if linear or output.min() < 0 or output.max() > 1:  # logits
         output = special.expit(output) if len(output) == 1 else special.softmax(output)
     return np.array([1 - output[0], output[0]]) if len(output) == 1 else output
 

@@ -120,7 +120,7 @@ def confusion(measured: Measures) -> Figure:
     axes = figure.subplots()
     axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
     for row, column in zip(*np.nonzero(measured.confusion), strict=True):
-        ink, text = "white" if shares[row, column] > 0.6 else "black", f"{measured.confusion[row, column]:.3g}"
+        ink, text = "white" if shares[row, column] > 0.6 else "black", count_of(measured.confusion[row, column])
         axes.text(column + 0.5, row + 0.5, text, color=ink, ha="center", va="center", fontsize=9 if count <= 10 else 7)
     places = np.arange(count) + 0.5
     axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=8, parse_math=False)
@@ -142,6 +142,11 @@ def reliability(measured: Measures) -> Figure:
     axes.set(xlabel="confidence", ylabel="share", xlim=(low - 0.02, 1.04), ylim=(-0.02, 1.04))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def count_of(pictures: float) -> str:
+    """Return a mean number of pictures with three digits, or all of a whole number."""
+    return f"{pictures:.3g}" if pictures < 1000 else f"{pictures:,.0f}"
 
 
 def _label(name: str) -> str:

@@ -197,7 +197,7 @@ def _worth(rung: str, runs: Sequence[Result]) -> dict[str, Any]:
         "confusion": _plot(charts.confusion(measured), alt, caption) if small else None,
         "reliability": _plot(charts.reliability(measured), alts, below),
         "mistakes": [
-            f"{name} taken for {answer}: {count:.3g} of {pictures[name]:.0f} test pictures"
+            f"{name} taken for {answer}: {charts.count_of(count)} of {pictures[name]:,.0f} test pictures"
             for name, answer, count in measured.confusions[:MAX_CONFUSIONS]
         ],
     }
@@ -211,7 +211,7 @@ def _curves(rung: str, runs: Sequence[Result]) -> list[Picture]:
         texts = []
         for part, values in charts.values_by_part(runs, metric).items():
             means = values.mean(axis=0)
-            best = means.argmax() if metric == "accuracy" else means.argmin()
+            best = np.nan_to_num(means if metric == "accuracy" else -means, nan=-np.inf).argmax()
             texts.append(f"{part} ends at {means[-1]:.3f} and is best, {means[best]:.3f}, in epoch {best + 1}")
         caption = f"{metric.capitalize()} over {values.shape[1]} epochs: {'; '.join(texts)}."
         curves.append(_plot(charts.curve(runs, metric), f"Curves of the {metric} of {rung}, {seeds}.", caption))

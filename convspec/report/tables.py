@@ -69,7 +69,7 @@ class Table:
             if not cells:
                 lines += ["", name]
                 continue
-            first, *more = textwrap.wrap(name, MAX_NAME_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            first, *more = textwrap.wrap(name, MAX_NAME_WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""]
             padded = (f"{c:{side}{width}}" for c, side, width in zip([first, *cells], self._sides, widths, strict=True))
             lines += ["  ".join(padded).rstrip(), *more]
         return "\n\n".join("\n".join(part) for part in (self.above, lines, self.below) if part)
@@ -86,7 +86,7 @@ class Table:
 
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is."""
-    return re.sub(r"([\\|<*`]|\b_|_\b)", r"\\\1", text)
+    return re.sub(r"([\\|<*`~&]|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def format_range(low: float, high: float) -> str:
@@ -161,8 +161,9 @@ def by_dataset(runs: Runs) -> dict[str, Runs]:
 
 
 def best_rung(runs: Runs) -> str:
-    """Return the rung with the highest mean test accuracy."""
-    return max(runs, key=lambda rung: summary(runs[rung])["test_accuracy"])
+    """Return the rung with the highest mean test accuracy, on the dataset that most rungs have."""
+    common = max(by_dataset(runs).values(), key=len)
+    return max(common, key=lambda rung: summary(common[rung])["test_accuracy"])
 
 
 def measures(runs: Sequence["Result"]) -> Measures:

@@ -115,7 +115,7 @@ def _timing(benchmark: _Benchmark) -> Timing:
 
 
 def _positive(value: Any) -> float | None:
-    return float(value) if value and math.isfinite(value) and value > 0 else None
+    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
 def _machine(facts: dict[str, Any]) -> tuple[str, dict[str, str]]:

@@ -1,17 +1,13 @@
 """Cost of whole rungs by epochs and pictures, and from how many epochs on recording features pays."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 from scipy import optimize
 
-from convspec import BadInput
 from convspec.report.tables import Table
 from convspec.timings.verdicts import format_figure
 
@@ -71,24 +67,15 @@ def pays_from(recorded: Cost, other: Cost, pictures: int) -> int | None:
     return max(math.floor((recorded.seconds(0, pictures) - other.seconds(0, pictures)) / gain) + 1, 1)
 
 
-def read(path: Path) -> list[Cost]:
-    """Return the costs in a record of pytest-benchmark, which the timings of whole rungs leave in it."""
-    try:
-        entries = [benchmark["extra_info"].get("cost") for benchmark in json.loads(path.read_bytes())["benchmarks"]]
-        return msgspec.convert([entry for entry in entries if entry], list[Cost])
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
-        raise BadInput(f"{str(path)!r} is no record that pytest wrote with --benchmark-json: {error}") from error
-
-
 def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
     """Return a row for each rung: what was measured, the parts of its cost, and what they give for a whole run."""
     whole = f"{epochs} x {pictures:,}, s"
     titles = ["rung", "measured", "s", "fixed, s", "once, ms", "each, ms", "epoch, s", whole, "pays from"]
-    literal = next((cost for cost in costs if not cost.once), None)
+    literal = next((cost for cost in costs if not any(point.recording for point in cost.points)), None)
     rows = []
     for cost in costs:
         largest, since = max(cost.points, key=lambda point: (point.epochs, point.pictures)), "-"
-        if literal and cost.once:
+        if literal and cost is not literal:
             least = pays_from(cost, literal, pictures)
             since = "never" if least is None else f"epoch {least}"
         cells = [largest.seconds, cost.fixed, cost.once * 1e3, cost.each * 1e3, cost.each * pictures]

@@ -213,13 +213,15 @@ def class_activation_maps(
     if len(images) == 1:
         cam = _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, 1)
-        results = [cam.weigh(classes, cam.trace.inputs, cam.trace.outputs_until(cam.layer_name))]
+        names = list(cam.trace.outputs)
+        until = {name: cam.trace.outputs[name] for name in names[: names.index(cam.layer_name) + 1]}
+        results = [cam.weigh(classes, cam.trace.inputs, until)]
     else:
-        compiled_cams, key = _COMPILED.setdefault(model, {}), (layer_name, of, *map(id, model.layers))
-        if key not in compiled_cams:
-            compiled_cams[key] = _GradCam(model, images[0], layer_name, of)
-        cam = compiled_cams[key]
+        compiled_cams = _COMPILED.setdefault(model, {})
+        key = layer_name, of, images.shape[1:], *map(id, model.layers)
+        cam = compiled_cams.get(key) or _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, len(images))
+        compiled_cams[key] = cam  # not one whose outputs have NaN, which better weights would not mend
         starts = range(0, len(images), batch)
         results = [cam.run(images[start : start + batch], classes[start : start + batch]) for start in starts]
     heatmaps, scores = (np.concatenate([to_array(part) for part in parts]) for parts in zip(*results, strict=True))
@@ -334,9 +336,10 @@ def superimpose(image: np.ndarray, heatmap: np.ndarray, intensity: float = 0.4) 
     image, heatmap = np.asarray(image, np.float64), np.asarray(heatmap, np.float32)
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
         raise BadInput(f"image must be (height, width, 3) or (height, width, 1), got {image.shape}")
+    if not (image.min() >= 0 and image.max() <= 255):
+        raise BadInput(f"image must have values from 0 to 255, got {image.min():g} to {image.max():g}")
     if heatmap.ndim != 2 or not heatmap.size or not (heatmap.min() >= 0 and heatmap.max() <= 1):
         raise BadInput(f"heatmap must be (rows, columns) with values from 0 to 1, got {heatmap.shape}: normalise it")
-    check_finite(image, "image")
     resized = cv2.resize(heatmap, (image.shape[1], image.shape[0]))
     coloured = cv2.applyColorMap((255 * resized).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]  # OpenCV's are BGR
     return np.clip(np.rint(coloured * intensity + image), 0, 255).astype(np.uint8)

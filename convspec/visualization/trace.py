@@ -7,7 +7,7 @@ import inspect
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import keras
@@ -17,16 +17,21 @@ from keras import layers, ops, tree
 from convspec import BadInput
 
 CONVOLUTIONS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D)
-SCORING = (keras.activations.softmax, keras.activations.sigmoid)
+SCORING = (keras.activations.softmax, keras.activations.sigmoid, ops.softmax, ops.sigmoid)
 DEFAULT_SIDE = 224  # pixels, for models that take any size: all bases of the package have maps left in their last layer
 
 
 def input_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
     """Return (height, width, channels); BadInput for a model that can't be followed or takes no picture."""
     inputs: list = getattr(model, "inputs", None) or []
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or not _is_graph(model):
         raise BadInput(f"model must be Sequential or functional, built, and take one image; {model.name} does not")
     return inputs[0].shape[1:]
+
+
+def _is_graph(layer: Any) -> bool:
+    """Return whether a call runs a graph of layers and nothing else, as a class with a `call` of its own might."""
+    return isinstance(layer, keras.Function | keras.Sequential) and type(layer).call.__module__.startswith("keras.")
 
 
 class _EndReached(Exception):
@@ -43,9 +48,12 @@ class Trace:
     def __init__(self, model: keras.Model, image: np.ndarray) -> None:
         self.model_name = model.name
         self.layers: dict[str, Any] = {}
+        self.end: str | None = None  # the call whose output is that of the model
         self._graph = keras.Function(model.inputs, model.outputs)  # unlike the model, may be kept beside it
         self.inputs = ops.convert_to_tensor(image[None])
         recorded = self.replay(self.inputs)
+        if any(getattr(layer, "data_format", None) == "channels_first" for layer in self.layers.values()):
+            raise BadInput(f"{model.name} has layers with channels first: build it with data_format='channels_last'")
         self.outputs = {name: tree.map_structure(ops.stop_gradient, output) for name, output in recorded.items()}
 
     def replay(
@@ -70,15 +78,13 @@ class Trace:
         counts: Counter[str] = Counter()
 
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(layer, keras.Sequential):
-                (output,) = args
-                for inner in layer.layers:
-                    output = call(inner, output)
-                return output
-            if isinstance(layer, keras.Function):
+            if _is_graph(layer):
+                output = args[0] if args else kwargs["inputs"]
+                if isinstance(layer, keras.Sequential):
+                    return reduce(lambda before, inner: call(inner, before), layer.layers, output)
                 # Private: the public ways through a graph end at a nested model (`layer.output`) or build another one
                 # (`clone_model`).
-                output = layer._run_through_graph(args[0], operation_fn=lambda inner: partial(call, inner))
+                output = layer._run_through_graph(output, operation_fn=lambda inner: partial(call, inner))
                 return leaves[0] if len(leaves := tree.flatten(output)) == 1 else output
             counts[layer.name] += 1
             name = layer.name if counts[layer.name] == 1 else f"{layer.name}:{counts[layer.name]}"
@@ -94,18 +100,13 @@ class Trace:
             return outputs[name]
 
         with suppress(_EndReached):
-            call(self._graph, inputs)
+            result = call(self._graph, inputs)
+            self.end = next((name for name, output in outputs.items() if output is result), None)
         return outputs
-
-    def outputs_until(self, name: str) -> dict[str, Any]:
-        """Return the recorded outputs up to that of a call, in the order of the calls."""
-        names = list(self.outputs)
-        return {each: self.outputs[each] for each in names[: names.index(name) + 1]}
 
     def logits(self, inputs: Any, known: Mapping[str, Any] | None = None, without: tuple[Any, ...] = SCORING) -> Any:
         """Return the model's output before a final softmax or sigmoid; `known` and `without` as for `replay`."""
-        end = next(reversed(self.outputs), None)
-        if end is None or len(self._graph.outputs) > 1 or not ops.is_tensor(self.outputs[end]):
+        if (end := self.end) is None:
             raise BadInput(f"model must end in one output of a layer, {self.model_name} does not")
         return self.replay(inputs, end, {n: output for n, output in (known or {}).items() if n != end}, without)[end]
 

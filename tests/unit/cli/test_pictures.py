@@ -146,14 +146,17 @@ def test_a_thousand_classes_have_imagenets_names_if_keras_has_them(
         assert "for African_elephant, by" in lines[-1]
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", None])
-def test_one_unit_has_two_classes_and_a_logit_a_probability(activation: str | None, picture: Path, run: Run) -> None:
+@pytest.mark.parametrize(("activation", "logit"), [("sigmoid", 2.0), (None, 2.0), (None, 0.4)])
+def test_one_unit_has_two_classes_and_a_logit_a_probability(
+    activation: str | None, logit: float, picture: Path, run: Run
+) -> None:
     stack = [layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(1, activation, kernel_initializer="zeros")]
     model = keras.Sequential([keras.Input((5, 5, 1)), *stack])
-    model.layers[-1].set_weights([model.layers[-1].get_weights()[0], np.array([2.0])])
+    model.layers[-1].set_weights([model.layers[-1].get_weights()[0], np.array([logit])])
     model.save("two.keras")
     lines = run("explain", "two.keras", picture, "--classes", "cat,dog")
-    assert lines[:2] == ["0.881  dog", "0.119  cat"], "1 / (1 + exp(-2)) = 0.881"
+    dog = 1 / (1 + np.exp(-logit))
+    assert lines[:2] == [f"{dog:.3f}  dog", f"{1 - dog:.3f}  cat"]
     assert lines[2] == "nothing in the picture speaks for dog: the map is 0 everywhere"
     np.testing.assert_array_equal(read("some.cat-explain.png"), superimpose(read(picture), np.zeros((1, 1))))
 
@@ -201,6 +204,25 @@ def test_occlusion_instead_of_gradients(model: keras.Model, foreign: Path, pictu
     expected = superimpose(read(picture), occlusion_map(model, seen(picture), 1))
     np.testing.assert_array_equal(read("some.cat-explain.png"), expected)
     assert "by parts of the picture covered" in lines[-1]
+
+
+def test_what_cannot_be_shown_of_a_model_is_refused(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = keras.Sequential([keras.Input((5, 5, 3)), layers.Flatten(), layers.Dense(2, "softmax")], name="flat")
+    flat.save("flat.keras")
+    inputs = keras.Input((5, 5, 2))
+    keras.Model(inputs, layers.Flatten()(layers.Conv2D(2, 3)(inputs)), name="pairs").save("pairs.keras")
+    inputs = keras.Input((5, 5, 3))
+    maps = layers.Flatten()(layers.Conv2D(2, 3)(inputs))
+    keras.Model(inputs, [layers.Dense(2)(maps), layers.Dense(3)(maps)], name="forked").save("forked.keras")
+    for arguments, message in (
+        (["explain", "flat.keras", picture], "flat has no convolution with maps"),
+        (["explain", "flat.keras", picture, "--occlusion", "--layer", "x"], "--layer is Grad-CAM's; leave it out"),
+        (["explain", "flat.keras", picture, "--occlusion"], ""),
+        (["explain", "forked.keras", picture], "model must end in one output of a layer, forked does not"),
+        (["filters", "pairs.keras"], "pairs takes 2 channels, and a picture has 1 or 3"),
+    ):
+        assert main([str(argument) for argument in arguments]) == bool(message)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("sides", "size"), [((6, 9), (9, 6)), ((None, None), (224, 224))])

@@ -150,7 +150,7 @@ def test_each_record_has_median_speed_share_and_ratio_to_the_first(write: Write)
     assert table.rows[1][7].startswith("2.00 [")
 
 
-@pytest.mark.parametrize("value", [None, 0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [None, "unknown", 0, -1, float("nan"), float("inf")])
 def test_what_was_not_measured_is_unknown_and_never_0(value: object, write: Write) -> None:
     facts = dict.fromkeys(("images_per_second", "flops_per_second", "share_of_probe"), value)
     assert compared(write("a.json", entry(extra_info=facts))).rows[1][2:] == ["unknown", "unknown"]

@@ -352,6 +352,21 @@ def test_what_is_compiled_is_kept_and_follows_weights_and_layers(rng: np.random.
     agrees()
 
 
+def test_what_was_asked_before_changes_no_map(rng: np.random.Generator) -> None:
+    """Pictures of another size, where another convolution is the last with maps, and weights that were none."""
+    stack = [layers.Conv2D(4, 3, 4, activation="relu"), layers.Conv2D(4, 3, 2, padding="same")]
+    model = keras.Sequential([keras.Input((None, None, 3)), *stack, layers.GlobalMaxPooling2D(), layers.Dense(2)])
+    small, large = rng.random((2, 7, 7, 3)), rng.random((2, 32, 32, 3))
+    weights = model.get_weights()
+    model.set_weights([np.full_like(weight, np.nan) for weight in weights])
+    with pytest.raises(BadInput, match="must be finite"):
+        class_activation_maps(model, large, 1)
+    model.set_weights(weights)
+    for images in (small, large):
+        maps, alone = class_activation_maps(model, images, 1), [class_activation_map(model, each, 1) for each in images]
+        np.testing.assert_allclose(maps, alone, atol=1e-4)
+
+
 def test_what_is_compiled_goes_with_its_model(rng: np.random.Generator) -> None:
     model, _ = linear(3, "softmax", rng)
     class_activation_maps(model, rng.random((2, 7, 6, 3)), 1)
@@ -531,6 +546,7 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
         (lambda: tile([np.zeros((3, 3)), np.zeros((2, 3))]), r"of one shape, got \(2, 3\), \(3, 3\)"),
         (lambda: tile(np.zeros((4, 3, 3)), 0), r"tile takes pictures.*columns 0"),
         (lambda: superimpose(np.zeros((4, 4)), np.zeros((2, 2))), r"image must be \(height, width, 3\)"),
+        (lambda: superimpose(np.full((4, 4, 3), 256), np.zeros((2, 2))), r"values from 0 to 255, got 256 to 256"),
         (lambda: superimpose(np.zeros((4, 4, 3)), np.full((2, 2), 2)), r"heatmap must be .*from 0 to 1"),
         (lambda: superimpose(np.zeros((4, 4, 3)), np.full((2, 2), np.nan)), r"heatmap must be .*from 0 to 1"),
     ],

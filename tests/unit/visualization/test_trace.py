@@ -48,7 +48,7 @@ def test_known_outputs_are_not_computed_and_nothing_after_the_end(pictures: np.n
     calls.clear()
     until = trace.replay(pictures, "two")
     assert calls == ["one", "two"]
-    assert list(until) == list(trace.outputs_until("two")) == ["one", "two"]
+    assert list(until) == ["one", "two"]
     calls.clear()
     outputs = trace.replay(pictures, known={"one": 0, "two": 2 * until["two"]})
     assert calls == ["last"]
@@ -79,6 +79,40 @@ def test_logits_are_before_the_final_activation_and_follow_the_weights(
     dense.set_weights([-kernel, bias + 1])
     logits = ops.convert_to_numpy(trace.logits(pictures))
     np.testing.assert_allclose(logits, 1 + bias - pictures.reshape(3, -1) @ kernel, 1e-4)
+
+
+def test_the_output_is_that_of_the_model_not_of_its_last_call(pictures: np.ndarray) -> None:
+    inputs = keras.Input((6, 5, 3))
+    flat = layers.Flatten()(inputs)
+    inner = keras.Model(inputs, [layers.Dense(3, name="main")(flat), layers.Dense(5, name="aside")(flat)])
+    model = keras.Model(inputs, inner(inputs)[0])
+    trace = Trace(model, pictures[0])
+    np.testing.assert_allclose(ops.convert_to_numpy(trace.logits(pictures)), model.predict(pictures, verbose=0), 1e-5)
+
+
+class Halving(keras.Model):
+    """A graph with a `call` of its own around it."""
+
+    def call(self, inputs: object, **_: object) -> object:
+        return super().call(ops.multiply(inputs, 0.5))
+
+
+def test_a_nested_model_is_followed_unless_its_class_has_a_call_of_its_own(pictures: np.ndarray) -> None:
+    inputs = keras.Input((6, 5, 3))
+    halving = Halving(inputs, layers.Conv2D(2, 3, name="hidden")(inputs), name="halving")
+    plain = keras.Sequential([keras.Input((4, 3, 2)), layers.Conv2D(2, 3, name="inside")])
+    model = keras.Model(inputs, plain(inputs=halving(inputs)))
+    trace = Trace(model, pictures[0])
+    assert list(trace.outputs) == ["halving", "inside"]
+    np.testing.assert_allclose(ops.convert_to_numpy(trace.logits(pictures)), model.predict(pictures, verbose=0), 1e-4)
+    with pytest.raises(BadInput, match="must be Sequential or functional"):
+        input_shape(halving)
+
+
+def test_channels_come_last() -> None:
+    first = layers.Conv2D(4, 1, data_format="channels_first")
+    with pytest.raises(BadInput, match="channels first: build it with data_format='channels_last'"):
+        Trace(keras.Sequential([keras.Input((3, 6, 5)), first]), np.zeros((3, 6, 5), np.float32))
 
 
 def test_maps_are_found_by_name_or_as_the_last_convolution(trace: Trace) -> None:
