@@ -11,18 +11,9 @@ from contextlib import contextmanager
 __version__ = "0.2.0"
 
 EXTRAS = {
-    "cv2",
-    "jinja2",
-    "keras",
-    "matplotlib",
-    "PIL",
-    "platformdirs",
-    "pooch",
-    "psutil",
-    "simplejpeg",
-    "sklearn",
-    "tqdm",
-}
+    "cv2", "filelock", "jinja2", "keras", "matplotlib", "msgspec", "PIL", "platformdirs", "pooch", "psutil",
+    "simplejpeg", "sklearn", "threadpoolctl", "tqdm",
+}  # fmt: skip
 
 
 class MissingData(FileNotFoundError):

@@ -44,7 +44,7 @@ def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
         yield
     finally:
         with suppress(PermissionError):  # Windows removes no open file
-            file.unlink()
+            file.unlink(missing_ok=True)  # or the folder was removed meanwhile
         held.release()
 
 
@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 def _folder(path: Path, number: int) -> Path:
-    return path.with_name(f".partial{number}-{path.name}")
+    return path.with_name(f".partial{number}-{os.fsdecode(os.fsencode(path.name)[:200])}")  # a name has 255 bytes
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from convspec import backend, training
 from convspec.accuracy.statistics import interval
@@ -316,3 +317,14 @@ def one_hot_accuracy(predict: Callable[[np.ndarray], np.ndarray], labels: np.nda
 def explained(predict: Callable[[np.ndarray], np.ndarray], targets: np.ndarray, test: np.ndarray) -> float:
     """Return the share of the variance of the targets `test` that regression explains (R2)."""
     return float(1 - np.sum((predict(targets) - test) ** 2) / np.sum((test - test.mean(axis=0)) ** 2))
+
+
+def put_noise(folder: Path, *classes: str, count: int = 10) -> Path:
+    """Write pictures of noise into each of these subfolders."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            seed = [number, *name.encode()]
+            noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / name / f"{number}.png")
+    return folder

@@ -7,7 +7,6 @@ all, so processes that update a baseline at once leave whole runs, the last one 
 anew, but not edited: it holds a checksum.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,15 +77,18 @@ def write(folder: Path, run: Run) -> Path:
     path = _path(folder, run)
     try:
         text = schema.encode(vars(run))
-        _validated(json.loads(json.dumps(vars(run))))
+        _validated(schema.decode(text))
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path.stem} is no baseline: {error}") from error
-    with atomic_write(path) as partial:
-        partial.write_text(text)
+    try:
+        with atomic_write(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path.stem} cannot be kept: {error}") from error
     return path
 
 
-def read(folder: Path) -> list[Run]:
+def read(folder: Path, name: str = "") -> list[Run]:
     """Return all runs by environment, name, dataset and seed; none where there is no such folder.
 
     Raises BadInput, naming file, key, value and remedy, where any file is cut short, damaged, edited, in conflict, of a
@@ -98,7 +100,9 @@ def read(folder: Path) -> list[Run]:
     except OSError as error:
         raise BadInput(f"baselines cannot be read: {error}") from error
     # What `atomic_write` writes to just now, or left behind when it was killed, is no baseline yet.
-    paths = [path for path in entries if path.suffix == ".json" and not re.match(r"\.partial\d+-", path.name)]
+    start = _quoted(name)
+    paths = [path for path in entries if re.fullmatch(r"(?!\.partial\d+-).*-seed\d+\.json", path.name)]
+    paths = [path for path in paths if path.name.startswith(start)]
     runs = (_read(path, folder) for path in paths)
     return sorted(runs, key=lambda run: (environment(run.machine), run.name, run.dataset, run.seed))
 
@@ -159,8 +163,11 @@ def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:
 
 def _path(folder: Path, run: Run) -> Path:
     stem = "-".join(filter(None, (run.name, run.dataset)))
-    name = quote(stem, safe=" ", errors="surrogatepass")  # somebody's own model may have any name
-    return folder / environment(run.machine) / f"{name}-seed{run.seed}.json"
+    return folder / environment(run.machine) / f"{_quoted(stem)}-seed{run.seed}.json"
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe=" ", errors="surrogatepass")  # somebody's own model may have any name
 
 
 def _devices_and_precision(machine: Mapping[str, Any]) -> tuple[list[str], str]:

@@ -6,8 +6,8 @@ the runs in the order of their seeds. Each picture is its own control, so the va
 - *regressed* requires one-sided t-tests at 0.001 and a 90 % interval below 0. Nine tenths of that level go to the test
   with the pooled variance, the strongest for a shift; one goes to that with the baseline's own, as a fault may scatter
   the new runs. Equal seeds are not paired, which would halve the degrees of freedom.
-- *pass* requires one-sided 95 % confidence that the drop is below the margin (non-inferiority), by Welch's t; or the
-  same predictions seed by seed.
+- *pass* requires one-sided 95 % confidence that the drop is below the margin (non-inferiority), by Welch's t; or being
+  right on the same pictures seed by seed.
 - *underpowered* is everything else.
 
 Where all runs of a side are the same (a fit without chance), chance is in the pictures alone: McNemar's exact test
@@ -98,14 +98,15 @@ def gate(
     if constant:
         evidence = _by_pictures(base[0], fresh[0], alpha, weights)
     else:
-        evidence = _by_seeds(*accuracies, 1 / 12 / base.shape[1] ** 2, alpha, level)
+        unit = (1 if weights is None else float(weights.max())) / base.shape[1]  # what one picture counts at most
+        evidence = _by_seeds(*accuracies, unit**2 / 12, alpha, level)
     half = float(special.stdtrit(evidence.degrees, 1 - level)) * evidence.error
     change, single = after - before, len(base) == len(fresh) == 1
     lone = single or (shared == 1 and not constant)
     note = _note(evidence, single, lone, constant)
     outcome: Outcome = "underpowered"
     if (base[:shared] == fresh[:shared]).all():
-        outcome, note = "pass", "the same predictions, seed by seed"
+        outcome, note = "pass", "right on the same pictures, seed by seed"
     elif change - half > -margin and not single:
         outcome = "pass"
     elif evidence.drop_p <= alpha and change + half < 0 and not lone:
@@ -164,8 +165,10 @@ def _sign_test(flipped: np.ndarray) -> float:
     sizes, counts = np.unique(np.round(np.abs(flipped[flipped != 0]), 9), return_counts=True)
     if len(sizes) < 2:
         return float(special.bdtrc(int((flipped < 0).sum()) - 1, int(counts.sum()), 0.5))
-    draws = np.random.default_rng(0).binomial(counts, 0.5, (SIGN_DRAWS, len(counts)))
-    return (1 + int((((2 * draws - counts) @ sizes) <= flipped.sum() + 1e-6).sum())) / (1 + SIGN_DRAWS)
+    rng, drawn = np.random.default_rng(0), np.zeros(SIGN_DRAWS)
+    for size, count in zip(sizes, counts, strict=True):
+        drawn += size * (2 * rng.binomial(count, 0.5, SIGN_DRAWS) - count)
+    return (1 + int((drawn <= flipped.sum() + 1e-6).sum())) / (1 + SIGN_DRAWS)
 
 
 def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: float, level: float) -> _Evidence:
@@ -195,9 +198,10 @@ def _detectable(alpha: float, degrees: float, error: float) -> float:
     return float(special.nctdtrinc(degrees, 1 - POWER, special.stdtrit(degrees, 1 - alpha))) * error
 
 
-def _seeds_needed(variance: float, before: int, alpha: float, margin: float) -> int:
+def _seeds_needed(variance: float, before: int, alpha: float, margin: float) -> int | None:
     def smallest_drop(runs: int) -> float:
         beside = max(runs, before)
         return _detectable(alpha * (1 - OWN_SHARE), runs + beside - 2, sqrt(variance * (1 / runs + 1 / beside)))
 
-    return bisect_left(range(MAX_SEEDS), True, lo=MIN_SEEDS, key=lambda runs: smallest_drop(runs) <= margin)
+    needed = bisect_left(range(MAX_SEEDS), True, lo=MIN_SEEDS, key=lambda runs: smallest_drop(runs) <= margin)
+    return needed if needed < MAX_SEEDS else None

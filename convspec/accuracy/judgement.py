@@ -85,7 +85,7 @@ def judge(
     Raises:
         BadInput: For a folder with anything but sound baselines.
     """
-    chosen = baselines.choose(baselines.read(folder), runs)
+    chosen = baselines.choose(baselines.read(folder, runs[0].name), runs)
     missing = Judgement(runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs))
     if not chosen.runs:
         return missing
@@ -124,16 +124,22 @@ def results_from_predictions(
     """
     if not isinstance(name, str) or not name.strip() or len(name.splitlines()) > 1:
         raise BadInput(f"name must be that of the model, one line of text, got {name!r}")
+    name = _encodable(name)
     rows, truth = np.atleast_2d(_as_classes(name, "predicted", predicted)), _as_classes(name, "labels", labels)
-    sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(confidence)
-    pictures = [str(picture) for picture in (range(truth.size) if names is None else names)]
-    if truth.ndim != 1 or rows.shape[1:] != truth.shape or sure.shape != rows.shape or len(pictures) != truth.size:
+    try:
+        sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(np.asarray(confidence, float))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{name}: confidence must be numbers, in rows of one length, got {confidence!r:.60}") from error
+    pictures = [_encodable(str(picture)) for picture in (range(truth.size) if names is None else names)]
+    fits = rows.shape[1:] == truth.shape and sure.shape == rows.shape and len(pictures) == truth.size
+    if truth.ndim != 1 or truth.size < 2 or not rows.size or not fits:
         got = {"predicted": rows.shape, "labels": truth.shape}
         got |= {} if confidence is None else {"confidence": sure.shape}
         got |= {} if names is None else {"names": (len(pictures),)}
         raise BadInput(
-            f"{name}: predicted must be a class for each picture, (pictures,) or (seeds, pictures), and labels, names"
-            f" and confidence of the same pictures; got {', '.join(f'{key} {shape}' for key, shape in got.items())}"
+            f"{name}: predicted must be a class for each of two or more pictures, (pictures,) or (seeds, pictures), and"
+            " labels, names and confidence of the same pictures; got "
+            + ", ".join(f"{key} {shape}" for key, shape in got.items())
         )
     if unsure := sure[~((sure >= 0) & (sure <= 1))].tolist():
         raise BadInput(f"{name}: confidence must be probabilities from 0 to 1, got {unsure[0]}")
@@ -158,6 +164,11 @@ def results_from_predictions(
     ]
 
 
+def _encodable(name: str) -> str:
+    """Return a name as UTF-8 can have it, in which pytest-xdist sends it; one of a file may have any bytes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(values)
@@ -167,7 +178,7 @@ def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
         raise BadInput(f"{name}: {argument} must be an array, or rows of one length, got {values!r:.60}") from error
     strange: list = []
     if array.dtype.kind == "f":
-        strange = array[~(np.isfinite(array) & (array == np.rint(array)))].tolist()
+        strange = array[~((abs(array) < 2**53) & (array == np.rint(array)))].tolist()
     elif array.dtype.kind not in "biuSTU":
         strange = [value for value in array.ravel().tolist() if not isinstance(value, str | int)]
     if strange:
@@ -185,7 +196,11 @@ def _few(classes: list) -> str:
 def machine_facts() -> dict[str, Any]:
     """Return processor, system and versions, as far as Python and the libraries that are imported already know them."""
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    model = (
+        re.search(r"^model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+        if cpuinfo.is_file()
+        else None
+    )
     versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
     return {
         "processor": model[1] if model else platform.processor() or "unknown",

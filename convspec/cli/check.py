@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from convspec import MissingData
 from convspec.cli.arguments import add_layout, add_truncated, seed
 
 HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
@@ -23,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the reading; return 0, or raise BadInput where the folder cannot be used."""
-    from convspec.data import datasets, folders
+    from convspec.data import folders
 
-    datasets.check(folder := options.folder.expanduser())
+    if not (folder := options.folder.expanduser()).is_dir():
+        raise MissingData(f"no folder {str(folder)!r}")
     reading = folders.read_layout(folder, options.layout)
     reading = folders.compare(reading, sys.stderr, options.truncated or "skip")
     lines, problem = reading.explain(options.seed)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from io import TextIOWrapper
 
 from convspec import BadInput, require_extras
 
@@ -10,6 +11,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0, 1 after an error (a line on stderr) or slower, 130 after Ctrl-C."""
     words, resumable = sys.argv[1:] if arguments is None else arguments, False
     end = words.index("--") if words[:1] == ["ladder"] and "--" in words else len(words)
+    if isinstance(sys.stdout, TextIOWrapper):  # names of any letters on any terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with require_extras():
             options, unknown = _parser().parse_known_args(words[:end])

@@ -63,7 +63,7 @@ def _is_own(file: Path) -> bool:
     try:
         with Image.open(file) as picture:
             return bool({picture.info.get("Software"), picture.info.get("comment")} & {SOFTWARE, SOFTWARE.encode()})
-    except DAMAGED:
+    except (*DAMAGED, Image.DecompressionBombError):
         return False
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -108,8 +109,10 @@ def load_dataset(
         raise BadInput(f"layout must be one of {', '.join(get_args(Layout))}, or None, got {layout!r}")
     if not 0 <= max_bad_fraction <= 1:
         raise BadInput(f"max_bad_fraction must be from 0 to 1, got {max_bad_fraction}")
-    if seed < 0:
-        raise BadInput(f"seed must not be negative, got {seed}")
+    if truncated not in (known := get_args(decode.Truncated)):
+        raise BadInput(f"truncated must be one of {', '.join(known)}, got {truncated!r}")
+    if not 0 <= seed < 2**32:  # what NumPy takes
+        raise BadInput(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     root = data_folder() if root is None else root
     if path_or_name == "shapes":
         return _shapes(size)
@@ -123,7 +126,7 @@ def load_dataset(
             raise MissingData(
                 f"Dogs vs. Cats is not in {str(root)!r}: get it with `convspec fetch dogs_vs_cats`, or with"
                 " train.zip from kaggle.com/c/dogs-vs-cats/data and"
-                f" `convspec split train.zip {folder}` (listing 5.4)"
+                f" `convspec split train.zip {shlex.quote(str(folder))}` (listing 5.4)"
             )
     elif not isinstance(path_or_name, Reading):
         check(path_or_name)
@@ -228,8 +231,7 @@ def _folder(
         progress=progress,
     )
     bad += failures.values()
-    readable = np.array([position not in failures for position in range(len(reading.paths))], bool)
-    parts = folders.assign(reading, readable, seed)
+    parts = folders.assign(reading, failures, seed)
     reading.refuse_bad(bad, max_bad_fraction)
     skipped = (*bad, *reading.duplicates)
     if skipped:

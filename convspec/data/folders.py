@@ -1,6 +1,7 @@
 """Read a folder of pictures, and assign its pictures to training, validation and test."""
 
 import csv
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from convspec import BadInput
-from convspec.data.layouts import LISTING_5_4, PARTS, Layout, PictureFile, find_files
+from convspec.data.layouts import LISTING_5_4, PARTS, Layout, PictureFile, find_files, look_through
 from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
@@ -77,8 +78,7 @@ class Reading:
         bad = [*self.bad, *failures.values()]
         try:
             self.refuse_bad(bad)
-            readable = np.array([position not in failures for position in range(len(self.paths))], bool)
-            parts, problem = dict(zip(PARTS, assign(self, readable, seed), strict=True)), None
+            parts, problem = dict(zip(PARTS, assign(self, failures, seed), strict=True)), None
         except BadInput as error:
             parts, problem = {"": np.arange(len(self.paths))}, error
         lines = [f"{str(self.folder)!r}: {len(self.paths)} pictures of {len(self.classes)} classes"]
@@ -165,11 +165,21 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     files = find_files(tree, layout, notes, odd)
     bad += [f"{str(path)!r} is not named CLASS.NUMBER, as the others are" for path in odd]
     pointers = {path for each in tree.walk() for path in each.pointers}
-    left_out = _list_left_out(tree, {file.path for file in files} | {*odd} | pointers)
+    table = next((f for f in (folder / GROUPS, look_through(tree).path / GROUPS) if f.is_file()), folder / GROUPS)
+    left_out = _list_left_out(tree, {file.path for file in files} | {*odd, table} | pointers)
     split = any(file.part for file in files)
-    files, duplicates = _drop_duplicates(f for f in files if f.path not in pointers and bool(f.part) == split)
+    listed = [f for f in files if f.path not in pointers and bool(f.part) == split]
+    files, copies = _drop_duplicates(listed)
+    duplicates = sorted(f"{str(path)!r} is the same picture as {str(kept)!r}" for path, kept in copies.items())
+    if gone := sorted({(f.part or "", f.label) for f in listed} - {(f.part or "", f.label) for f in files}):
+        part, label = gone[0]
+        where = f"{part} of " if part else ""
+        raise BadInput(
+            f"{str(folder)!r}: all pictures of {label!r} in {where}it are there twice: {duplicates[0]}; take one away"
+        )
     files.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     classes = tuple(sorted({file.label for file in files}))
+    numbers = {label: number for number, label in enumerate(classes)}
     parts = tuple(file.part for file in files if file.part) or None
     if not parts:
         notes.append("split by class and seed: 50 % train, 25 % validation, 25 % test")
@@ -180,13 +190,13 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
         folder=folder,
         classes=classes,
         paths=tuple(file.path for file in files),
-        labels=np.array([classes.index(file.label) for file in files], np.int64),
+        labels=np.array([numbers[file.label] for file in files], np.int64),
         names=tuple(file.name for file in files),
         parts=parts,
         bad=tuple(bad),
         duplicates=tuple(duplicates),
         left_out=left_out,
-        groups=_read_groups(folder / GROUPS, files),
+        groups=_read_groups(table, files, copies),
         notes=tuple(notes),
     )
 
@@ -211,7 +221,7 @@ def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]
         folder = remaining.pop()
         left_out["pictures outside of the classes"] += [path for path in folder.pictures if path not in used]
         for kind, path in folder.others:
-            if path != tree.path / GROUPS:
+            if path not in used:
                 left_out[kind].append(path)
         for each in folder.folders:
             if each in folder.filled or each.holds_unread():
@@ -221,8 +231,8 @@ def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]
     return {kind: tuple(sorted(paths)) for kind, paths in sorted(left_out.items()) if paths}
 
 
-def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], list[str]]:
-    """Return one file of each content, and what was left out; only files of equal size are read."""
+def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], dict[Path, Path]]:
+    """Return one file of each content, and for others the one that was kept; only files of equal size are read."""
     sizes = defaultdict(list)
     order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
     for file in order:
@@ -230,7 +240,7 @@ def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], l
             sizes[file.path.stat().st_size].append(file)
         except OSError:
             sizes[-1].append(file)  # gone since it was listed: whoever reads it says so
-    unique, duplicates = [], []
+    unique, duplicates = [], {}
     for size, group in sizes.items():
         first: dict[str, PictureFile] = {}
         for file in group:
@@ -238,11 +248,11 @@ def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], l
             if content is None:
                 unique.append(file)
             elif content in first:
-                duplicates.append(f"{str(file.path)!r} is the same picture as {str(first[content].path)!r}")
+                duplicates[file.path] = first[content].path
             else:
                 first[content] = file
                 unique.append(file)
-    return unique, sorted(duplicates)
+    return unique, duplicates
 
 
 def _digest(path: Path) -> str | None:
@@ -252,14 +262,16 @@ def _digest(path: Path) -> str | None:
         return None  # whoever reads it as a picture says so
 
 
-def _read_groups(file: Path, files: Sequence[PictureFile]) -> tuple[tuple[int, ...], ...]:
+def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path, Path]) -> tuple[tuple[int, ...], ...]:
     """Return the positions of each group's files, from a table of the columns file and group.
 
     A file is a path from the table's folder, or a regular expression of such paths whose `(?P<group>...)` is the group.
     """
     if not file.is_file():
         return ()
-    positions = {entry.path.relative_to(file.parent).as_posix(): number for number, entry in enumerate(files)}
+    number_of = {entry.path: number for number, entry in enumerate(files)}
+    number_of |= {path: number_of[kept] for path, kept in copies.items()}
+    positions = {path.relative_to(file.parent).as_posix(): number for path, number in number_of.items()}
     groups: dict[str, list[int]] = defaultdict(list)
     try:
         with file.open(encoding="utf-8-sig", newline="") as table:
@@ -269,10 +281,10 @@ def _read_groups(file: Path, files: Sequence[PictureFile]) -> tuple[tuple[int, .
             for row in rows:
                 name, group = row["file"] or "", row["group"] or ""
                 if "(?P<group>" in name:
-                    matches = [
-                        (match["group"], n) for path, n in positions.items() if (match := re.fullmatch(name, path))
-                    ]
+                    found = ((re.fullmatch(name, path), number) for path, number in positions.items())
+                    matches = [(match["group"], number) for match, number in found if match and match["group"]]
                 elif name and group:
+                    name = Path(os.path.relpath(file.parent / name, file.parent)).as_posix()  # of ./NAME and /PATH, too
                     matches = [(group, positions[name])] if name in positions else []
                 else:
                     raise ValueError(f"line {rows.line_num} lacks a file or a group")
@@ -292,8 +304,8 @@ def compare(reading: Reading, progress: TextIO | None = None, truncated: "Trunca
     return replace(reading, copies=find_copies(reading.paths, progress, truncated))
 
 
-def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Return the positions of the train, validation and test pictures, of those that are `readable`.
+def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.ndarray]:
+    """Return the positions of the train, validation and test pictures, but for those with `failures`.
 
     A folder that is not split yet is split 50 / 25 / 25, stratified, in an order that only the names and the seed fix;
     a part that it lacks is taken from train in the same way. Pictures of a group, and near copies as far as the sizes
@@ -301,6 +313,7 @@ def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray
     readable picture in a part, or consists of groups that are too large.
     """
     count, source = len(reading.paths), "train" if reading.parts else ""
+    readable = ~np.isin(np.arange(count), list(failures))
     place = np.array(reading.parts or ("",) * count, "<U10")
     shares = dict.fromkeys(reading.missing, TAKEN) if reading.parts else dict(zip(PARTS[1:], SHARES[1:], strict=True))
     pairs = [(group[0], other) for group in reading.groups for other in group]
@@ -308,11 +321,18 @@ def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray
     linked = join(count, [*pairs, *(pair[:2] for pair in reading.copies.pairs)]) if reading.copies else groups
     filled = {*(reading.parts or ("",))}
     drawn: dict[int, str] = {}  # part of each of `linked`, which may have members in several classes
-    for label, name in enumerate(reading.classes):
+    placed: dict[int, str] = {}  # and of each of `groups`
+    # Rare classes first, as they have the least choice.
+    for label in np.bincount(reading.labels, minlength=len(reading.classes)).argsort(kind="stable").tolist():
+        name = reading.classes[label]
         here = readable & (reading.labels == label)
         if empty := [part for part in filled if not (here & (place == part)).any()]:
             where = f"{min(empty)} of " if reading.parts else ""
-            raise BadInput(f"the class {name!r} is empty: no readable picture of it in {where}{str(reading.folder)!r}")
+            members = np.flatnonzero(reading.labels == label)
+            why = next((f"; {failures[number]}" for number in members.tolist() if number in failures), "")
+            raise BadInput(
+                f"the class {name!r} is empty: no readable picture of it in {where}{str(reading.folder)!r}{why}"
+            )
         members = np.flatnonzero(here & (place == source))
         if shares and len(members) < MIN_DRAWN:
             raise BadInput(
@@ -321,16 +341,20 @@ def assign(reading: Reading, readable: np.ndarray, seed: int) -> list[np.ndarray
             )
         order = members[np.random.RandomState(seed).permutation(len(members))]
         quotas = {part: max(int(len(members) * share), 1) for part, share in shares.items()}
-        for units, earlier in ((linked, drawn), (groups, {})):
-            parts = _draw(units[order], quotas, earlier)
+        own = groups[order].tolist()
+        for units, earlier in ((linked[order], drawn), (groups[order], placed)):
+            parts = _draw(units, quotas, {unit: earlier[unit] for unit in units.tolist() if unit in earlier})
             sizes = Counter(parts)
-            if sizes["train"] and all(sizes[part] >= quota / 2 for part, quota in quotas.items()):
+            apart = any(placed.get(group, part) != part for group, part in zip(own, parts, strict=True))
+            if not apart and sizes["train"] and all(sizes[part] >= quota / 2 for part, quota in quotas.items()):
                 break
         else:
             raise BadInput(
                 f"{str(reading.folder / GROUPS)!r}: the groups of {name!r} are too large for the parts; split them"
             )
         place[order] = parts
+        drawn |= zip(linked[order].tolist(), parts, strict=True)
+        placed |= zip(own, parts, strict=True)
     return [np.flatnonzero(readable & (place == part)) for part in PARTS]
 
 

@@ -57,7 +57,7 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
     Raises:
         BadInput: There are not two classes, a part lacks one, or the layout is open.
     """
-    top = _look_through(tree)
+    top = look_through(tree)
     if top is not tree:
         notes.append(f"all pictures are in {top.path.relative_to(tree.path).as_posix()!r}, which is read")
     for folder in top.filled:
@@ -93,18 +93,14 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
     return _list_classes(top, top.filled)
 
 
-def _look_through(folder: Folder) -> Folder:
+def look_through(folder: Folder) -> Folder:
     """Return where the layout begins: inside of a single top folder that has others in it."""
-    while len(folder.filled) == 1 and not folder.pictures:
+    while len(folder.filled) == 1 and not folder.pictures and not folder.bad:
         (inner,) = folder.filled
         if inner.path.name == "PetImages" or not inner.filled:
             break
         folder = inner
     return folder
-
-
-def _has_classes(folder: Folder) -> bool:
-    return len(folder.filled) > 1 or (len(folder.filled) == 1 and not folder.pictures)
 
 
 def _has_parts(top: Folder) -> bool:
@@ -135,7 +131,7 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
         part, exact = find_part(folder.path.name)
         if not part:
             others.append(folder)
-        elif _has_classes(inner := _look_through(folder)):
+        elif len((inner := look_through(folder)).filled) > bool(inner.pictures):  # classes
             with_classes.setdefault(part, []).append(inner)
         else:
             flat.append((part, exact))
@@ -188,6 +184,7 @@ def _list_classes(
     if len(classes) < 2:
         content = f"only the class {classes[0].path.name!r}" if classes else "no subfolders with pictures"
         content += f" beside {len(folder.pictures)} loose pictures" if folder.pictures else ""
+        content += f" ({folder.bad[0]})" if folder.bad else ""
         if empty := [repr(each.path.name) for each in folder.folders if each not in folder.filled]:
             content += f", and no picture in {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}"
         raise BadInput(
@@ -241,6 +238,8 @@ def _list_numbered_parts(top: Folder, odd: list[Path]) -> list[PictureFile]:
     for folder in top.filled:
         part, exact = find_part(folder.path.name)
         if part and exact:
+            if any(file.part == part for file in files):
+                raise BadInput(f"{str(top.path)!r} has two folders that are {part} by their names; rename one")
             files += [replace(file, part=part) for file in _list_numbered(folder, left)]
     if len({file.part for file in files}) < 2:
         return []

@@ -34,7 +34,7 @@ HIDDEN = "hidden files and folders of the system"
 MAX_POINTER = 1024  # bytes, by its specification
 
 
-@dataclass
+@dataclass(eq=False)  # compared by identity: by content is slow for thousands
 class Folder:
     """A folder and all below it, without what is hidden: pictures, others by kind, and why some cannot be pictures.
 

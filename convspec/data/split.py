@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-import numpy as np
-
 from convspec import BadInput, MissingData
 from convspec.data import folders
 from convspec.data.archives import unpack
@@ -114,10 +112,9 @@ def _split(
 ) -> Manifest:
     reading = folders.compare(folders.read_layout(root, layout), progress)
     failures = reading.copies.failures if reading.copies else {}
-    readable = np.array([position not in failures for position in range(len(reading.paths))], bool)
     sources: dict[str, Path] = {}
     counts: dict[str, dict[str, int]] = {}
-    for part, chosen in zip(PARTS, folders.assign(reading, readable, seed), strict=True):
+    for part, chosen in zip(PARTS, folders.assign(reading, failures, seed), strict=True):
         sources |= {f"{part}/{reading.names[position]}": reading.paths[position] for position in chosen}
         labels = reading.labels[chosen]
         counts[part] = {name: int((labels == label).sum()) for label, name in enumerate(reading.classes)}

@@ -23,11 +23,11 @@ def refuse_moved_root(config: pytest.Config) -> None:
 
     pytest looks for its root before it knows the options of plugins, and takes such a value for a test path.
     """
-    from _pytest.config.findpaths import determine_setup  # there is no public way to ask
-
     known, here = config.known_args_namespace, config.invocation_params.dir
 
     def root(*values: str) -> tuple[Path, Path | None]:
+        from _pytest.config.findpaths import determine_setup  # there is no public way to ask
+
         given = {
             "inifile": known.inifilename,
             "override_ini": known.override_ini,

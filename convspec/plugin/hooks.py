@@ -10,16 +10,12 @@ import pytest
 from convspec import BadInput, MissingData
 from convspec.plugin import checks
 from convspec.plugin.fixtures import accuracy_gate, convspec_session
-from convspec.plugin.options import add_options, prepare_ladder
+from convspec.plugin.options import add_options as pytest_addoption
+from convspec.plugin.options import prepare_ladder
 from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import CHANNEL, Channel
 
-__all__ = ["accuracy_gate", "convspec_session"]  # pytest takes a plugin's fixtures from its module
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add convspec's options."""
-    add_options(parser)
+__all__ = ["accuracy_gate", "convspec_session", "pytest_addoption"]  # pytest looks in a plugin's module
 
 
 @pytest.hookimpl(tryfirst=True)  # before anything of a wrong root folder is read
@@ -89,7 +85,6 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         raise pytest.UsageError(why)
 
 
-@pytest.hookimpl(tryfirst=True)  # before a fixture trains
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test in a worker of pytest-xdist where something is in its way."""
     if hasattr(item.config, "workerinput") and (why := checks.obstacle(item.config.stash[SESSION].settings, [item])):

@@ -160,7 +160,7 @@ class Settings:
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
         self.measure: Measure = values["measure"] or "accuracy"
-        self.baselines = config.rootpath / config.getini("convspec_baselines")
+        self.baselines = config.rootpath / Path(config.getini("convspec_baselines")).expanduser()
         self.folder = config.rootpath / ".convspec"
         if values["report"]:
             self.folder = (config.invocation_params.dir / values["report"].expanduser()).resolve()

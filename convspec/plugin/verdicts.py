@@ -46,6 +46,7 @@ class Channel:
     def __init__(self, baselines: Path) -> None:
         self.verdicts: list[Verdict] = []
         self.errors: list[str] = []
+        self._failures = 0  # of tests, by their gates
         self._baselines = baselines
 
     @pytest.hookimpl(wrapper=True)
@@ -59,8 +60,11 @@ class Channel:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the verdicts of a test that ran in this process or another."""
-        for verdict in getattr(report, ATTRIBUTE, ()):
-            self.verdicts.append(verdict | {"failed": verdict["failed"] and report.failed})
+        verdicts = [
+            verdict | {"failed": verdict["failed"] and report.failed} for verdict in getattr(report, ATTRIBUTE, ())
+        ]
+        self.verdicts += verdicts
+        self._failures += any(verdict["failed"] for verdict in verdicts)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -68,7 +72,7 @@ class Channel:
         if hasattr(session.config, "workerinput"):
             return
         failed = [verdict["outcome"] for verdict in self.verdicts if verdict["failed"]]
-        gates_alone = len(failed) == session.testsfailed and "conflict" not in failed
+        gates_alone = self._failures == session.testsfailed and "conflict" not in failed
         if failed and exitstatus == pytest.ExitCode.TESTS_FAILED and gates_alone:
             session.exitstatus = REGRESSED if "regressed" in failed else NO_BASELINE
         self._write_baselines()
@@ -82,8 +86,8 @@ class Channel:
             if other["model"] == verdict["model"] and other["predictions"] != verdict["predictions"]:
                 first, second = sorted((other["test"], verdict["test"]))
                 return (
-                    f"two gates of {verdict['model']!r} with different predictions, in {first} and in {second}: give"
-                    " each model a name of its own"
+                    f"two gates of {verdict['model']!r} with different predictions or pictures, in {first} and in"
+                    f" {second}: give each model a name of its own"
                 )
         return None
 
@@ -94,15 +98,18 @@ class Channel:
         self.errors += [text for text in found if text not in shown]
         in_conflict = {*shown.values(), *found.values()}
         staged = {verdict["staged"]: verdict["model"] for verdict in self.verdicts if verdict["staged"]}
+        lost = {*staged.values()} - in_conflict
         for folder, model in staged.items():
             from convspec.accuracy import baselines
 
             try:
                 for run in () if model in in_conflict else baselines.read(Path(folder)):
                     baselines.write(self._baselines, run)
+                    lost.discard(model)
             except (BadInput, OSError) as error:
                 self.errors.append(f"the baseline of {model} could not be written: {error}; {checks.OTHER_BASELINES}")
             shutil.rmtree(folder, ignore_errors=True)
+        self.errors += [f"the baseline of {model} is lost: its temporary folder is gone" for model in sorted(lost)]
 
 
 CHANNEL = pytest.StashKey[Channel]()
@@ -128,7 +135,9 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         "failed": begins or (judgement.outcome in ("missing", "regressed") and not update),
         "test": _test(item),
         "model": " on ".join(filter(None, (runs[0].name, runs[0].dataset))),
-        "predictions": hashlib.sha256(repr([run.predicted for run in runs]).encode()).hexdigest(),
+        "predictions": hashlib.sha256(
+            repr([(run.predicted, run.labels, run.pictures) for run in runs]).encode()
+        ).hexdigest(),
         "staged": "",
     }
     verdicts = item.stash.setdefault(VERDICTS, [])
@@ -145,12 +154,16 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         verdict["staged"] = _stage(runs, item.stash.setdefault(STAGED, {}))
     verdicts.append(verdict)
     if begins and not unwritable:
+        accuracy = sum(run.accuracy for run in runs) / len(runs)
         text += (
-            f"\nThese runs are the baseline from now on: look at {str(folder)!r}, keep it under version control, and"
-            " run again."
+            f"\nThese runs are the baseline from now on, with an accuracy of {accuracy:.3f}: if you expect that,"
+            f" keep {str(folder)!r} under version control, and run again."
         )
     elif missing and not unwritable:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."
+    if update and (kept := sorted({run.seed for run in judgement.baseline} - {run.seed for run in runs})):
+        seeds = ", ".join(map(str, kept))
+        verdict["text"] += f"\nseeds {seeds} of the old baseline still count: train as many, or delete their files"
     if verdict["failed"]:
         pytest.fail(text, pytrace=False)
     if judgement.outcome == "underpowered":

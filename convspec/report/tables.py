@@ -79,7 +79,7 @@ class Table:
         blank = [""] * (len(self.titles) - 1)
         rules = ["---" if side == "<" else "---:" for side in self._sides]
         cells = [[*map(escape, row)] if len(row) > 1 else [f"**{escape(row[0])}**", *blank] for row in self.rows]
-        table = [f"| {' | '.join(row)} |" for row in ([*map(escape, self.titles)], rules, *cells)]
+        table = [f"| {' | '.join(row)} |".replace("\n", " ") for row in ([*map(escape, self.titles)], rules, *cells)]
         above, below = ([f"- {escape(line)}" for line in lines] for lines in (self.above, self.below))
         return "\n\n".join("\n".join(part) for part in (above, table, below) if part) + "\n"
 

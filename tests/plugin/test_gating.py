@@ -58,7 +58,9 @@ def test_a_first_run_writes_the_baseline_and_fails(arguments: tuple[str, ...], p
     assert code == NO_BASELINE == 11
     assert text.count("accuracy against the baseline") == 1
     assert "no baseline yet of model" in text
-    assert re.search(r"These runs are the baseline from now on: look at '.*baselines', keep it under version", text)
+    assert re.search(
+        r"the baseline from now on, with an accuracy of 0\.99\d: .* keep '.*baselines' under version", text
+    )
     assert len(baselines(pytester)) == 5
 
 
@@ -117,7 +119,7 @@ def test_two_tests_that_gate_one_name_are_an_error_that_names_both(
     pytester.makepyfile(test_second=MODEL.format(hard=20, generator=2, runs=5))
     code, text = run(pytester, *arguments)
     assert code == FAILED
-    assert "two gates of 'model' with different predictions, in test_model.py::test_model and in test_second.py" in text
+    assert "different predictions or pictures, in test_model.py::test_model and in test_second.py" in text
     assert not baselines(pytester), "neither is the baseline"
 
 
@@ -288,6 +290,51 @@ def test_updated_baselines_are_compared_with_the_old_ones_first(pytester: pytest
     assert len(after) == 6
     assert all(after[name] != before[name] for name in before)
     assert run(pytester, **WORSE, runs=6)[0] == OK
+
+
+def test_seeds_that_an_update_leaves_in_place_are_named(pytester: pytest.Pytester) -> None:
+    run(pytester)
+    code, text = run(pytester, "--convspec-update-baselines", generator=1, runs=3)
+    assert code == OK
+    assert "seeds 3, 4 of the old baseline still count: train as many, or delete their files" in text
+
+
+BOTH = """
+    failures = []
+    for name in "ab":
+        try:
+            accuracy_gate(name, labels[None].repeat(3, 0), labels)
+        except pytest.fail.Exception as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
+"""
+
+
+def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester: pytest.Pytester) -> None:
+    model = f"import pytest\n{MODEL.partition('    wrong')[0]}{BOTH}"
+    pytester.makepyfile(test_model=model.replace("{generator}", "0"))
+    assert [pytest_run(pytester)[0] for _ in range(2)] == [NO_BASELINE, OK]
+
+
+def test_a_baseline_whose_temporary_folder_is_gone_is_an_error(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import glob, os, shutil, tempfile
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionfinish():
+            for folder in glob.glob(os.path.join(tempfile.gettempdir(), "convspec-baselines-*")):
+                shutil.rmtree(folder)
+        """
+    )
+    pytester.makeini("[pytest]")
+    tempfile_ = pytester.mkdir("temporary")
+    pytester._monkeypatch.setattr("tempfile.tempdir", str(tempfile_))
+    code, text = run(pytester)
+    assert code == FAILED
+    assert "the baseline of model is lost: its temporary folder is gone" in text
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,20 @@ def test_a_file_that_is_being_written_is_no_baseline_yet(whole: bytes, tmp_path:
     assert baselines.read(tmp_path) == [a_run()]
 
 
+def test_other_files_and_models_in_the_folder_are_left_alone(whole: bytes, tmp_path: Path) -> None:
+    put(whole, tmp_path)
+    put(b"{}", tmp_path, "python/plot.json")
+    put(b"{}", tmp_path, "python/another-seed0.json")
+    assert baselines.read(tmp_path, a_run().name) == [a_run()]
+    with pytest.raises(BadInput, match="another-seed0"):
+        baselines.read(tmp_path)
+
+
+def test_a_name_too_long_for_a_file_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot be kept: .*File name too long"):
+        baselines.write(tmp_path, a_run(name="猫" * 30))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -81,6 +81,11 @@ LABELS = [0, 1, 1]
             {"predicted": ["a", "b", "c"]}, r"predicted, 'a', 'b', 'c', is one of the labels, 0, 1$", id="other classes"
         ),
         pytest.param({"confidence": [1, 1.5, 1]}, r"probabilities from 0 to 1, got 1\.5", id="percent"),
+        pytest.param({"confidence": [[1, 1], [1]]}, "confidence must be numbers, in rows of", id="ragged confidences"),
+        pytest.param({"confidence": ["sure"] * 3}, "confidence must be numbers, in rows of", id="words"),
+        pytest.param({"predicted": [1e19, 2e19, 0]}, "predicted must be classes, .*, got 1e.19", id="not exact"),
+        pytest.param({"predicted": np.empty((0, 3), int)}, r"got predicted \(0, 3\)", id="no runs"),
+        pytest.param({"predicted": [1], "labels": [1]}, r"two or more pictures.*labels \(1,\)", id="one picture"),
         pytest.param({"name": ""}, "name must be that of the model, one line of text, got ''", id="no name"),
         pytest.param({"name": 5}, "name must be that of the model, one line of text, got 5", id="a number for a name"),
     ],
@@ -107,6 +112,11 @@ def test_classes_are_the_same_in_whatever_form_they_come(predicted: Any, labels:
     (run,) = judgement.results_from_predictions("mine", predicted, labels)
     assert (run.predicted, run.labels) == ([0, 1, 0], [0, 1, 1])
     assert run.conditions["classes"] == [str(label) for label in labels[:2]]
+
+
+def test_names_are_such_that_every_plugin_can_send_them() -> None:
+    (run,) = judgement.results_from_predictions("K\udcffatze", [0, 1], [0, 1], names=["a", "\udcff.jpg"])
+    assert (run.name, run.pictures) == ("K\\udcffatze", ["a", "\\udcff.jpg"])
 
 
 def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:

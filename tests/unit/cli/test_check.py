@@ -1,5 +1,6 @@
 """`convspec check` says how a folder is read, and whether it can be used."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_the_option_that_an_error_names_is_taken(pets: Path, capsys: pytest.Capt
     for option in ("--layout", "--convspec-layout"):
         assert main(["check", str(pets), option, "parts"]) == 0
     assert main(["split", str(pets), str(pets.parent / "new"), "--layout", "parts"]) == 0
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pets / "cats").rename(pets / "猫")
+    monkeypatch.setattr(sys, "stdout", terminal := io.TextIOWrapper(io.BytesIO(), "cp1252"))
+    assert main(["check", str(pets)]) == 0
+    terminal.flush()
+    assert rb"  \u732b: 6 train, 3 validation, 3 test" in terminal.buffer.getvalue()
 
 
 def test_the_check_needs_no_keras(pets: Path) -> None:

@@ -139,7 +139,7 @@ def test_near_copies_get_into_one_part_however_they_are_split(seed: int, pets: P
 def test_without_near_copies_the_split_is_that_of_the_names_alone(pets: Path) -> None:
     reading = read_layout(pets)
     dogs = np.flatnonzero(reading.labels == 1)
-    with_copies, without = (assign(each, np.ones(32, bool), 3) for each in (compare(reading), reading))
+    with_copies, without = (assign(each, {}, 3) for each in (compare(reading), reading))
     for one, other in zip(with_copies, without, strict=True):
         assert np.intersect1d(one, dogs).tolist() == np.intersect1d(other, dogs).tolist()
 
@@ -176,7 +176,7 @@ def test_a_picture_that_shows_up_in_two_classes_stays_in_one_part(pets: Path) ->
         save(CHANGES["10 % brighter"](scene(number)), pets / "dogs" / f"as cat {number}.jpg")
     reading = compare(read_layout(pets))
     for seed in range(3):
-        chosen = assign(reading, np.ones(len(reading.paths), bool), seed)
+        chosen = assign(reading, {}, seed)
         part_of = {n: part for part, positions in zip(PARTS, chosen, strict=True) for n in positions}
         assert isinstance(reading.copies, Copies)
         assert all(part_of[first] == part_of[second] for first, second, _ in reading.copies.pairs)

@@ -221,12 +221,12 @@ def test_a_folder_that_may_not_be_listed_is_bad_and_named(pets: Path, monkeypatc
 
 def test_files_that_may_not_be_read_are_left_to_the_decoder(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidding(path: Path, *arguments: Any, **options: Any) -> object:
-        if path.parent == pets / "dogs":
+        if Path(path).parent == pets / "dogs":
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *arguments, **options)
+        return open(path, *arguments, **options)
 
-    opened = Path.open
-    monkeypatch.setattr(Path, "open", forbidding)
+    for module in ("files", "data.content"):
+        monkeypatch.setattr(f"convspec.{module}.open", forbidding, raising=False)
     listed = read_layout(pets)
     assert (listed.names, listed.duplicates) == (ALL_PETS, ())
 
@@ -282,7 +282,7 @@ def test_each_class_is_split_by_quarters_completely_and_without_overlap(
     files = unsplit(counts)
     first = np.concatenate([np.arange(count) < 4 for count in counts])
     readable = first | ~np.array(bad[: sum(counts)])
-    split = assign(files, readable, seed)
+    split = assign(files, dict.fromkeys(np.flatnonzero(~readable).tolist(), ""), seed)
     for label in range(len(counts)):
         count = int((readable & (files.labels == label)).sum())
         sizes = [int((files.labels[part] == label).sum()) for part in split]
@@ -293,7 +293,7 @@ def test_each_class_is_split_by_quarters_completely_and_without_overlap(
 
 def test_the_seed_decides_the_parts_unless_the_folder_does() -> None:
     def split(files: Reading, seed: int) -> list[list[int]]:
-        return [part.tolist() for part in assign(files, np.ones(len(files.labels), bool), seed)]
+        return [part.tolist() for part in assign(files, {}, seed)]
 
     files = unsplit([20, 20])
     assert split(files, 1) == split(files, 1) != split(files, 2)
@@ -301,11 +301,27 @@ def test_the_seed_decides_the_parts_unless_the_folder_does() -> None:
     assert split(given, 1) == split(given, 2) == [[0, 3], [1, 4], [2, 5]]
 
 
+@pytest.mark.parametrize(("copied", "what"), [("dogs", "'dogs' in it"), ("test/dogs", "'dogs' in test of it")])
+def test_a_class_of_nothing_but_copies_of_others_is_refused(copied: str, what: str, tmp_path: Path) -> None:
+    """With one class every answer would be right, and with no test part one would be drawn."""
+    top = "train/" if "/" in copied else ""
+    put(tmp_path, [f"{top}{label}/{n}.png" for label in ("cats", "dogs") for n in range(4)])
+    if top:
+        put(tmp_path, ["test/cats/9.png"])
+    shutil.copytree(tmp_path / top / "cats", tmp_path / copied, dirs_exist_ok=True)
+    with pytest.raises(BadInput, match=f"all pictures of {what} are there twice: .*; take one away"):
+        read_layout(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "bad", "message"),
     [
-        (unsplit([3, 3], PARTS * 2), [4], "the class 'b' is empty: no readable picture of it in validation of 'pets'"),
-        (unsplit([5, 5]), range(5, 10), "the class 'b' is empty: no readable picture of it in 'pets'"),
+        (
+            unsplit([3, 3], PARTS * 2),
+            [4],
+            "the class 'b' is empty: no readable picture of it in validation of 'pets'; why",
+        ),
+        (unsplit([5, 5]), range(5, 10), "the class 'b' is empty: no readable picture of it in 'pets'; why"),
         (unsplit([5, 5]), [8, 9], "'pets': a class needs at least 4 readable pictures to be split, but 'b' has 3"),
     ],
 )
@@ -313,4 +329,4 @@ def test_a_class_without_enough_readable_pictures_is_refused_by_name(
     files: Reading, bad: list[int], message: str
 ) -> None:
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
-        assign(files, ~np.isin(np.arange(len(files.labels)), bad), 0)
+        assign(files, dict.fromkeys(bad, "why"), 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import put_noise as put
 from PIL import Image
 
 from convspec import BadInput
@@ -20,17 +21,6 @@ PETS = ("cats", "dogs")
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 12345\n"
 )
-
-
-def put(folder: Path, *classes: str, count: int = 10) -> Path:
-    """Write pictures of noise into each of these subfolders."""
-    for name in classes:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            seed = [number, *name.encode()]
-            noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(folder / name / f"{number}.png")
-    return folder
 
 
 def counts(reading: Reading) -> Counter[tuple[str, str]]:
@@ -93,7 +83,7 @@ def test_a_missing_part_is_taken_from_train_by_class_and_seed(
     given = "test" if missing == "validation" else "validation"
     reading = read_layout(tmp_path)
     assert f"no {missing} part: 20% of train, by class and seed" in reading.notes
-    first, again, other = (assign(reading, np.ones(40, bool), seed) for seed in (0, 0, 1))
+    first, again, other = (assign(reading, {}, seed) for seed in (0, 0, 1))
     assert [part.tolist() for part in first] == [part.tolist() for part in again]
     drawn, kept = PARTS.index(missing), PARTS.index(given)
     assert first[drawn].tolist() != other[drawn].tolist()
@@ -174,6 +164,24 @@ def test_parts_inside_of_classes_are_parts(tmp_path: Path) -> None:
 def test_parts_that_cannot_be_used_are_refused(classes: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=message):
         read_layout(put(tmp_path, *classes))
+
+
+def test_two_folders_that_are_one_part_by_their_names_are_refused(tmp_path: Path) -> None:
+    for part in ("train", "training", "test"):
+        put(tmp_path, *(f"{part}/{label}" for label in PETS), count=3)
+        for label in PETS:
+            for number in range(3):
+                (tmp_path / part / label / f"{number}.png").rename(tmp_path / part / f"{label}.{number}.png")
+            (tmp_path / part / label).rmdir()
+    with pytest.raises(BadInput, match="two folders that are train by their names; rename one"):
+        read_layout(tmp_path)
+
+
+def test_a_class_that_cannot_be_read_is_no_reason_to_take_another_apart(tmp_path: Path) -> None:
+    put(tmp_path, "cats/indoors", "cats/outdoors")
+    (tmp_path / "dogs").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(BadInput, match=r"only the class 'cats' \(.*dogs.*not mounted"):
+        read_layout(tmp_path)
 
 
 # Classes named as parts are
@@ -349,54 +357,3 @@ def test_the_reading_says_what_the_majority_reaches_and_who_is_few(tmp_path: Pat
     assert "  cats: 29 train, 13 validation, 13 test" in lines
     assert "a model that always answers cats is right in 92.9%" in lines, "13 of 14"
     assert "few pictures to test with, so that accuracy says little about these classes: dogs (1)" in lines
-
-
-# Groups
-
-
-def part_of(reading: Reading, seed: int) -> dict[str, str]:
-    """Return the part of each picture, by its path in the folder."""
-    chosen = assign(reading, np.ones(len(reading.paths), bool), seed)
-    return {
-        reading.paths[n].relative_to(reading.folder).as_posix(): part
-        for part, positions in zip(PARTS, chosen, strict=True)
-        for n in positions
-    }
-
-
-@pytest.mark.parametrize("names_part", ["", "train/"])
-def test_a_group_of_a_table_or_a_pattern_stays_in_one_part(names_part: str, tmp_path: Path) -> None:
-    for label in PETS:
-        for scene in range(8):
-            put(tmp_path, f"{names_part}{label}/scene{scene}", count=3)
-    if names_part:
-        put(tmp_path, "test/cats", "test/dogs")
-    rows = rf"{names_part}cats/(?P<group>scene\d)/.*,"
-    singles = [f"{names_part}dogs/scene{scene}/{n}.png,dog {scene}" for scene in range(8) for n in range(3)]
-    (tmp_path / "groups.csv").write_text("\n".join(["file,group", rows, *singles]))
-    reading = read_layout(tmp_path)
-    assert (len(reading.groups), reading.left_out) == (16, {})
-    for seed in range(5):
-        parts: dict[str, set[str]] = {}
-        for name, part in part_of(reading, seed).items():
-            if not name.startswith("test/"):
-                parts.setdefault(str(Path(name).parent), set()).add(part)
-        assert all(len(places) == 1 for places in parts.values()), parts
-        assert len(set.union(*parts.values())) == (2 if names_part else 3)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ("picture,scene\ncats/0.png,a\n", "its first line must name the columns file and group"),
-        ("file,group\ncats/nobody.png,a\n", r"line 2: no picture 'cats/nobody\.png' in this folder"),
-        ("file,group\ncats/0.png,\n", "line 2 lacks a file or a group"),
-        ("file,group\n(?P<group>,a\n", "(missing|unterminated)"),
-        ("file,group\n(?P<group>cats)/.*,\n", "groups of 'cats' are too large for the parts"),
-    ],
-)
-def test_a_table_of_groups_that_cannot_be_used_is_refused(table: str, message: str, tmp_path: Path) -> None:
-    put(tmp_path, *PETS)
-    (tmp_path / "groups.csv").write_text(table)
-    with pytest.raises(BadInput, match=rf"^{re.escape(repr(str(tmp_path / 'groups.csv')))}: .*{message}"):
-        load_dataset(tmp_path, 8)

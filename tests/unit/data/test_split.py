@@ -523,7 +523,15 @@ def test_a_source_that_has_changed_or_another_seed_is_refused(seed: int, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name", [b"with spaces.ppm", b"new\nline.ppm", "Süße.ppm".encode(), b"caf\xe9.ppm", b"'\".ppm"]
+    "name",
+    [
+        b"with spaces.ppm",
+        b"new\nline.ppm",
+        "Süße.ppm".encode(),
+        b"caf\xe9.ppm",
+        b"'\".ppm",
+        ("写" * 82 + ".ppm").encode(),
+    ],
 )
 def test_any_name_comes_through_the_split_and_its_manifest(name: bytes, tmp_path: Path, pets: Path) -> None:
     odd = os.fsdecode(name)

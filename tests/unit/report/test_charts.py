@@ -91,7 +91,13 @@ def test_a_row_of_the_confusion_matrix_holds_the_answers_to_a_class() -> None:
 
 
 def test_counts_have_three_digits_or_are_whole() -> None:
-    assert [charts.count_of(count) for count in (0.5, 12.75, 999.4, 1000, 12345.6)] == ["0.5", "12.8", "999", "1,000", "12,346"]
+    assert [charts.count_of(count) for count in (0.5, 12.75, 999.4, 1000, 12345.6)] == [
+        "0.5",
+        "12.8",
+        "999",
+        "1,000",
+        "12,346",
+    ]
 
 
 def test_reliability_has_the_accuracy_and_the_share_of_each_confidence() -> None:
