@@ -301,7 +301,7 @@ def test_the_seed_decides_the_parts_unless_the_folder_does() -> None:
     assert split(given, 1) == split(given, 2) == [[0, 3], [1, 4], [2, 5]]
 
 
-@pytest.mark.parametrize(("copied", "what"), [("dogs", "'dogs' in it"), ("test/dogs", "'dogs' in test of it")])
+@pytest.mark.parametrize(("copied", "what"), [("dogs", "'dogs' in it"), ("test/dogs", "'cats' in train of it")])
 def test_a_class_of_nothing_but_copies_of_others_is_refused(copied: str, what: str, tmp_path: Path) -> None:
     """With one class every answer would be right, and with no test part one would be drawn."""
     top = "train/" if "/" in copied else ""

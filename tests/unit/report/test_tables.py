@@ -42,8 +42,8 @@ def test_markdown_is_a_table_between_lists_with_special_signs_escaped() -> None:
         "- missing",
         "",
     ]
-    shown = r"| \[x](y) \~z\~ \&amp; \_\_init\_\_ a_b one two |"
-    assert Table(["x"], [["[x](y) ~z~ &amp; __init__ a_b one\ntwo"]]).markdown().split("\n")[2] == shown
+    shown = r"| [x\](y) \~z\~ \&amp; \_\_init\_\_ a_b one two | - |"
+    assert Table(["x", "y"], [["[x](y) ~z~ &amp; __init__ a_b one\ntwo", "-"]]).markdown().split("\n")[2] == shown
     assert Table(["x", "y"], []).markdown() == "| x | y |\n| --- | ---: |\n"
 
 
