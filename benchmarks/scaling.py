@@ -143,7 +143,7 @@ def measure(data: Path) -> dict[str, Any]:
 
     files = sorted((data / "dogs_vs_cats_small").rglob("*.jpg"))
     sample = [files[place] for place in np.random.default_rng(0).permutation(len(files))]
-    base = models.conv_base("vgg16", data / "vgg16_notop.weights.h5", (150, 150, 3))
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data), (150, 150, 3))
     apart, sample = sample[:300], sample[300:]
     decoding = _core_seconds(lambda: [decode.load_image(path, 150) for path in apart])
     batch = np.stack([decode.load_image(path, 150) for path in apart[:20]]) / np.float32(255)

@@ -40,7 +40,7 @@ except ModuleNotFoundError as error:
         raise
     installed = [f"KERAS_BACKEND={name}" for name in BACKENDS if find_spec(name)]
     raise BadInput(
-        f"Keras is to run on {error.name}, which is not installed: pip install -e '.[{error.name}]'"
+        f'Keras is to run on {error.name}, which is not installed: pip install "convspec[{error.name}]"'
         + "".join(f", or set {setting}" for setting in installed)
     ) from error
 if BACKEND not in BACKENDS:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from convspec.cli.arguments import add_layout, add_truncated
-from convspec.plugin.options import Mode
+from convspec.plugin.options import RUNGS, Mode
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
 DESCRIPTION = (
@@ -18,10 +18,21 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="one subfolder a class, or train, validation and test")
-    parser.add_argument("--scale", choices=("mini", "full"), default="mini", help="mini (default) or full: with VGG16")
-    parser.add_argument("--mode", choices=get_args(Mode), default="literal", help="(default: literal)")
-    parser.add_argument("--rungs", metavar="A,B", help="run only these rungs (default: all seven)")
-    parser.add_argument("--seeds", metavar="N", help="runs of each rung (default: 5 at mini, 1 at full)")
+    parser.add_argument(
+        "--scale",
+        choices=("mini", "full"),
+        default="mini",
+        help="mini (default): a small base, trained on drawn shapes; full: VGG16, for photographs",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        default="literal",
+        help="literal (default): as in the chapter; exact: the same steps in less time; fast: frozen layers see each"
+        " picture once; both: literal beside fast",
+    )
+    parser.add_argument("--rungs", metavar="A,B", help=f"run only these of {RUNGS} (default: all)")
+    parser.add_argument("--seeds", metavar="N|auto", help="runs of each rung (default: 5 at mini, 1 at full)")
     parser.add_argument("--base", metavar="NAME", help="such as EfficientNetV2B0 (default: mini, or VGG16 at full)")
     parser.add_argument(
         "--margin", metavar="M", help="how much less than the best is still recommended (default: 0.01, one point)"
@@ -29,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", metavar="FILE", help="weights of the base (default: the data folder's, or Keras's)"
     )
-    parser.add_argument("--report", metavar="DIR", type=Path, default=Path(".convspec"), help="(default: .convspec)")
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        default=Path(".convspec"),
+        help="folder for the page, the record and the models (default: .convspec)",
+    )
     add_layout(parser)
     add_truncated(parser)
 

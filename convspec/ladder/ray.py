@@ -30,7 +30,7 @@ try:
     import ray
     import ray.data
 except ImportError as error:
-    raise BadInput("Ray is not installed: pip install -e '.[ray]'") from error
+    raise BadInput('Ray is not installed: pip install "convspec[ray]"') from error
 
 CHUNK = 8  # batches that a worker gets at once, and computes again if it dies
 

@@ -100,7 +100,8 @@ def _fast(rungs: dict[str, Recipe], views: int, epochs: int, size: int) -> dict[
 
 def _exact(rungs: dict[str, Recipe]) -> dict[str, Recipe]:
     """Return the rungs that train on a base, with the same steps, each computation of the frozen part done once."""
-    frozen, tuned = (replace(rungs[name], name=f"{name}_exact", exact=True) for name in RUNGS[-2:])
+    names = "frozen_end_to_end", "fine_tuned"
+    frozen, tuned = (replace(rungs[name], name=f"{name}_exact", exact=True) for name in names)
     return _ladder(frozen, replace(tuned, starts_from=frozen))
 
 

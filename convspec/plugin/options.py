@@ -63,12 +63,13 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "enforce-timings": FLAG,
 }
 OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the gate of any model, without Keras
-    "seeds": {"metavar": "N", "type": _seeds},
+    "seeds": {"metavar": "N|auto", "type": _seeds},
     "margin": {"metavar": "M", "type": _share},
     "measure": {"choices": get_args(Measure)},
     "update-baselines": FLAG,
     "report": {"metavar": "DIR", "type": Path},
 }
+RUNGS = "dense_baseline, mnist_convnet, from_scratch, augmented, feature_extraction, frozen_end_to_end, fine_tuned"
 HELP = {
     "scale": "mini (default): embedded pictures, minutes on two cores; full: MNIST, Dogs vs. Cats, VGG16",
     "dataset": "run every rung on these pictures: shapes, digits, mnist, dogs_vs_cats, or a folder with a subfolder for"
@@ -78,7 +79,7 @@ HELP = {
     "base": "mini, or a model of keras.applications such as EfficientNetV2B0, for the rungs with a base; at full with"
     " pictures of its own size (default: mini at mini, VGG16 at full)",
     "weights": "weights of the base (default: BASE_notop.weights.h5 in the data folder, else imagenet, from Keras)",
-    "rungs": "run only these rungs of the ladder (default: all seven)",
+    "rungs": f"run only these rungs of {RUNGS} (default: all)",
     "mode": "literal (default): every rung as in its listings; exact: the same steps, with frozen layers computed"
     " once where a picture stays the same; fast: frozen layers see each picture once, and feature extraction ends in a"
     " linear probe; both: literal beside fast",
@@ -93,10 +94,12 @@ HELP = {
     "enforce-timings": "fail a timing whose whole 95 %% interval lies beyond its bound (default: no timing fails)",
     "seeds": "train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full); auto: with 3, and with up to 12"
     " until the verdict on its accuracy is certain",
-    "margin": "the drop in accuracy that still passes the gate against the baseline (default: 0.01, one point)",
+    "margin": "the drop in accuracy that still passes the gate against the baseline, and how much less than the best a"
+    " recommended rung may have (default: 0.01, one point)",
     "measure": "what gates judge: accuracy (default), or balanced accuracy, in which every class counts the same",
     "update-baselines": "add this session's runs to the baselines, after comparing them with those there",
-    "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec)",
+    "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec in"
+    " pytest's root folder)",
 }
 BASELINES = "folder of baselines, one file a seed, from the root folder (default: tests/baselines)"
 

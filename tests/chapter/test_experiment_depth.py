@@ -188,7 +188,7 @@ def test_first_kernels_are_edges_and_colours_more_than_random_ones(experiment: E
 @pytest.mark.full
 @claim(129.1, "5.4.2", "encode simple directional edges and colors", "holds")
 def test_vgg16s_first_kernels_are_edges_and_colours_by_four_fifths(data_folder: Path, evidence: Evidence) -> None:
-    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (32, 32, 3))
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (32, 32, 3))
     share = edges_and_colours(base.get_layer("block1_conv1").get_weights()[0])
     evidence(f"{share:.3f} of the kernels' energy, of random kernels' 0.333")
     assert share > 0.8

@@ -95,7 +95,7 @@ def test_the_first_eight_activations_are_those_of_listings_5_27_and_5_28(
 @pytest.fixture(scope="module")
 def first_filters(data_folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias of VGG16's first layer, whose channels are blue, green and red."""
-    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (32, 32, 3))
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (32, 32, 3))
     kernel, bias = base.get_layer("block1_conv1").get_weights()
     return kernel, bias
 
@@ -210,7 +210,7 @@ def test_more_filters_of_vgg16_are_blank_in_the_last_layer_than_before(
 
     So whether inputs are prepared as for the weights or rescaled. In between it goes up and down, not "more and more".
     """
-    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (224, 224, 3))
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (224, 224, 3))
     pixels = decode.load_image(data_folder / picture, 224).astype(np.float32)
     dead = dead_share(activations(base, models.PREPROCESSING[preprocessing](pixels[None])))
     first, *between, last = (share for name, share in dead.items() if "conv" in name)
@@ -450,7 +450,7 @@ def test_the_heatmap_is_14x14_as_block5_conv3_the_last_convolution(vgg16: keras.
     assert class_activation_map(model, np.zeros((1, 224, 224, 3)), 1).shape == (14, 14)
 
 
-@claim(138, "5.4.3", "superimposes the original image on the heatmap", "holds", source="listing 5.44")
+@claim(138, "5.4.3", "Superimposing the heatmap with the original picture", "holds", source="listing 5.44")
 @pytest.mark.parametrize("name", ["written.png", "elephant_cam.jpg"])
 def test_the_picture_and_its_file_are_those_that_listing_5_44_writes(
     name: str, rng: np.random.Generator, tmp_path: Path

@@ -206,6 +206,6 @@ def test_weights_from_a_file_are_the_ones_the_base_computes_with(tmp_path: Path)
 
 
 def test_vgg16s_published_weights_load_into_the_base(data_folder: Path) -> None:
-    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5")
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder))
     kernel = base.get_layer("block1_conv1").get_weights()[0]
     np.testing.assert_allclose(kernel.ravel()[:2], [0.42947057, 0.11727387], rtol=1e-6)

@@ -196,7 +196,7 @@ def test_nan_and_infinity_are_refused(smooth: tuple[keras.Model, np.ndarray, np.
 @pytest.mark.full
 def test_2_3_0_5_and_15_filters_of_vgg16s_blocks_are_dead_on_the_noise(data_folder: Path) -> None:
     """Of the first 64 of each block's first layer: as listed, they stay noise."""
-    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (64, 64, 3))
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (64, 64, 3))
     (noise,) = inputs(base, "block1_conv1", [0], size=64, value_range=(-128, 127), steps=0)
     maps = activations(base, noise)
     dead = [int(np.sum(~maps[f"block{block}_conv1"][..., :64].any(axis=(0, 1)))) for block in range(1, 6)]
@@ -212,7 +212,7 @@ def responses(request: pytest.FixtureRequest, data_folder: Path) -> tuple[int, n
 
     (64,) on the grey noise, and (64 patterns, 64 filters) on their patterns. Grey is 0 in VGG16's inputs.
     """
-    base = models.conv_base("vgg16", data_folder / "vgg16_notop.weights.h5", (64, 64, 3))
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (64, 64, 3))
     name = f"block{request.param}_conv1"
     start, patterns = (
         inputs(base, name, range(64), size=64, value_range=(-128, 127), steps=steps) for steps in (0, 40)
