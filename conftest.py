@@ -184,3 +184,13 @@ def rng() -> "np.random.Generator":
     import numpy as np
 
     return np.random.default_rng(5)
+
+
+@pytest.fixture
+def own_precision() -> "Iterator[None]":
+    """Set the precision back at the end."""
+    from convspec import backend
+
+    before = backend.precision()
+    yield
+    backend.set_precision(before)

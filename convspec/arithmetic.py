@@ -41,8 +41,8 @@ def _at_least_1(**arguments: int) -> None:
 
 def _area(kernel: Kernel) -> int:
     sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    if len(sides) != 2 or min(sides) < 1:
-        raise ValueError(f"kernel must be one number or (height, width), each at least 1, got {kernel}")
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise ValueError(f"kernel must be one whole number or (height, width), each at least 1, got {kernel}")
     return prod(sides)
 
 

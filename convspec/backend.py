@@ -45,6 +45,8 @@ except ModuleNotFoundError as error:
     ) from error
 if BACKEND not in BACKENDS:
     raise BadInput(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, got {BACKEND!r}")
+if (layout := keras.config.image_data_format()) != "channels_last":
+    raise BadInput(f"image_data_format must be channels_last, as pictures are, got {layout}: set it in keras.json")
 
 
 def make_deterministic() -> None:
@@ -287,11 +289,14 @@ def data_parallel(model: keras.Model, devices: int) -> Iterator[keras.Model]:
         _copy_state(replica, model)
 
 
+def variables(model: keras.Model) -> list[keras.Variable]:
+    """Return those of a compiled model and its optimizer, the state of dropout's random generators included."""
+    if not model.optimizer.built:  # one that scales the loss, for float16, would get more of them each time
+        model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
+
+
 def _copy_state(source: keras.Model, target: keras.Model) -> None:
     """Copy all variables of a compiled model and its optimizer to another of the same architecture."""
-    variables = []
-    for model in (source, target):
-        model.optimizer.build(model.trainable_variables)
-        variables.append([*model.variables, *model.optimizer.variables])
-    for read, written in zip(*variables, strict=True):
+    for read, written in zip(variables(source), variables(target), strict=True):
         written.assign(keras.ops.convert_to_numpy(read))

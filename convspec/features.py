@@ -1,6 +1,5 @@
 """Disk cache of a frozen base's features."""
 
-import errno
 import hashlib
 import io
 import json
@@ -9,7 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -92,7 +91,7 @@ def extract(
         Features, (n, *base.output_shape[1:]), mapped into memory.
 
     Raises:
-        BadInput: The disk is full, memory does not suffice for a picture, or the features do not fit into `dtype`.
+        BadInput: Memory does not suffice for a picture, or the features do not fit into `dtype`.
     """
     identity = _identity(base, batches, dtype)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -100,22 +99,14 @@ def extract(
     with lock(store, progress):
         if store.is_dir():
             try:
-                return _open(store, identity, batches, clock)
+                return _open(store, identity, clock)
             except DAMAGED as error:
                 warnings.warn(
                     f"the features in {str(store)!r} cannot be used and are computed again: {error}", stacklevel=2
                 )
                 shutil.rmtree(store)
-        try:
-            _compute(base, batches, store, identity, predict, title, progress)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise BadInput(
-                f"no room for the features of {len(batches.inputs)} pictures in {str(folder)!r}: free some, or name"
-                " another folder with --convspec-report; what is computed is kept"
-            ) from error
-        return _open(store, identity, batches, clock)
+        _compute(base, batches, store, identity, predict, title, progress)
+        return _open(store, identity, clock)
 
 
 def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]:
@@ -131,11 +122,10 @@ def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]
         "cut": [base.layers[-1].name, list(base.output_shape[1:])],
         "weights": weights.hexdigest(),
         "pictures": _digest(batches.inputs),
-        "labels": _digest(batches.labels),
         "preprocessing": _digest(probe),
         "view": repr(batches.view),
         "batch": batches.batch_size,
-        "dtype": [dtype, base.compute_dtype],
+        "dtype": [dtype, base.compute_dtype, *(["tf32"] if backend.precision() == "tf32" else [])],
         "backend": [backend.BACKEND, keras.__version__],
     }
 
@@ -159,7 +149,9 @@ def _compute(
     partial = store.with_name(f"{store.name}.partial")
     partial.mkdir(exist_ok=True)
     spent = partial / "seconds.json"
-    seconds = json.loads(spent.read_text()) if spent.is_file() else 0.0
+    seconds = 0.0
+    with suppress(*DAMAGED):  # not there, or cut short
+        seconds = float(json.loads(spent.read_text()))
     shape, dtype = (len(batches.inputs), *map(int, base.output_shape[1:])), np.dtype(identity["dtype"][0])
     header = io.BytesIO()
     np.lib.format.write_array_header_2_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
@@ -186,7 +178,6 @@ def _compute(
                         new.write_text(json.dumps(seconds + now - began))
                     saved = now
             seconds += time.perf_counter() - began
-    np.save(partial / "labels.npy", batches.labels)
     sha256 = checksum(partial / "features.npy")
     record = {"schema": SCHEMA, "identity": identity, "seconds": round(seconds, 3), "sha256": sha256}
     (partial / "store.json").write_text(json.dumps(record, indent=1))
@@ -194,14 +185,12 @@ def _compute(
     os.replace(partial, store)
 
 
-def _open(store: Path, identity: dict[str, Any], batches: Batches, clock: Clock) -> np.ndarray:
+def _open(store: Path, identity: dict[str, Any], clock: Clock) -> np.ndarray:
     """Read a store; one of the errors DAMAGED says why it cannot be used."""
     record = json.loads((store / "store.json").read_text())
     if differing := [name for name in identity if record["identity"][name] != identity[name]]:
         raise ValueError(f"they were made for another {', '.join(differing)}")
     if checksum(store / "features.npy") != record["sha256"]:
         raise ValueError("their checksum is not that of the record")
-    if not np.array_equal(np.load(store / "labels.npy"), batches.labels):
-        raise ValueError("they stand beside other labels")
     clock.seconds["features"] += float(record["seconds"])
     return np.load(store / "features.npy", mmap_mode="r")

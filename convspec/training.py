@@ -62,7 +62,7 @@ class Checkpoint:
 
     def save(self, model: keras.Model, history: History, clock: Clock) -> None:
         """Replace the file atomically."""
-        values = [keras.ops.convert_to_numpy(variable) for variable in self._variables(model)]
+        values = [keras.ops.convert_to_numpy(variable) for variable in backend.variables(model)]
         state = json.dumps([history, clock.seconds])
         with atomic_write(self.path) as partial:
             np.savez(partial, *values, schema=CHECKPOINT_SCHEMA, key=self.key, state=state)
@@ -75,21 +75,16 @@ class Checkpoint:
             with np.load(self.path) as saved:
                 if saved.get("schema") != CHECKPOINT_SCHEMA or saved["key"] != self.key:
                     return {}
-                for position, variable in enumerate(self._variables(model)):
+                for position, variable in enumerate(backend.variables(model)):
                     variable.assign(saved[f"arr_{position}"])
                 history, seconds = json.loads(str(saved["state"]))
                 clock.seconds.update(seconds)
                 return history
         except DAMAGED as error:
+            reason = " ".join(str(error).split())[:200]
             raise BadInput(
-                f"the checkpoint {str(self.path)!r} is damaged ({error}); delete it to start the run again"
+                f"the checkpoint {str(self.path)!r} is damaged ({reason}); delete it to start the run again"
             ) from error
-
-    @staticmethod
-    def _variables(model: keras.Model) -> list[keras.Variable]:
-        model.optimizer.build(model.trainable_variables)
-        # Includes the state of dropout's random generators, so that a resumed run repeats an unbroken one.
-        return [*model.variables, *model.optimizer.variables]
 
 
 class _FitMonitor(keras.callbacks.Callback):
@@ -288,7 +283,7 @@ def fit_linear(
     with threadpool_limits(1):  # threads that wait for each other take 50 times as long on a busy machine
         for penalty in penalties:
             fitted = LogisticRegression(C=1 / penalty, max_iter=2000).fit(inputs, train.labels)
-            fits.append((log_loss(validation.labels, fitted.predict_proba(held_out)), fitted))
+            fits.append((log_loss(validation.labels, fitted.predict_proba(held_out), labels=fitted.classes_), fitted))
     loss, best = min(fits, key=lambda fit: fit[0])
     kernel = best.coef_.T / scale
     layer.set_weights([kernel, best.intercept_ - mean @ kernel])

@@ -3,3 +3,5 @@
 `result` is what a run returns, `saved_model` what it leaves on disk; `determinism` repeats a run, `ray` spreads runs
 over machines, and `pretrain` made the package's small base.
 """
+
+import convspec.backend  # noqa: F401  before Keras: it names a backend's missing package, and drops its noise

@@ -40,8 +40,11 @@ def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: s
 
 
 def _subsample(split: Split) -> Split:
-    step = max(len(split) // PICTURES, 1) | 1  # odd, so that all classes stay where they alternate
-    return Split(split.images[::step], split.labels[::step], split.names[::step])
+    """Return the first pictures of each class."""
+    classes = np.unique(split.labels)
+    each = -(-PICTURES // len(classes))
+    chosen = np.sort(np.concatenate([np.flatnonzero(split.labels == label)[:each] for label in classes]))
+    return Split(split.images[chosen], split.labels[chosen], tuple(split.names[index] for index in chosen))
 
 
 def compare(first: Result, second: Result) -> Repeat:

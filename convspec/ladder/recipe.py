@@ -51,7 +51,9 @@ def with_base(recipe: Recipe, name: str) -> Recipe:
         return recipe
     smallest, default = models.sizes(base)
     size = default if recipe.scale == "full" and not recipe.extra_sizes else max(recipe.size, smallest)
-    thaw = recipe.thaw and (models.FIRST_LAYER if recipe.thaw == "block1_conv1" else models.LAST_STAGE)
+    thaw = recipe.thaw and (
+        models.FIRST_LAYER if recipe.thaw in ("block1_conv1", models.FIRST_LAYER) else models.LAST_STAGE
+    )
     start = with_base(recipe.starts_from, name) if recipe.starts_from else None
     extra = tuple(max(side, smallest) for side in recipe.extra_sizes)
     return replace(recipe, base=base, size=size, extra_sizes=extra, thaw=thaw, starts_from=start, published={})

@@ -1,5 +1,6 @@
 """Run a recipe: build the network, make its inputs, fit the head, summarise."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -29,7 +30,7 @@ class Architecture(NamedTuple):
     """How a network is built, whether its base's output is cached, and how its head is fitted."""
 
     build: Callable[[Recipe, Any, int], keras.Model]  # of recipe, base (else the pictures' shape), number of classes
-    cached: bool = False  # always; otherwise where the recipe has views
+    cached: bool = False  # always; otherwise where the recipe has views or is exact
     fit: Literal["gradient descent", "logistic regression"] = "gradient descent"
 
 
@@ -47,7 +48,9 @@ ARCHITECTURES = {  # by the name that a recipe has in `model`
     "feature_classifier": Architecture(_build_feature_extraction, cached=True),
     "end_to_end": Architecture(lambda recipe, base, classes: models.end_to_end(base, classes)),
     "linear_probe": Architecture(
-        lambda recipe, base, classes: models.linear_probe(base, recipe.size, classes, recipe.extra_sizes),
+        lambda recipe, base, classes: models.linear_probe(
+            base, base.input_shape[1] or recipe.size, classes, recipe.extra_sizes
+        ),
         cached=True,
         fit="logistic regression",
     ),
@@ -97,7 +100,7 @@ def run_recipe(
         Predictions for the test pictures, history, seconds by phase, and what is needed to repeat the run.
 
     Raises:
-        BadInput: As `backend.batch_share` and `models.conv_base` do.
+        BadInput: As `backend.batch_share` and `models.conv_base` do; the disk is full, or the loss is no number.
     """
     return _Run(recipe, dataset, seed, folder, weights, devices, predict, progress).complete()
 
@@ -186,8 +189,16 @@ class _Run:
 
     def complete(self) -> Result:
         backend.batch_share(self.recipe.batch_size, self.devices)
-        with lock(self.model_file, self.progress):
-            return self.train()
+        try:
+            with lock(self.model_file, self.progress):
+                return self.train()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise BadInput(
+                f"no room for {self.title} in {str(self.folder)!r}: free some, or name another folder with"
+                " --convspec-report; what is computed is kept"
+            ) from error
 
     def train(self) -> Result:
         backend.make_deterministic()
@@ -201,6 +212,9 @@ class _Run:
             if network.trunk:
                 inputs = self.cached_features(network.trunk, inputs)
             history = self.fit(network.head, inputs, checkpoint)
+            if not np.isfinite(history["loss"]).all():
+                remove(checkpoint.path)
+                raise BadInput(f"{self.title}: the loss is no number any more: take a lower learning rate")
             with self.clock("evaluate"):
                 probabilities = network.head.predict(backend.feed(inputs.test), verbose=0)
         with self.clock("save"):
@@ -310,7 +324,7 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         model = architecture.build(recipe, shape, classes)
         return _Network(model, None, None, model)
     if start:
-        model = keras.models.load_model(start)
+        model = saved_model.load(start).model
         base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     else:
         sides = (None, None) if recipe.extra_sizes else shape[:2]
@@ -324,14 +338,10 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         models.freeze(base)
     if architecture.fit == "logistic regression":
         pooled = model.layers[-1].input
-        trunk = keras.Model(model.input, pooled, name=f"{base.name}_pooled")
+        trunk = keras.Model(model.input, pooled, name="_".join([base.name, "pooled", *map(str, recipe.extra_sizes)]))
         return _Network(model, base, trunk, keras.Model(pooled, model.output))
     if architecture.cached or recipe.views or recipe.exact:
         trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
-        if drawing := recipe.exact and [layer.name for layer in trunk.layers if hasattr(layer, "seed_generator")]:
-            raise BadInput(
-                f"{recipe.name}: the layer {drawing[0]} of {base.name} draws at random in training; no exact mode"
-            )
         head = [*([top] if top else []), *model.layers[model.layers.index(base) + 1 :]]
         return _Network(model, base, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
     return _Network(model, base, None, model)

@@ -1,5 +1,6 @@
 """Show what a convnet sees (section 5.4): `maps` and `patterns` use the forward pass that `trace` records."""
 
+import convspec.backend  # noqa: F401  before Keras: it names a backend's missing package, and drops its noise
 from convspec.visualization.maps import activations, class_activation_map, superimpose
 from convspec.visualization.patterns import deprocess_image, filter_patterns
 

@@ -385,7 +385,7 @@ def test_a_count_that_is_none_is_refused_with_argument_and_value(
             function(**counts | {name: value}, **others)
 
 
-NO_KERNEL = "kernel must be one number or (height, width), each at least 1, got "
+NO_KERNEL = "kernel must be one whole number or (height, width), each at least 1, got "
 NOT_BOTH = 'padding "same" allows stride or dilation over 1, not both: got stride 2, dilation 2'
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,15 +204,7 @@ def test_a_saved_model_is_portable_and_trains_on_once_loaded(tmp_path: Path, rng
         np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, other)))
 
 
-@pytest.fixture
-def precision() -> Iterator[None]:
-    """Set the precision back at the end."""
-    before = backend.precision()
-    yield
-    backend.set_precision(before)
-
-
-@pytest.mark.usefixtures("precision")
+@pytest.mark.usefixtures("own_precision")
 @pytest.mark.parametrize("name", ["float32", *MIXED])
 def test_layers_compute_in_the_precision_that_was_set(name: backend.Precision) -> None:
     backend.set_precision(name)
@@ -221,7 +213,7 @@ def test_layers_compute_in_the_precision_that_was_set(name: backend.Precision) -
 
 
 @on_tensorflow
-@pytest.mark.usefixtures("precision")
+@pytest.mark.usefixtures("own_precision")
 @pytest.mark.parametrize(("name", "on"), [("float32", False), ("tf32", True), ("mixed_float16", True)])
 def test_only_float32_forbids_a_gpu_to_round_factors(
     name: backend.Precision, on: bool, monkeypatch: pytest.MonkeyPatch
@@ -234,14 +226,14 @@ def test_only_float32_forbids_a_gpu_to_round_factors(
     assert backend.precision() == name
 
 
-@pytest.mark.usefixtures("precision")
+@pytest.mark.usefixtures("own_precision")
 def test_without_a_gpu_tf32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "accelerators", list)
     backend.set_precision("tf32")
     assert backend.precision() == "float32"
 
 
-@pytest.mark.usefixtures("precision")
+@pytest.mark.usefixtures("own_precision")
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", MIXED)
 def test_probabilities_are_float32_in_mixed_precision(name: backend.Precision, classes: int) -> None:

@@ -1,6 +1,5 @@
 """A base's features: in the order of the pictures, kept on disk, never mixed up; training on them."""
 
-import errno
 import itertools
 import json
 import os
@@ -74,7 +73,6 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
     again = features.extract(base, batches, tmp_path, clock=clocks[1], predict=lambda *_: iter([]))
     np.testing.assert_array_equal(again, first)
     assert isinstance(again, np.memmap)
-    np.testing.assert_array_equal(np.load(store_in(tmp_path) / "labels.npy"), batches.labels)
     assert json.loads((store_in(tmp_path) / "store.json").read_text())["schema"] == features.SCHEMA
     assert clocks[1].seconds == clocks[0].seconds, "the seconds count whenever the features are used"
     assert clocks[0].seconds["features"] > 0
@@ -99,6 +97,12 @@ def test_features_of_anything_else_are_never_taken(
     other = extract(base, Batches(inputs, batches.labels, 8, prepare), tmp_path)
     assert np.allclose(first, other) == (change == "schema")
     assert len(stores(tmp_path)) == 2
+
+
+def test_other_labels_leave_the_features_as_they_are(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
+    extract(base, batches, tmp_path)
+    extract(base, Batches(batches.inputs, 1 - batches.labels, 8, rescale), tmp_path)
+    assert len(stores(tmp_path)) == 1
 
 
 def test_a_stream_of_features_closes_the_batches_that_it_is_of(base: keras.Model, batches: Batches) -> None:
@@ -135,10 +139,9 @@ def rename_another(store: Path) -> None:
         (lambda store: (store / "store.json").write_text("{"), "Expecting property name"),
         (lambda store: (store / "store.json").write_text("{}"), "identity"),
         (lambda store: (store / "store.json").unlink(), "No such file"),
-        (lambda store: np.save(store / "labels.npy", np.zeros(3)), "they stand beside other labels"),
         (rename_another, "they were made for another pictures"),
     ],
-    ids=["overwritten", "cut off", "gone", "damaged record", "other record", "no record", "other labels", "another's"],
+    ids=["overwritten", "cut off", "gone", "damaged record", "other record", "no record", "another's"],
 )
 def test_a_damaged_store_is_computed_again_with_a_warning(
     spoil: Callable[[Path], object], reason: str, base: keras.Model, batches: Batches, tmp_path: Path
@@ -183,6 +186,7 @@ def test_an_extraction_that_was_killed_ends_as_if_it_had_not_been(
     partial = tmp_path / "killed" / f"{whole.name}.partial"
     partial.mkdir(parents=True)
     (partial / "features.npy").write_bytes((whole / "features.npy").read_bytes()[:written])
+    (partial / "seconds.json").touch()  # cut short, too
     starts: list[int] = []
 
     def predict(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
@@ -192,19 +196,6 @@ def test_an_extraction_that_was_killed_ends_as_if_it_had_not_been(
     features.extract(base, batches, tmp_path / "killed", clock=Clock(), predict=predict)
     assert contents(store_in(tmp_path / "killed")) == contents(whole)
     assert starts == [max(written - HEADER, 0) // (8 * ROW)], "whole batches are not computed again"
-
-
-def test_a_full_disk_is_one_clear_error_and_keeps_what_is_computed(
-    base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full_disk(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full_disk)
-    message = r"no room for the features of 20 pictures in .*--convspec-report; what is computed is kept"
-    with pytest.raises(BadInput, match=message):
-        extract(base, batches, tmp_path)
-    assert store_in(tmp_path).suffix == ".partial", "nothing stands under the final name"
 
 
 def test_half_the_bytes_hold_the_same_features_to_three_digits(

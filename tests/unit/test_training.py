@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from convspec import BadInput, models, training
+from convspec import BadInput, backend, models, training
 from convspec.data.batches import Batches, identity, stream
 from convspec.progress import Clock
 from convspec.training import Checkpoint, smooth_curve
@@ -102,7 +102,10 @@ def test_the_threads_that_made_the_batches_end_with_the_fit() -> None:
     assert [thread.name for thread in set(threading.enumerate()) - before if "Pool" in thread.name] == []
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_precision")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # whose optimizer scales the loss
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(precision: backend.Precision, tmp_path: Path) -> None:
+    backend.set_precision(precision)
     whole, batches = model_and_batches()
     unbroken: training.History = {}
     fit(whole, batches, 4, unbroken)
@@ -199,6 +202,13 @@ def test_the_fitted_layer_computes_what_its_history_says(classes: int) -> None:
         loss, accuracy = head.evaluate(batches, verbose=0)
         assert history[f"{prefix}loss"] == [pytest.approx(loss, rel=1e-4)], f"{prefix}loss"
         assert history[f"{prefix}accuracy"] == [pytest.approx(accuracy)], f"{prefix}accuracy"
+
+
+def test_validation_may_lack_a_class() -> None:
+    train, validation = probe_data(3)
+    chosen = validation.labels < 2
+    validation.inputs, validation.labels = validation.inputs[chosen], validation.labels[chosen]
+    assert training.fit_linear(linear_head(3).layers[-1], train, validation)["val_accuracy"][0] > 0.5
 
 
 @pytest.mark.parametrize(("classes", "penalty"), [(2, 0.3), (2, 30.0), (3, 3.0)])

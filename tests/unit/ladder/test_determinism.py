@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from builders import result
 
-from convspec.data.datasets import Dataset
+from convspec.data.datasets import Dataset, Split
 from convspec.ladder import determinism
 from convspec.ladder.rungs import find_recipe
 
@@ -42,3 +42,12 @@ def test_a_rung_repeats_itself_bit_by_bit_on_a_processor(few_shapes: Dataset, tm
     """The others do in the ladder."""
     recipe = find_recipe("feature_extraction_fast", "mini")
     assert determinism.repeat(recipe, few_shapes, 0, tmp_path).outcome == "bit-identical"
+
+
+def test_a_rare_class_is_among_the_pictures_of_the_repetition(few_shapes: Dataset, tmp_path: Path) -> None:
+    """Folders are in the order of their classes."""
+    train = few_shapes.train
+    order = np.concatenate([np.repeat(np.flatnonzero(train.labels == 0), 20), np.flatnonzero(train.labels == 1)[:2]])
+    rare = Split(train.images[order], train.labels[order], tuple(map(str, range(len(order)))))
+    recipe = find_recipe("feature_extraction_fast", "mini")
+    assert determinism.repeat(recipe, replace(few_shapes, train=rare), 0, tmp_path).outcome == "bit-identical"

@@ -197,7 +197,7 @@ def test_without_ray_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "convspec.ladder.ray", raising=False)
     monkeypatch.delattr(ladder, "ray", raising=False)
-    with pytest.raises(BadInput, match=r"^Ray is not installed: pip install -e '\.\[ray\]'$"):
+    with pytest.raises(BadInput, match=r'^Ray is not installed: pip install "convspec\[ray\]"$'):
         importlib.import_module("convspec.ladder.ray")
     result = pytester.runpytest("--convspec-engine", "ray")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -1,5 +1,6 @@
 """What `run_recipe` returns, saves and resumes."""
 
+import errno
 import io
 import json
 import shutil
@@ -190,6 +191,35 @@ def test_fine_tuning_starts_with_the_head_that_the_frozen_rung_trained(few_shape
     frozen, tuned = (load_model(tmp_path, which, few_shapes).get_weights() for which in (recipe.starts_from, recipe))
     for before, after in zip(frozen, tuned, strict=True):
         np.testing.assert_array_equal(after, before)
+
+
+def test_a_damaged_predecessor_is_named_as_such(few_shapes: Dataset, tmp_path: Path) -> None:
+    recipe = short_recipe("fine_tuned")
+    assert recipe.starts_from
+    file = tmp_path / "models" / f"{run_key(recipe.starts_from, few_shapes, 0)}.keras"
+    file.parent.mkdir()
+    file.write_bytes(b"cut short")
+    with pytest.raises(BadInput, match=r"frozen_end_to_end-.*\.keras' is no model that Keras can read"):
+        run_recipe(recipe, few_shapes, 0, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["convspec.features.checksum", "convspec.backend.save_model"])
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_done(
+    place: str, few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place, full_disk)
+    message = r"no room for feature_extraction seed 0 in .*--convspec-report; what is computed is kept"
+    with pytest.raises(BadInput, match=message):
+        run_recipe(short_recipe("feature_extraction"), few_shapes, 0, tmp_path)
+    assert not list(tmp_path.rglob("*.keras"))
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_no_result(few_shapes: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="feature_extraction seed 0: the loss is no number any more: take a lower"):
+        run_recipe(replace(short_recipe("feature_extraction"), learning_rate=1e30), few_shapes, 0, tmp_path)
 
 
 def test_a_predecessor_that_another_process_trains_is_waited_for(

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 
-from convspec import BadInput, models
 from convspec.data.datasets import Dataset
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_key, run_recipe
@@ -41,14 +40,3 @@ def test_exact_is_the_literal_rung_in_all_but_what_is_computed_once() -> None:
         literal, exact = find_recipe(rung, "full"), find_recipe(f"{rung}_exact", "full")
         start = exact.starts_from and replace(exact.starts_from, name="frozen_end_to_end", exact=False)
         assert replace(exact, name=rung, exact=False, starts_from=start) == literal
-
-
-def test_bases_that_draw_at_random_are_refused_in_exact_mode(
-    few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As EfficientNetV2 and ConvNeXt do."""
-    picture = keras.Input((48, 48, 3))
-    maps = keras.layers.Dropout(0.2, name="block2b_drop")(keras.layers.Conv2D(4, 3)(picture))
-    monkeypatch.setattr(models, "conv_base", lambda *_: keras.Model(picture, maps, name="drawing"))
-    with pytest.raises(BadInput, match="block2b_drop of drawing draws at random in training"):
-        run_recipe(find_recipe("frozen_end_to_end_exact", "mini"), few_shapes, 0, tmp_path)

@@ -1,6 +1,6 @@
 """The fast forms of the rungs, and runs in mixed precision."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path
     result = run_recipe(recipe, few_shapes, 0, tmp_path)
     assert result.base_pictures == 2 * (40 + 20 + 20)
     assert result.test_accuracy > 0.8
+    other = run_recipe(replace(recipe, extra_sizes=(24,)), few_shapes, 0, tmp_path)
+    assert other.history != result.history, "features of one size were taken for those of another"
 
 
 @pytest.mark.parametrize("scale", ["mini", "full"])
@@ -99,15 +101,7 @@ def test_a_result_counts_the_pictures_that_went_through_the_base(
     assert trained(rung).base_pictures == expected
 
 
-@pytest.fixture
-def precision() -> Iterator[None]:
-    """Set the precision back at the end."""
-    before = backend.precision()
-    yield
-    backend.set_precision(before)
-
-
-@pytest.mark.usefixtures("precision")
+@pytest.mark.usefixtures("own_precision")
 @pytest.mark.parametrize("name", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart(
     name: backend.Precision, few_shapes: Dataset, tmp_path: Path
@@ -127,7 +121,7 @@ def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart(
     assert baselines.environment(results[name].machine) == f"{baselines.environment(results['float32'].machine)}-{name}"
 
 
-@pytest.mark.usefixtures("precision")
+@pytest.mark.usefixtures("own_precision")
 def test_a_precision_that_the_session_asks_for_wins_over_the_fast_one(few_shapes: Dataset, tmp_path: Path) -> None:
     backend.set_precision("mixed_float16")
     result = run_recipe(find_recipe("feature_extraction_fast", "mini"), few_shapes, 0, tmp_path)
