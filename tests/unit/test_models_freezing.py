@@ -82,27 +82,6 @@ def test_frozen_only_the_head_moves_and_once_thawed_the_top_as_well() -> None:
     assert _moved(model, lambda: _train(model)) == top | _head(model)
 
 
-def test_a_frozen_base_gives_the_same_features_in_training() -> None:
-    """What lets features be recorded once (listing 5.17): frozen, a batch normalisation doesn't look at its batch."""
-    base, _ = _model("mobilenet")
-    pictures, _ = _pictures(32)
-    outputs = []
-    for trainable in (True, False):
-        base.trainable = trainable
-        outputs += [keras.ops.convert_to_numpy(base(pictures, training=training)) for training in (False, True)]
-    assert not np.allclose(outputs[0], outputs[1], rtol=0.1), "unfrozen, training normalises by the batch"
-    np.testing.assert_array_equal(outputs[2], outputs[3])
-
-
-def test_recompiling_forgets_no_weight() -> None:
-    """Fine-tuning (listing 5.23) compiles the trained model again: it goes on from where it was."""
-    base, model = _model("mini", weights=True)
-    compile_model(model, 1e-3)
-    _train(model)
-    models.freeze(base)
-    assert not _moved(model, lambda: compile_model(model, 1e-5))
-
-
 CHANGES: dict[str, Callable[[keras.Model], None]] = {
     "frozen": models.freeze,
     "thawed": lambda base: setattr(base, "trainable", True),

@@ -12,7 +12,6 @@ Sums and products of small whole numbers are exact in float32: what needs no ora
 import re
 from collections.abc import Callable
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -41,33 +40,6 @@ def _run(layer: keras.Layer, values: Any, *weights: Any) -> Array:
     layer.build(batch.shape)
     layer.set_weights([np.asarray(weight) for weight in weights])
     return keras.ops.convert_to_numpy(layer(batch))[0]
-
-
-def _run_exactly(layer: keras.Layer, values: Any, *weights: Any) -> Array:
-    """On the CPU: some of a GPU's kernels take whole numbers through fractions."""
-    with keras.device("cpu:0"):
-        return _run(layer, values, *weights)
-
-
-def _keras_conv2d(image: Any, kernel: Any, stride: Any = 1, padding: str = "valid") -> Array:
-    *size, _, filters = np.shape(kernel)
-    layer = layers.Conv2D(filters, size, strides=stride, padding=padding, use_bias=False)
-    return _run_exactly(layer, image, kernel)
-
-
-def _keras_pool2d(kind: type[keras.Layer]) -> Callable[..., Array]:
-    return lambda image, pool, stride=None, padding="valid": _run_exactly(
-        kind(pool, strides=stride, padding=padding), image
-    )
-
-
-KERAS = SimpleNamespace(
-    conv2d=_keras_conv2d,
-    dense=lambda inputs, weights: _run_exactly(layers.Dense(np.shape(weights)[1], use_bias=False), inputs, weights),
-    max_pool2d=_keras_pool2d(layers.MaxPooling2D),
-    average_pool2d=_keras_pool2d(layers.AveragePooling2D),
-)
-each_side = pytest.mark.parametrize("side", [reference, KERAS], ids=["reference", "keras"])
 
 
 def _numbers(seed: int, *shape: int) -> Array:
@@ -166,90 +138,43 @@ def test_keras_relu_is_the_references() -> None:
     assert reference.relu(values).tolist() == _run(layers.ReLU(), values).tolist() == [0.0, 0.0, 0.0, 2.5]
 
 
-def _patches(side: Any, image: Array, size: int = 3, **options: Any) -> Array:
+def _patches(image: Array, size: int = 3, **options: Any) -> Array:
     """The patches of a one-channel image themselves, each (size, size): one filter for each place in the window."""
-    found = side.conv2d(image[..., None], np.eye(size * size).reshape(size, size, 1, size * size), **options)
+    found = reference.conv2d(image[..., None], np.eye(size * size).reshape(size, size, 1, size * size), **options)
     return found.reshape(*found.shape[:2], size, size)
 
 
 TILES = np.arange(1.0, 26.0).reshape(5, 5)
 
 
-@each_side
 @each_padding
 @pytest.mark.parametrize("stride", [1, 2])
-def test_each_patch_is_cut_out_where_padding_and_stride_put_it(side: Any, padding: str, stride: int) -> None:
+def test_each_patch_is_cut_out_where_padding_and_stride_put_it(padding: str, stride: int) -> None:
     """Figures 5.5 to 5.7, where a window of 3x3 is padded by one row of zeros on each side."""
     padded = np.pad(TILES, 1) if padding == "same" else TILES
     starts = range(0, len(padded) - 2, stride)
-    patches = _patches(side, TILES, padding=padding, stride=stride)
+    patches = _patches(TILES, padding=padding, stride=stride)
     assert patches.shape == (len(starts), len(starts), 3, 3)
     for (i, top), (j, left) in product(enumerate(starts), repeat=2):
         assert np.array_equal(patches[i, j], padded[top : top + 3, left : left + 3]), f"output [{i}, {j}]"
 
 
-@each_side
-def test_an_odd_row_of_padding_goes_below_and_to_the_right(side: Any) -> None:
-    assert _patches(side, TILES, 2, padding="same")[0, 0].tolist() == [[1, 2], [6, 7]]
-    assert _patches(side, TILES, 2, padding="same")[4, 4].tolist() == [[25, 0], [0, 0]]
+def test_an_odd_row_of_padding_goes_below_and_to_the_right() -> None:
+    assert _patches(TILES, 2, padding="same")[0, 0].tolist() == [[1, 2], [6, 7]]
+    assert _patches(TILES, 2, padding="same")[4, 4].tolist() == [[25, 0], [0, 0]]
 
 
-@each_side
-def test_a_convolution_is_not_flipped(side: Any) -> None:
+def test_a_convolution_is_not_flipped() -> None:
     kernel = np.arange(9.0).reshape(3, 3, 1, 1)
-    assert side.conv2d(TILES[:3, :3, None], kernel).item() == (TILES[:3, :3] * kernel[..., 0, 0]).sum()
+    assert reference.conv2d(TILES[:3, :3, None], kernel).item() == (TILES[:3, :3] * kernel[..., 0, 0]).sum()
 
 
-@each_side
-def test_padding_is_never_the_maximum(side: Any) -> None:
-    assert (side.max_pool2d(np.full((3, 3, 1), -7.0), 2, padding="same") == -7).all()
+def test_padding_is_never_the_maximum() -> None:
+    assert (reference.max_pool2d(np.full((3, 3, 1), -7.0), 2, padding="same") == -7).all()
 
 
-@each_side
-def test_an_average_counts_real_pixels_only(side: Any) -> None:
-    assert (side.average_pool2d(np.full((5, 4, 1), 6.0), 3, padding="same") == 6).all()
-
-
-def _whole(*shape: int) -> st.SearchStrategy[Array]:
-    return arrays("float64", shape, elements=st.integers(-9, 9).map(float))
-
-
-SHAPES = st.tuples(st.integers(3, 8), st.integers(3, 8), st.integers(1, 3))
-
-
-@each_side
-@given(image=_whole(9, 9, 1), kernel=_whole(3, 3, 1, 2), steps=st.integers(0, 2), stride=st.integers(1, 3))
-def test_convolution_and_pooling_move_with_the_image_by_whole_strides(
-    side: Any, image: Array, kernel: Array, steps: int, stride: int
-) -> None:
-    moved = image[steps * stride :, steps * stride :]
-    for respond in (
-        lambda pixels, weights: side.conv2d(pixels, weights, stride=stride),
-        lambda pixels, _: side.max_pool2d(pixels, 3, stride),
-        lambda pixels, _: side.average_pool2d(pixels, 3, stride),
-    ):
-        assert respond(np.ones_like(image), np.ones_like(kernel)).all(), "nought moves with everything"
-        assert np.array_equal(respond(moved, kernel), respond(image, kernel)[steps:, steps:])
-
-
-@each_side
-@given(image=_whole(4, 6, 2), seed=st.integers(0, 2**16))
-def test_pooling_heeds_values_but_not_their_place_in_the_window(side: Any, image: Array, seed: int) -> None:
-    windows = image.reshape(2, 2, 3, 2, 2).swapaxes(1, 2).reshape(2, 3, 4, 2)
-    shuffled = np.random.default_rng(seed).permuted(windows, axis=2)
-    permuted = shuffled.reshape(2, 3, 2, 2, 2).swapaxes(1, 2).reshape(4, 6, 2)
-    for pool in (side.max_pool2d, side.average_pool2d):
-        assert np.array_equal(pool(permuted, 2), pool(image, 2))
-        assert np.array_equal(pool(image + 1, 2), pool(image, 2) + 1)
-
-
-@each_side
-@given(data=st.data(), shape=SHAPES, filters=st.integers(1, 4), padding=st.sampled_from(PADDINGS))
-def test_a_1x1_convolution_is_a_dense_layer_at_every_pixel(
-    side: Any, data: st.DataObject, shape: tuple[int, int, int], filters: int, padding: str
-) -> None:
-    image, weights = data.draw(_whole(*shape)), data.draw(_whole(shape[2], filters))
-    assert np.array_equal(side.conv2d(image, weights[None, None], padding=padding), side.dense(image, weights))
+def test_an_average_counts_real_pixels_only() -> None:
+    assert (reference.average_pool2d(np.full((5, 4, 1), 6.0), 3, padding="same") == 6).all()
 
 
 @given(logits=arrays("float64", (3, 5), elements=st.floats(-300, 300)))

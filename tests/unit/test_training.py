@@ -4,7 +4,6 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.signal import lfilter
 
 from convspec import BadInput, backend, models, training
 from convspec.data.batches import Batches, identity, stream
@@ -260,22 +258,6 @@ def test_each_smoothed_value_weighs_older_points_less_by_the_factor(points: list
         weights = [factor**n] + [(1 - factor) * factor ** (n - k) for k in range(1, n + 1)]
         assert value == sum(weight * point for weight, point in zip(weights, points, strict=False)), f"value {n}"
     assert points == before, "the points are left as they were"
-
-
-@given(points=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200), factor=st.floats(0, 1))
-def test_smoothing_is_the_first_order_recursive_filter(points: list[float], factor: float) -> None:
-    filtered, _ = lfilter([1 - factor], [1, -factor], points[1:], zi=[factor * points[0]])
-    # A step of either side rounds two products and a sum, each by 2^-53 of no more than the largest point.
-    tolerance = 2 * 3 * len(points) * 2.0**-53 * max(map(abs, points))
-    np.testing.assert_allclose(smooth_curve(points, factor), [points[0], *filtered], rtol=0, atol=tolerance + 1e-300)
-
-
-@given(points=CURVES, factor=FACTORS)
-def test_a_smoothed_curve_goes_up_and_down_no_more_than_the_curve(points: list[float], factor: float) -> None:
-    def variation(curve: list[float]) -> float:
-        return sum(abs(after - before) for before, after in pairwise(curve))
-
-    assert variation(smooth_curve(points, factor)) <= variation(points)
 
 
 def test_the_smoothing_factor_is_what_is_kept_of_the_past_by_default_0_8() -> None:

@@ -1,8 +1,6 @@
 """`convspec explain`, `activations` and `filters`."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -394,13 +392,3 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_command(capsys: pyt
     err = capsys.readouterr().err
     assert err.startswith("usage: convspec filters [-h]")
     assert err.endswith("convspec filters: error: unrecognized arguments: --filters 3\n")
-
-
-def test_help_imports_nothing_heavy() -> None:
-    program = (
-        "import sys\nfrom convspec.cli.main import main\ntry: main(['--help'])\n"
-        "except SystemExit: print(*{name.partition('.')[0] for name in sys.modules})"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    modules = printed.splitlines()[-1].split()
-    assert not {"keras", "tensorflow", "jax", "torch", "cv2", "matplotlib", "scipy"} & set(modules)

@@ -318,14 +318,6 @@ def malformed() -> bytes:
     return encoded("JPEG", waves(), exif=exif.tobytes()[:-20])
 
 
-def test_pillow_warns_of_the_pictures_that_follow() -> None:
-    with (
-        pytest.warns(UserWarning, match="Truncated File Read"),
-        Image.open(io.BytesIO(malformed())) as picture,
-    ):
-        picture.getexif()
-
-
 @WAYS
 @pytest.mark.parametrize("name", [None, "hopper_bad_exif.jpg", "sugarshack_bad_mpo_header.jpg"])
 def test_no_warning_leaves_the_decoder_in_any_thread(tmp_path: Path, name: str | None, way: str) -> None:

@@ -207,11 +207,6 @@ def test_each_parameter_is_uniform_on_its_range(
     assert p > 0.001, f"{name} is not uniform from {low} to {high}: Kolmogorov-Smirnov p = {p:.2g} (fixed seed)"
 
 
-def test_half_of_the_pictures_are_flipped(draws: dict[str, np.ndarray]) -> None:
-    flips = int(draws["flip_horizontal"].sum())
-    assert stats.binomtest(flips, 4000, 0.5).pvalue > 0.001, f"{flips} of 4000 flipped"
-
-
 def test_the_parameters_are_drawn_independently(draws: dict[str, np.ndarray]) -> None:
     correlations = np.corrcoef(list(draws.values())) - np.eye(len(draws))
     assert np.abs(correlations).max() < 4 / 4000**0.5, "four standard deviations of a correlation of 4,000 pairs"

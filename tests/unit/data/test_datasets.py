@@ -4,7 +4,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -157,21 +157,6 @@ def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(name: str, 
 
 
 # Dogs vs. Cats and shapes
-
-
-def test_dogs_vs_cats_is_split_as_in_listing_5_4(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names and labels only: decoding the 4,000 pictures takes half a minute, and other tests decode some."""
-
-    def undecoded(paths: Sequence[Path], *_: object, **__: object) -> tuple[np.ndarray, dict[int, str]]:
-        return np.zeros((len(paths), 1, 1, 3), np.uint8), {}
-
-    monkeypatch.setattr(decode, "load_images", undecoded)
-    dataset = load_dataset("dogs_vs_cats", 150, data_folder)
-    assert dataset.classes == ("cats", "dogs")
-    for split, numbers in zip(parts(dataset), (range(1000), range(1000, 1500), range(1500, 2000)), strict=True):
-        labelled = sorted((Path(name).name, int(label)) for name, label in zip(split.names, split.labels, strict=True))
-        animals = enumerate(("cat", "dog"))
-        assert labelled == sorted((f"{animal}.{number}.jpg", label) for label, animal in animals for number in numbers)
 
 
 def test_the_parts_of_shapes_are_balanced_and_share_no_picture() -> None:

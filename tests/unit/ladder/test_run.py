@@ -79,16 +79,17 @@ def test_another_seed_gives_another_result(
     assert trained("mnist_convnet").history["loss"] != other.history["loss"]
 
 
-@pytest.mark.parametrize("rung", by_speed(*RUNGS))
+@pytest.mark.parametrize("rung", [*by_speed(*RUNGS), *(f"{rung}_fast" for rung in RUNGS[-3:])])
 def test_the_saved_model_predicts_what_the_result_says(
     rung: str, trained: Callable[[str], Result], few_shapes: Dataset, run_folder: Path
 ) -> None:
     result = trained(rung)
     model = load_model(run_folder, short_recipe(rung), few_shapes)
     probabilities = model.predict(rescale(few_shapes.test.images.astype(np.float32)), verbose=0)
-    assert training.predicted_classes(probabilities).tolist() == result.predicted
+    fast = rung.endswith("_fast")  # in bfloat16, which has 8 binary digits, on features kept in float16
+    assert fast or training.predicted_classes(probabilities).tolist() == result.predicted
     # Results keep four digits; another batch size may add the products in another order.
-    np.testing.assert_allclose(training.confidence(probabilities), result.confidence, atol=1e-4)
+    np.testing.assert_allclose(training.confidence(probabilities), result.confidence, atol=0.02 if fast else 1e-4)
 
 
 def test_an_interrupted_run_resumes_and_ends_as_an_unbroken_one(

@@ -5,18 +5,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
-from convspec import backend, models, training
+from convspec import backend
 from convspec.accuracy import baselines
 from convspec.data.datasets import Dataset
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_key, run_recipe
 from convspec.ladder.rungs import RUNGS, find_recipe, select_recipes
-
-FAST = [recipe.name for recipe in select_recipes("mini", "fast") if recipe.name.endswith("_fast")]
 
 
 @pytest.mark.parametrize("mode", ["literal", "fast", "both"])
@@ -70,18 +67,6 @@ def test_the_fast_form_of_a_rung_changes_what_an_expert_would_change(rung: str, 
     assert changed == intended
     assert (literal.preprocessing, fast.preprocessing) == ("rescale", "base")
     assert 0 < fast.views < fast.epochs <= literal.epochs
-
-
-@pytest.mark.parametrize("rung", FAST)
-def test_a_fast_rung_saves_a_whole_model_with_its_predictions(
-    rung: str, trained: Callable[[str], Result], few_shapes: Dataset, run_folder: Path
-) -> None:
-    result = trained(rung)
-    model = keras.models.load_model(run_folder / "models" / f"{run_key(result.recipe, few_shapes, 0)}.keras")
-    prepared = models.PREPROCESSING["mini"](few_shapes.test.images.astype(np.float32))
-    probabilities = model.predict(prepared, verbose=0)
-    # bfloat16 has 8 binary digits, and the features were kept in float16.
-    np.testing.assert_allclose(training.confidence(probabilities), result.confidence, atol=0.02)
 
 
 @pytest.mark.parametrize(
