@@ -44,7 +44,7 @@ def test_a_missing_backend_is_named_with_what_installs_it() -> None:
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=os.environ | {"KERAS_BACKEND": "jax"}, stderr=subprocess.PIPE, text=True)
     message = ended.stderr.splitlines()[-1]
-    assert "Keras is to run on jax, which is not installed: pip install -e '.[jax]'" in message
+    assert 'Keras is to run on jax, which is not installed: pip install "convspec[jax]"' in message
     others = [name for name in ("tensorflow", "torch") if find_spec(name)]
     assert all(f"or set KERAS_BACKEND={name}" in message for name in others), "what is installed would do, too"
 
