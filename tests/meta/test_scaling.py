@@ -22,11 +22,6 @@ def table(name: str) -> dict[tuple[str, ...], dict[str, str]]:
     return {tuple(row[:2]): dict(zip(head, row, strict=True)) for row in rows}
 
 
-def page_constants() -> dict[str, float]:
-    """Return the constants as the page states them."""
-    return {name: float(row["value"]) for (name, _), row in table("constants").items()}
-
-
 def test_every_table_follows_from_the_constants() -> None:
     assert scaling.render(PAGE, RECORD) == PAGE, "python -m benchmarks.scaling makes the tables anew"
 
@@ -46,21 +41,8 @@ def test_every_constant_says_whether_it_was_measured() -> None:
     assert RECORD["constants"]["gpu_flops"]["whence"].startswith("published")
 
 
-def test_the_cost_on_one_core_is_the_sum_of_its_stages() -> None:
-    """Recomputed from the page alone: decode, hash the pixels, run the base, write, and hash the features."""
-    page = page_constants()
-    each = (
-        1 / page["decode_per_core"]
-        + page["decoded_bytes"] / page["hash_bytes_a_second"]
-        + 1 / page["base_per_core"]
-        + page["feature_bytes"] * (1 / page["store_bytes_a_second"] + 1 / page["hash_bytes_a_second"])
-    )
-    assert table("cost")["a million", "1 core"]["predicted time, one run"] == f"{1e6 * each / 3600:.2g} h"
-    assert table("cost")["a billion", "1 core"]["predicted time, one run"] == f"{1e9 * each / 86400 / 365.25:.2g} years"
-
-
 def test_a_thousand_gpus_wait_for_the_machine_that_decodes() -> None:
-    page = page_constants()
+    page = {name: float(row["value"]) for (name, _), row in table("constants").items()}
     pixels, features, wire = page["decoded_bytes"], page["feature_bytes"], page["network_bytes_a_second"]
     first = 1 / page["decode_per_core"] / page["cores_of_a_machine"] + pixels / page["hash_bytes_a_second"]
     store = features * (1 / page["store_bytes_a_second"] + 1 / page["hash_bytes_a_second"])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import contents, store_in
 
-from convspec import BadInput, features, models, training
+from convspec import BadInput, features, models
 from convspec.data.batches import Batches, View, identity, rescale, stream
 from convspec.data.datasets import Dataset
 from convspec.files import lock
@@ -282,22 +282,6 @@ def test_loss_and_gradients_on_features_are_those_of_the_whole_model(
         assert scale > 0
         # The weights themselves, of up to 1, are rounded to 6e-8 before they are subtracted.
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * scale + 2e-7)
-
-
-@pytest.mark.parametrize("thaw", [None, "block3_conv1"])
-def test_20_steps_on_features_give_the_weights_of_the_whole_model(
-    thaw: str | None, pictures: Batches, tmp_path: Path
-) -> None:
-    weights = []
-    for whole in (True, False):
-        model, trained, passes = cut_model(thaw, pictures, 4, tmp_path)  # 20 batches of 8 are four passes of 40
-        trainee = model if whole else trained
-        source = stream(pictures, 0, CHAPTER_AUGMENTATION) if whole else stream(passes, 0)
-        training.compile_model(trainee, 1e-4)
-        training.fit(trainee, source, 1, 20, None, clock=Clock(), history={})
-        weights.append([keras.ops.convert_to_numpy(variable) for variable in model.variables])
-    for expected, ours in zip(*weights, strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
 if __name__ == "__main__":

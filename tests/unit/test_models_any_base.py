@@ -165,12 +165,6 @@ def test_layers_have_the_same_names_whatever_was_built_before() -> None:
     assert layers.Activation("relu").name != ours.name, "Keras goes on counting outside"
 
 
-def test_weights_come_from_a_file(name: str, base: keras.Model, tmp_path: Path) -> None:
-    base.save_weights(tmp_path / "own.weights.h5")
-    again = models.conv_base(name, tmp_path / "own.weights.h5", base.input_shape[1:])
-    np.testing.assert_array_equal(output(again, pictures(base)), output(base, pictures(base)))
-
-
 def test_without_a_network_the_error_names_what_to_do_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

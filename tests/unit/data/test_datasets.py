@@ -216,12 +216,6 @@ def test_a_folder_of_classes_becomes_a_dataset_named_after_it(folder: Path) -> N
             assert name.startswith(dataset.classes[label])
 
 
-def test_the_same_seed_splits_a_folder_the_same_and_another_otherwise(folder: Path) -> None:
-    first, again, other = (load_dataset(folder, 6, seed=seed) for seed in (1, 1, 2))
-    assert first.fingerprint == again.fingerprint
-    assert set(first.test.names) != set(other.test.names)
-
-
 @pytest.mark.parametrize("already_split", [False, True])
 def test_the_order_in_which_the_file_system_lists_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, already_split: bool

@@ -107,13 +107,6 @@ def test_complete_cats_and_dogs_are_split_and_named_as_in_listing_5_4(tmp_path: 
     assert (rest.parts, len(rest.names)) == (None, 4019), "where one is missing they are left as they are"
 
 
-def test_the_public_download_of_cats_and_dogs_is_looked_for_in_its_folder(tmp_path: Path) -> None:
-    put(tmp_path, [*(f"PetImages/{label}/{n}.jpg" for label in ("Dog", "Cat") for n in range(3)), "readme.txt"])
-    listed = read_layout(tmp_path)
-    assert (listed.classes, listed.parts) == (("Cat", "Dog"), None)
-    assert listed.names == tuple(f"{label}/{number}.jpg" for label in ("Cat", "Dog") for number in range(3))
-
-
 # Duplicates
 
 

@@ -184,16 +184,6 @@ def test_frozen_tensors_stay_bit_for_bit_and_thawed_ones_move(
             assert np.array_equal(still, moved) != thawed, f"{layer.name}: thawed from block3_conv1"
 
 
-def test_fine_tuning_starts_with_the_head_that_the_frozen_rung_trained(few_shapes: Dataset, tmp_path: Path) -> None:
-    """At a learning rate of 0 it stays the head of the frozen rung."""
-    recipe = replace(short_recipe("fine_tuned"), learning_rate=0.0)
-    assert recipe.starts_from
-    run_recipe(recipe, few_shapes, 0, tmp_path)
-    frozen, tuned = (load_model(tmp_path, which, few_shapes).get_weights() for which in (recipe.starts_from, recipe))
-    for before, after in zip(frozen, tuned, strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
 def test_a_damaged_predecessor_is_named_as_such(few_shapes: Dataset, tmp_path: Path) -> None:
     recipe = short_recipe("fine_tuned")
     assert recipe.starts_from
