@@ -86,11 +86,16 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """Return the folder of real data; skip where no variable names it."""
-    if not (folder := os.environ.get("CONVSPEC_DATA")):
-        pytest.skip("needs the real data: set CONVSPEC_DATA to the folder that holds them")
-    return Path(folder)
+def data_folder(pytestconfig: pytest.Config) -> Path:
+    """Return the folder of real data; where nothing names it skip, or fail under --convspec-require-data."""
+    from convspec import MissingData
+    from convspec.plugin.session import SESSION, skip_or_fail_on_bad_data
+
+    session = pytestconfig.stash[SESSION]
+    with skip_or_fail_on_bad_data(pytestconfig):
+        if not (os.environ.get("CONVSPEC_DATA") or session.settings.data_root):
+            raise MissingData("needs the real data: set CONVSPEC_DATA to the folder that holds them")
+    return session.data_root
 
 
 def _cut(whole: "Dataset", *counts: int) -> "Dataset":
@@ -121,10 +126,11 @@ def few_shapes() -> "Dataset":
 @pytest.fixture(scope="session")
 def dogs_and_weights(data_folder: Path) -> "tuple[Dataset, Path]":
     """Return some 40, 20 and 20 pictures of Dogs vs. Cats at 150 x 150, and VGG16's weights."""
+    from convspec import models
     from convspec.data import datasets
 
     pictures = _cut(datasets.load_dataset("dogs_vs_cats", 150, data_folder), 40, 20, 20)
-    return pictures, data_folder / "vgg16_notop.weights.h5"
+    return pictures, Path(models.default_weights("vgg16", data_folder))
 
 
 @pytest.fixture(scope="session")

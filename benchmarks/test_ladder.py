@@ -97,15 +97,13 @@ def skip_where_the_chapter_claims_nothing(session: Session, rung: str) -> None:
         pytest.skip("one seed cannot show a difference between rungs: give --convspec-seeds 5")
 
 
-@pytest.mark.parametrize(("lower", "higher", "least_gain"), STEPS)
-def test_the_ladder_has_the_chapters_order(
-    lower: str, higher: str, least_gain: float, convspec_session: Session
-) -> None:
+@pytest.mark.parametrize(("lower", "higher", "min_gain"), STEPS)
+def test_the_ladder_has_the_chapters_order(lower: str, higher: str, min_gain: float, convspec_session: Session) -> None:
     skip_where_the_chapter_claims_nothing(convspec_session, lower)
     below, above = ([run.test_accuracy for run in convspec_session.results(rung)] for rung in (lower, higher))
-    p = statistics.probability_of_no_gain(below, above, least_gain)
+    p = statistics.probability_of_no_gain(below, above, min_gain)
     assert p < 0.05, (
-        f"{higher} should gain more than {least_gain} over {lower} with p < 0.05; p is {p:.3f},"
+        f"{higher} should gain more than {min_gain} over {lower} with p < 0.05; p is {p:.3f},"
         f" {lower} reached {below}, {higher} {above}"
     )
 

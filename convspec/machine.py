@@ -67,8 +67,8 @@ def versions() -> dict[str, str]:
     framework = {backend.BACKEND: import_module(backend.BACKEND)}
     decoders = {"pillow": PIL, "opencv": cv2, "simplejpeg": simplejpeg}
     modules = {"keras": keras, **framework, "numpy": np, **decoders}
-    found = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
-    return {"python": platform.python_version(), "convspec": __version__} | found
+    others = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
+    return {"python": platform.python_version(), "convspec": __version__} | others
 
 
 def _processor() -> str:

@@ -281,8 +281,8 @@ def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path,
             for row in rows:
                 name, group = row["file"] or "", row["group"] or ""
                 if "(?P<group>" in name:
-                    found = ((re.fullmatch(name, path), number) for path, number in positions.items())
-                    matches = [(match["group"], number) for match, number in found if match and match["group"]]
+                    tried = ((re.fullmatch(name, path), number) for path, number in positions.items())
+                    matches = [(match["group"], number) for match, number in tried if match and match["group"]]
                 elif name and group:
                     name = Path(os.path.relpath(file.parent / name, file.parent)).as_posix()  # of ./NAME and /PATH, too
                     matches = [(group, positions[name])] if name in positions else []
@@ -362,7 +362,7 @@ def _draw(units: np.ndarray, quotas: Mapping[str, int], drawn: dict[int, str]) -
     """Return the part of each picture in this order; those of a unit get into one, which `drawn` takes down."""
     left = dict(quotas)
     for unit, size in Counter(units.tolist()).items():
-        part = drawn.setdefault(unit, next((part for part, room in left.items() if room >= size), "train"))
+        part = drawn.setdefault(unit, next((part for part, free in left.items() if free >= size), "train"))
         if part in left:
             left[part] -= size
     return [drawn[unit] for unit in units.tolist()]

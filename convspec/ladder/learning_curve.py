@@ -57,9 +57,9 @@ def learning_curve(
         BadInput: A class has fewer than MIN_OF_CLASS training pictures.
     """
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
-    if (fewest := int(counts.min())) < MIN_OF_CLASS:
+    if (rarest := int(counts.min())) < MIN_OF_CLASS:
         raise BadInput(
-            f"too few pictures for a learning curve: {dataset.classes[int(counts.argmin())]} has {fewest} in training,"
+            f"too few pictures for a learning curve: {dataset.classes[int(counts.argmin())]} has {rarest} in training,"
             f" and a curve takes {MIN_OF_CLASS} of each class"
         )
     train, validation, test = base_features(recipe, dataset, folder, weights, progress)

@@ -210,18 +210,18 @@ class _TerminalStream(io.TextIOBase):
     def __init__(self, config: pytest.Config) -> None:
         super().__init__()
         capture = config.pluginmanager.getplugin("capturemanager")  # None under -p no:capture
-        self._uncaptured = capture.global_and_fixture_disabled if capture else nullcontext
+        self._pause_capture = capture.global_and_fixture_disabled if capture else nullcontext
 
     def write(self, text: str) -> int:
-        with self._uncaptured():
+        with self._pause_capture():
             return sys.stderr.write(text)
 
     def isatty(self) -> bool:
-        with self._uncaptured():
+        with self._pause_capture():
             return sys.stderr.isatty()
 
     def flush(self) -> None:
-        with self._uncaptured():
+        with self._pause_capture():
             sys.stderr.flush()
 
 

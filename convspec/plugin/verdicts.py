@@ -94,9 +94,9 @@ class Channel:
     def _write_baselines(self) -> None:
         """Write the runs that tests have staged, but for those of models that two tests have in common."""
         shown = {verdict["text"]: verdict["model"] for verdict in self.verdicts if verdict["outcome"] == "conflict"}
-        found = {text: verdict["model"] for verdict in self.verdicts if (text := self.conflict(verdict))}
-        self.errors += [text for text in found if text not in shown]
-        in_conflict = {*shown.values(), *found.values()}
+        unseen = {text: verdict["model"] for verdict in self.verdicts if (text := self.conflict(verdict))}
+        self.errors += [text for text in unseen if text not in shown]
+        in_conflict = {*shown.values(), *unseen.values()}
         staged = {verdict["staged"]: verdict["model"] for verdict in self.verdicts if verdict["staged"]}
         lost = {*staged.values()} - in_conflict
         for folder, model in staged.items():

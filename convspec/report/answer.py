@@ -51,10 +51,10 @@ def _speed(runs: Runs) -> str:
     where = f" on {own}" if others else ""
     device = ", ".join(machine.get("accelerators") or [machine.get("processor", "an unknown processor")])
     speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
-    most_accurate = _best(runs, f" is the most accurate{where}")
+    sentence = _best(runs, f" is the most accurate{where}")
     took = f"the {len(results)} runs took {duration(sum(run.wall_seconds for run in results))}"
     time = f"{rung if others else 'it'} takes {duration(best['seconds'])} a run on {device}{speed}"
-    return f"{most_accurate}{''.join(others)}; {time}, and {took}."
+    return f"{sentence}{''.join(others)}; {time}, and {took}."
 
 
 def _best(runs: Runs, verb: str = "") -> str:

@@ -1,1 +1,4 @@
-"""Timings of benchmarks: records side by side in `compare`, two versions in turn in `interleave`."""
+"""Timings of benchmarks. Begin with `verdicts` (a ratio, its interval and what it says in words).
+
+`compare` lays records side by side, `interleave` times two versions in turn, and `cost` is that of whole rungs.
+"""

@@ -76,8 +76,8 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
     for cost in costs:
         largest, since = max(cost.points, key=lambda point: (point.epochs, point.pictures)), "-"
         if literal and cost is not literal:
-            least = pays_from(cost, literal, pictures)
-            since = "never" if least is None else f"epoch {least}"
+            first = pays_from(cost, literal, pictures)
+            since = "never" if first is None else f"epoch {first}"
         cells = [largest.seconds, cost.fixed, cost.once * 1e3, cost.each * 1e3, cost.each * pictures]
         figures = [format_figure(cell) if cell else "-" for cell in [*cells, cost.seconds(epochs, pictures)]]
         rows.append([cost.rung, f"{max(largest.epochs, 1)} x {largest.pictures}", *figures, since])

@@ -1,4 +1,4 @@
-"""Show what a convnet sees (section 5.4): `maps` and `patterns` use the forward pass that `trace` records."""
+"""Show what a convnet sees (section 5.4). Begin with `trace`: it records a forward pass for `maps` and `patterns`."""
 
 import convspec.backend  # noqa: F401  before Keras: it names a backend's missing package, and drops its noise
 from convspec.visualization.maps import activations, class_activation_map, superimpose

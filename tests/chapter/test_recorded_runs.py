@@ -127,7 +127,7 @@ def test_runs_of_this_session_are_judged_in_the_place_of_recorded_ones() -> None
         pytest.param(
             "mnist_convnet",
             "test",
-            marks=claim(11, "5.1", "the basic convnet has a test accuracy of 99.3%", "holds", kind="recorded"),
+            marks=claim(11, "5.1", "the basic convnet has a test accuracy of 99.3%", "qualified", kind="recorded"),
         ),
         pytest.param(
             "from_scratch",
@@ -157,10 +157,13 @@ def test_runs_of_this_session_are_judged_in_the_place_of_recorded_ones() -> None
 def test_the_published_accuracy_is_what_runs_give(
     rung: str, part: str, full: Full, request: pytest.FixtureRequest
 ) -> None:
-    """Of a claim that is marked "cannot tell", runs of this session may tell more, but not that it is wrong."""
+    """Of a claim that is marked "cannot tell", runs of this session may tell more, but not that it is wrong.
+
+    One is qualified: 99.3 % is in the prose alone, and the output's 0.9908 is what runs give.
+    """
     marked, verdict = request.node.get_closest_marker("claim").args[0].verdict, full.judge(rung, part)
     if full.kind == "recorded" or marked == "holds":
-        assert verdict == {"holds": "reproduced"}.get(marked, marked)
+        assert verdict == {"holds": "reproduced", "qualified": "reproduced"}.get(marked, marked)
     assert verdict != "not reproduced"
 
 
@@ -171,7 +174,7 @@ def test_every_convnet_beats_every_dense_network(full: Full) -> None:
     assert max(convnet) < min(dense)
 
 
-@claim(12, "5.1", "we decreased the error rate by 68% (relative)", "qualified", kind="recorded")
+@claim(12, "5.1", "we decreased the error rate by 68% (relative)", "refuted", kind="recorded")
 def test_the_errors_fall_by_less_than_68_percent_between_any_two_seeds(full: Full) -> None:
     """0.993 is not what the chapter's own output says: 0.9908, which makes it 58 %."""
     dense, convnet = ([1 - run.test_accuracy for run in full(rung)] for rung in ("dense_baseline", "mnist_convnet"))
@@ -203,9 +206,9 @@ def test_from_scratch_training_nears_its_limits_and_the_loss_linearly(full: Full
         assert slower["loss"] < 1.5 < slower["accuracy"]
 
 
-@claim(62, "5.2.4", "the validation accuracy stalls at 70–72%", "holds", kind="recorded")
+@claim(62, "5.2.4", "the validation accuracy stalls at 70–72%", "qualified", kind="recorded")
 def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Full) -> None:
-    """Where it stalls is asked in whole percents, as the chapter gives it; of other seeds, whether it is reproduced."""
+    """It stalls; at what level other seeds would, one seed cannot tell."""
     plateaus = []
     for run in full("from_scratch"):
         training, validation = (
@@ -277,8 +280,11 @@ def test_feature_extraction_does_not_overfit_in_its_first_5_epochs(full: Full) -
 
 
 @claim(105, "5.3.1", "you reach a validation accuracy of about 96%", "qualified", kind="recorded")
-def test_a_frozen_base_reaches_96_percent_with_its_own_preprocessing_alone(full: Full) -> None:
-    """As written, with inputs / 255, it does not, and no more on three recorded views of each picture in turn."""
+def test_a_frozen_base_reaches_96_percent_with_its_own_preprocessing(full: Full) -> None:
+    """As written, with inputs / 255, it does not, and no more on three recorded views of each picture in turn.
+
+    That the published run was with a frozen base is doubtful: see docs/results.md.
+    """
     for inputs_by_255 in ("frozen_end_to_end", "frozen_end_to_end_recorded"):
         assert full.judge(inputs_by_255) == "not reproduced"
     assert full.judge("frozen_end_to_end_preprocessed") == "reproduced"
@@ -294,13 +300,16 @@ def test_recorded_features_took_as_long_as_over_100_epochs_on_them() -> None:
 # The pages.
 
 
-@pytest.mark.parametrize("rung", RUNGS)
-def test_a_gate_on_the_recorded_runs_at_mini_sees_what_the_page_says(rung: str) -> None:
-    runs = [np.equal(run.predicted, run.test_labels) for run in AT["mini"][rung]]
+SEVERAL = [(scale, rung) for scale in RECIPES for rung, runs in AT[scale].items() if rung in RUNGS and len(runs) > 2]
+
+
+@pytest.mark.parametrize(("scale", "rung"), SEVERAL)
+def test_a_gate_on_the_recorded_runs_sees_what_the_page_says(scale: str, rung: str) -> None:
+    runs = [np.equal(run.predicted, run.test_labels) for run in AT[scale][rung]]
     verdict = gate.gate(runs, runs[: DEFAULT_SEEDS["mini"]])
     assert verdict.smallest_drop is not None
     row = f"| `{rung}` | {verdict.baseline:.3f} | {100 * np.std(np.mean(runs, axis=1), ddof=1):.2f} | "
-    assert f"{row}{100 * verdict.smallest_drop:.1f} | " in (ROOT / "docs" / "gates.md").read_text()
+    assert f"{row}{100 * verdict.smallest_drop:.1f} |" in (ROOT / "docs" / "gates.md").read_text()
 
 
 PAGES = {"mini": ROOT / "README.md", "full": ROOT / "docs" / "results.md"}

@@ -118,11 +118,14 @@ def test_the_competitions_archive_holds_12500_of_each_in_543_mb(data_folder: Pat
     assert round(file.stat().st_size / 2**20) == 543
 
 
+WINNER = 0.989  # www.kdnuggets.com/2014/02/deep-learning-wins-dogs-vs-cats-competition.html
+
+
 @claim(45, "5.2.2", "The best entries achieved up to 95% accuracy", "refuted")
-def test_97_percent_would_not_be_one_of_the_top_results_but_the_best() -> None:
-    """By the text's own figures: section 5.3.2 calls 97 % "one of the top results" of that competition."""
-    low, _ = find_recipe("fine_tuned", "full").published["test"]
-    assert low - 0.95 > 2 * (0.95 * 0.05 / 1000) ** 0.5, "more than 1,000 test pictures make by chance"
+def test_the_best_entry_had_more_than_95_percent_and_than_97() -> None:
+    """Section 5.3.2 calls 97 % "one of the top results" of that competition, which it can be."""
+    _, high = find_recipe("fine_tuned", "full").published["test"]
+    assert 0.95 < high < WINNER
 
 
 @claim(46, "5.2.2", "less than 10% of the data that was available", "holds")

@@ -104,7 +104,7 @@ def test_listing_5_12_shows_four_views_of_one_picture_beside_it(few_shapes: data
         np.testing.assert_array_equal(view, pictures[order.tolist().index(index)])
 
 
-@claim(68, "5.2.5", "the inputs it sees are still heavily intercorrelated", "holds", kind="measured")
+@claim(68, "5.2.5", "the inputs it sees are still heavily intercorrelated", "qualified", kind="measured")
 @pytest.mark.parametrize("source", ["shapes", "dogs and cats"])
 def test_views_of_an_original_are_worth_less_than_five_pictures(
     source: str, few_shapes: datasets.Dataset, request: pytest.FixtureRequest, evidence: Evidence
@@ -161,9 +161,9 @@ def test_the_validation_data_is_not_augmented() -> None:
     np.testing.assert_array_equal(seen, rescale(held_out.inputs.astype(np.float32)))
 
 
-@claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "holds")
+@claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "cannot tell")
 def test_from_71_to_82_percent_is_a_relative_improvement_of_15_percent() -> None:
-    """As a reduction of the error rate, which section 5.1 counts by, it would be 38 %."""
+    """By the published figures; runs here gave 11 %, 0.799 over 0.721, one seed each. Of errors it would be 38 %."""
     low, high = find_recipe("from_scratch", "full").published["validation"]
     without, with_augmentation = (low + high) / 2, find_recipe("augmented", "full").published["validation"][0]
     assert with_augmentation / without - 1 == pytest.approx(0.15, abs=0.006)
@@ -188,4 +188,4 @@ def test_some_other_filters_depth_or_dropout_beat_listing_5_13(
         runs = {name: convspec_session.run(replace(listed, **change), 0) for name, change in changes.items()}
     ends = {name: float(np.mean(run.history["val_accuracy"][-10:])) for name, run in runs.items()}
     evidence(", ".join(f"{name} {end:.3f}" for name, end in ends.items()))
-    assert max(ends.values()) > ends["as listed"]
+    assert max(ends.values()) >= 0.86 > ends["as listed"]

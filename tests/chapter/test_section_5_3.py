@@ -502,7 +502,7 @@ def test_the_chart_of_a_long_run_has_the_smoothed_curves_of_both_parts(metric: s
         np.testing.assert_allclose(dots[place], run.history[name])
 
 
-@claim(114.5, "5.3.2", "from about 96% to above 97%", "qualified", source="figure 5.22")
+@claim(114.5, "5.3.2", "from about 96% to above 97%", "cannot tell", source="figure 5.22")
 def test_a_smoothed_curve_lags_behind_so_its_end_understates_a_rise() -> None:
     """It is read off curves that trail by 4 epochs."""
     rise = np.arange(100.0)
@@ -528,7 +528,7 @@ def test_the_training_pictures_are_8_percent_of_the_competitions(data_folder: Pa
     assert (len(files) / 25_000, len(files) / 20_000) == (0.08, 0.1)
 
 
-@claim(118, "5.3.2", "a huge difference between ... 20,000 samples compared to 2,000", "holds", kind="measured")
+@claim(118, "5.3.2", "a huge difference between ... 20,000 samples compared to 2,000", "qualified", kind="measured")
 def test_a_tenth_of_the_pictures_makes_half_as_many_errors_again(evidence: Evidence) -> None:
     """Of real digits, by chapter 2's network, in the mean over three seeds; as many steps from all as from a tenth."""
     digits = load_dataset("digits", 28)
