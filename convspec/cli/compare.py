@@ -9,8 +9,8 @@ from convspec.files import atomic_write
 
 HELP = "lay timings side by side: records from any machines, or two versions on this one"
 DESCRIPTION = (
-    "Lay records of pytest-benchmark side by side; or time another version and this one in turn, and"
-    " end with exit code 1 if this one is slower."
+    "Lay records of pytest-benchmark side by side, and end with exit code 1 where a benchmark of the first is missing in"
+    " another; or time another version and this one in turn, and end with exit code 1 if this one is slower."
 )
 
 
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         table, passed = interleave.interleave(base, expression, rounds, sys.stderr)
     else:
         records = compare.read([path.expanduser() for path in options.records])
-        table, passed = compare.compare(records), True
+        table = compare.compare(records)
+        passed = all(record.timings.keys() >= records[0].timings.keys() for record in records)
         if options.plot:
             compare.plot(records, options.plot.expanduser())
     print(table.text())

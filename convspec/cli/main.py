@@ -8,7 +8,7 @@ from convspec import BadInput, require_extras
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 1 after an error (a line on stderr) or slower, 130 after Ctrl-C."""
+    """Run the command line; exit code 1 after an error, where slower, or with a benchmark gone; 130 after Ctrl-C."""
     words, resumable = sys.argv[1:] if arguments is None else arguments, False
     end = words.index("--") if words[:1] == ["ladder"] and "--" in words else len(words)
     if isinstance(sys.stdout, TextIOWrapper):  # names of any letters on any terminal

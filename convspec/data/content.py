@@ -25,7 +25,7 @@ _PICTURES = (
     ("raw", "develop it to JPEG or TIFF", rb".{8}CR\x02\0|II(U\0|RO|RS)|MMOR|FUJIFILM|FOVb|\0MRM|.{4}ftypcrx"),
     ("TIFF", "", rb"II[*+]\0|MM\0[*+]"),
     ("WebP", "", rb"RIFF.{4}WEBP"),
-    ("PPM", "", rb"P[1-6]\s+[#\d]|P7\s"),
+    ("PPM", "", rb"P[1-6]\s+[#\d]|P7\n[#A-Z]"),
     ("BMP", "", rb"BM.{4}\0{4}"),
     ("JPEG 2000", "", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
     ("AVIF", f"pip install 'pillow>=11.3', or {CONVERT}", rb".{4}ftypavi[fs]"),

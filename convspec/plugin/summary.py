@@ -103,12 +103,13 @@ def _recommend(session: Session) -> dict[str, Any] | None:
 def _learning_curve(session: Session) -> "LearningCurve":
     """Return the learning curve on the base that ran, on the features of a rung where it has a linear probe."""
     from convspec.ladder.learning_curve import learning_curve
+    from convspec.ladder.run import ARCHITECTURES
     from convspec.ladder.rungs import find_recipe
 
     with_base = [group[0].recipe for group in session.runs.values() if group[0].recipe.base]
     if not with_base:
         raise BadInput("no rung with a base ran, so that there is no learning curve on its features")
-    probes = [recipe for recipe in with_base if recipe.model == "linear_probe"]
+    probes = [recipe for recipe in with_base if ARCHITECTURES[recipe.model].fit == "logistic regression"]
     recipe = (
         probes[0] if probes else replace(find_recipe("feature_extraction_fast", session.scale), base=with_base[0].base)
     )

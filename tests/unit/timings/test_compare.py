@@ -340,3 +340,9 @@ def test_a_chart_whose_name_is_no_images_is_refused(
     assert main(["compare", str(write("a.json", entry())), "--plot", str(tmp_path / name)]) == 1
     error = f"convspec: error: '{tmp_path / name}' is no name of a picture; end it in .png, .svg, .pdf\n"
     assert capsys.readouterr() == ("", error)
+
+
+def test_a_benchmark_that_has_vanished_is_an_error(write: Write) -> None:
+    both = str(write("both.json", entry("a.py::test_one"), entry("a.py::test_two")))
+    fewer = str(write("fewer.json", entry("a.py::test_one")))
+    assert [main(["compare", *records]) for records in ((both, fewer), (fewer, both))] == [1, 0]
