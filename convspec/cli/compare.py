@@ -9,8 +9,8 @@ from convspec.files import atomic_write
 
 HELP = "lay timings side by side: records from any machines, or two versions on this one"
 DESCRIPTION = (
-    "Lay records of pytest-benchmark side by side, and end with exit code 1 where a benchmark of the first is missing in"
-    " another; or time another version and this one in turn, and end with exit code 1 if this one is slower."
+    "Lay records of pytest-benchmark side by side, and end with exit code 1 where a benchmark of the first is missing"
+    " in another; or time another version and this one in turn, and end with exit code 1 if this one is slower."
 )
 
 
