@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput("--layer is Grad-CAM's; leave it out with --occlusion")
     probabilities = find_probabilities(model, inputs)
     numbers = [str(number) for number in range(len(probabilities))]
-    classes = [name.strip() for name in options.classes.split(",")] if options.classes else classes
+    classes = tuple(map(str.strip, options.classes.split(","))) if options.classes else classes
     entries = {} if classes else _imagenet(len(numbers))
     names = list(classes or entries.values() or numbers)
     if len(names) != len(numbers):
