@@ -520,14 +520,6 @@ def test_accuracy_can_improve_while_the_average_loss_gets_worse() -> None:
     assert loss[1] > loss[0]
 
 
-@claim(117.5, "5.3.2", "a small fraction of the training data available (about 10%)", "qualified")
-def test_the_training_pictures_are_8_percent_of_the_competitions(data_folder: Path) -> None:
-    """A tenth of the 20,000 that the text compares with; validation took another 4 %."""
-    files = list((data_folder / "dogs_vs_cats_small" / "train").glob("*/*.jpg"))
-    assert len(files) == 2000
-    assert (len(files) / 25_000, len(files) / 20_000) == (0.08, 0.1)
-
-
 @claim(118, "5.3.2", "a huge difference between ... 20,000 samples compared to 2,000", "qualified", kind="measured")
 def test_a_tenth_of_the_pictures_makes_half_as_many_errors_again(evidence: Evidence) -> None:
     """Of real digits, by chapter 2's network, in the mean over three seeds; as many steps from all as from a tenth."""
