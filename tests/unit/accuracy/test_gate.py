@@ -103,6 +103,14 @@ def test_a_drop_of_two_points_is_caught_95_and_of_five_99_times_in_100(
 
 
 @few_or_many
+@pytest.mark.parametrize("drop", [0.0, 0.02])
+def test_runs_that_spread_too_widely_for_the_margin_are_underpowered(drop: float, experiments: int) -> None:
+    """Six points between seeds, as many as the last epoch of `from_scratch` has: two points would take some 400."""
+    outcomes = RUNGS["from_scratch"]._replace(deviation=0.06, seeds=(5, 5)).outcomes(experiments, drop)
+    assert at_most(experiments - outcomes["underpowered"], experiments, 0.1)
+
+
+@few_or_many
 @pytest.mark.parametrize(
     ("rung", "spread"),
     [("feature_extraction", 1), ("feature_extraction", 4), ("from_scratch", 1), ("from_scratch", 2)],
@@ -141,6 +149,18 @@ def test_a_change_by_the_margin_neither_passes_nor_is_suspicious() -> None:
 
 
 @given(SIDE, SIDE)
+def test_the_order_of_pictures_makes_no_difference(base: np.ndarray, new: np.ndarray) -> None:
+    order = np.random.default_rng(0).permutation(base.shape[1])
+    assert gate.gate(base[:, order], new[:, order]) == gate.gate(base, new)
+
+
+@given(SIDE, SIDE)
+def test_a_side_that_is_no_less_accurate_is_never_regressed(base: np.ndarray, new: np.ndarray) -> None:
+    lower, higher = sorted([base, new], key=np.mean)
+    assert gate.gate(lower, higher).outcome != "regressed"
+
+
+@given(SIDE, SIDE)
 def test_the_same_predictions_seed_by_seed_pass_beside_more_seeds_too(base: np.ndarray, more: np.ndarray) -> None:
     both = np.vstack([base, more])
     assert {gate.gate(*sides).outcome for sides in ((base, base), (base, both), (both, base))} == {"pass"}
@@ -170,12 +190,27 @@ def test_the_p_value_is_scipys_t_test_and_the_interval_scipys_welch(before: list
     assert (verdict.outcome == "regressed") == (welch.low <= -0.01 and welch.high < 0 and p_value <= 0.001)
 
 
+@pytest.mark.parametrize(("drop", "p_value", "outcome"), [(20, 0.0044, "underpowered"), (35, 0.00056, "regressed")])
+def test_a_drop_is_regressed_from_a_p_value_of_one_in_1000(drop: int, p_value: float, outcome: str) -> None:
+    verdict = gate.gate(runs(905, 900, 895), runs(905 - drop, 900 - drop, 895 - drop))
+    assert verdict.p_value == pytest.approx(p_value, rel=0.1)
+    assert verdict.outcome == outcome
+
+
 def test_a_run_beside_several_takes_their_variance_but_is_never_regressed() -> None:
     verdict = gate.gate(runs(900, 904, 896, 902, 898), runs(860))
     deviation = np.std([0.900, 0.904, 0.896, 0.902, 0.898], ddof=1)
     assert verdict.p_value == pytest.approx(stats.t.cdf(-0.04 / deviation / np.sqrt(1 + 1 / 5), 4) / 0.9, rel=1e-6)
     assert (verdict.outcome, verdict.smallest_drop) == ("underpowered", None)
     assert gate.gate(runs(900, 904, 896, 902, 898), runs(905)).outcome == "pass"
+
+
+def test_a_drop_that_scatters_the_runs_does_not_hide_behind_the_scatter() -> None:
+    """As a tenth of the training pictures does at mini: the variance of both sides together would hide it."""
+    base, new = runs(900, 903, 897, 901, 899), runs(880, 850, 865, 840, 885)
+    pooled = stats.ttest_ind(new.mean(axis=1), base.mean(axis=1), alternative="less")
+    assert pooled.pvalue > 0.001
+    assert gate.gate(base, new).outcome == "regressed"
 
 
 def test_a_p_value_that_equals_the_level_is_beyond_chance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +258,13 @@ def test_each_of_several_looks_has_its_share_of_both_errors() -> None:
     welch = stats.ttest_ind(new.mean(axis=1), base.mean(axis=1), equal_var=False).confidence_interval(0.98)
     assert (verdict.low, verdict.high) == pytest.approx((welch.low, welch.high))
     assert (gate.gate(base, new).outcome, verdict.outcome) == ("pass", "underpowered")
+
+
+def test_a_drop_within_the_margin_passes_and_never_counts_as_seen() -> None:
+    base, new = runs(901, 900, 899, 900), runs(886, 885, 885, 884)
+    assert gate.gate(base, new).outcome == "regressed"
+    assert gate.gate(base, new, margin=0.02).outcome == "pass"
+    assert gate.gate(base, base[::-1]).smallest_drop == 0.01
 
 
 @given(st.lists(st.integers(850, 900), min_size=2, max_size=6), st.integers(1, 3))
@@ -438,6 +480,17 @@ def test_impossible_sides_margins_and_looks_are_refused(
 # Flips.
 
 
+def test_twenty_pictures_that_turn_wrong_are_regressed_and_the_first_flips() -> None:
+    turned = np.flatnonzero(FULL.all(axis=0))[5:400:20]
+    new = FULL[::-1].copy()
+    new[:, turned] = False
+    assert gate.gate(FULL, new).outcome == "regressed"
+    flipped = flips.flips(FULL, new)
+    assert flipped.pictures[:20] == tuple(turned)
+    assert flipped.changes[:20] == (-1.0,) * 20
+    assert (flipped.complete, flipped.expected) == (20, 20 * 2 / 20)
+
+
 @pytest.mark.parametrize("seeds", [5, 9])
 @pytest.mark.parametrize("experiments", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_flips_are_called_chance_99_times_in_100_where_nothing_changed(experiments: int, seeds: int) -> None:
@@ -450,7 +503,24 @@ def test_flips_are_called_chance_99_times_in_100_where_nothing_changed(experimen
     assert at_most(outcomes["change"], experiments, 0.01)
 
 
+def test_pictures_that_changed_places_at_the_same_accuracy_are_a_change() -> None:
+    base, new = next(recorded(bits("fine_tuned", "shapes-mini")).sides(1))
+    swapped = new.copy()
+    always, never = (np.flatnonzero((new == right).all(axis=0))[:3] for right in (True, False))
+    swapped[:, always], swapped[:, never] = False, True
+    assert flips.flips(base, new).outcome == "chance"
+    assert flips.flips(base, swapped).outcome == "change"
+    assert swapped.mean() == new.mean()
+
+
 def test_few_runs_cannot_tell_chance_from_change_unless_without_chance() -> None:
     assert flips.flips(FULL, ~FULL).outcome == "cannot tell"
     assert flips.flips(FULL[[0, 0]], FULL[[1, 1]]).outcome == "change"
     assert flips.flips(FULL[[0, 0]], FULL[[0, 0]]).outcome == "cannot tell"
+
+
+def test_flips_of_single_runs_are_the_pictures_on_which_they_differ() -> None:
+    flipped = flips.flips(FULL[:1], FULL[1:2])
+    different = np.flatnonzero(FULL[0] != FULL[1])
+    assert flipped.pictures == tuple(different)
+    assert (flipped.outcome, flipped.between, flipped.within) == ("cannot tell", len(different) / 1000, None)
