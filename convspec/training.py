@@ -21,6 +21,7 @@ from convspec.progress import bar as progress_bar
 
 CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
 CHECKPOINT_SCHEMA = 1  # a checkpoint of another schema is ignored
+DIVERGED = "{}: the loss is no number any more: take a lower learning rate"
 PENALTIES = tuple(10.0 ** np.arange(-1, 4, 0.5))  # on the squared weights, beside the summed loss
 
 History = dict[str, list[float]]
@@ -180,11 +181,13 @@ class _BufferedBatches(keras.utils.PyDataset):
 
 
 @contextmanager
-def _steps(model: keras.Model, batches: _BufferedBatches) -> Iterator[None]:
-    """Close the batches after a block that trains on them; BadInput where memory does not suffice for a step."""
+def _steps(model: keras.Model, batches: _BufferedBatches, title: str) -> Iterator[None]:
+    """Close the batches after a block that trains on them; BadInput where memory or numbers do not suffice."""
     try:
         yield
     except Exception as error:
+        if "input should be between 0 and 1" in str(error):  # PyTorch's word for a probability that is no number
+            raise BadInput(DIVERGED.format(title)) from error
         if not backend.out_of_memory(error):
             raise
         raise BadInput(
@@ -229,8 +232,8 @@ def fit(
         The whole history.
 
     Raises:
-        BadInput: Layers were frozen or thawed since `compile_model`, memory does not suffice for a step, or the
-            devices cannot share a batch evenly.
+        BadInput: Layers were frozen or thawed since `compile_model`, memory does not suffice for a step, the loss is no
+            number, or the devices cannot share a batch evenly.
     """
     _refuse_stale(model)
     done = len(history.get("loss", []))
@@ -242,7 +245,7 @@ def fit(
         monitor = _FitMonitor(clock, bar, history, checkpoint, source)
         if devices > 1:
             monitor.validation, validation = validation, None
-        with _steps(model, source):
+        with _steps(model, source, title or model.name):
             trained.fit(
                 backend.feed(source),
                 epochs=epochs,
@@ -255,6 +258,8 @@ def fit(
             )
     # On JAX the model now shares its averaged weights with the optimizer, and would delete them with its own.
     model.set_weights(model.get_weights())
+    if not np.isfinite(history["loss"]).all():
+        raise BadInput(DIVERGED.format(title or model.name))
     return history
 
 

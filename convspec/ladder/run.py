@@ -212,9 +212,6 @@ class _Run:
             if network.trunk:
                 inputs = self.cached_features(network.trunk, inputs)
             history = self.fit(network.head, inputs, checkpoint)
-            if not np.isfinite(history["loss"]).all():
-                remove(checkpoint.path)
-                raise BadInput(f"{self.title}: the loss is no number any more: take a lower learning rate")
             with self.clock("evaluate"):
                 probabilities = network.head.predict(backend.feed(inputs.test), verbose=0)
         with self.clock("save"):
