@@ -317,7 +317,9 @@ def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester:
     assert [pytest_run(pytester)[0] for _ in range(2)] == [NO_BASELINE, OK]
 
 
-def test_a_baseline_whose_temporary_folder_is_gone_is_an_error(pytester: pytest.Pytester) -> None:
+def test_a_baseline_whose_temporary_folder_is_gone_is_an_error(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytester.makeconftest(
         """
         import glob, os, shutil, tempfile
@@ -329,9 +331,7 @@ def test_a_baseline_whose_temporary_folder_is_gone_is_an_error(pytester: pytest.
                 shutil.rmtree(folder)
         """
     )
-    pytester.makeini("[pytest]")
-    tempfile_ = pytester.mkdir("temporary")
-    pytester._monkeypatch.setattr("tempfile.tempdir", str(tempfile_))
+    monkeypatch.setattr("tempfile.tempdir", str(pytester.mkdir("temporary")))
     code, text = run(pytester)
     assert code == FAILED
     assert "the baseline of model is lost: its temporary folder is gone" in text
