@@ -24,7 +24,7 @@ MAX_WRITERS = 16  # of one file at once, whose folders are removed once they wer
 
 @contextmanager
 def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
-    """Let one process or thread at a time into a block that makes `path`; `progress` shows what the others wait for.
+    """Let one process or thread at a time into a block that makes `path`; `progress` shows what others await.
 
     The system frees the lock of a killed process.
     """

@@ -107,7 +107,7 @@ def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
 
 
 def _mini(input_shape: tuple[int | None, int | None, int], **_: Any) -> keras.Model:
-    """Return the package's own small base: VGG's pattern and names at a fraction of its size, for 48 x 48 pictures."""
+    """Return the package's own small base, for 48 x 48 pictures: VGG's pattern and names, fewer filters."""
     if any(side is not None and side < 16 for side in input_shape[:2]):  # four times halved
         raise ValueError(f"Input size must be at least 16x16; Received: input_shape={input_shape}")
     x = inputs = keras.Input(input_shape)
@@ -155,7 +155,7 @@ def find_base(name: str) -> str:
 
 
 def sizes(name: str) -> tuple[int, int]:
-    """Return the smallest side of pictures that a base takes, in pixels, and the side that its weights were made for.
+    """Return the smallest side in pixels that a base takes, and the one its weights were made for.
 
     `name` is a key of BASES, as in `prepares_itself`.
     """
@@ -215,7 +215,7 @@ def conv_base(
 
 @contextmanager
 def _own_names() -> Iterator[None]:
-    """Count the names that Keras gives, such as conv2d_5, from the first, so that they are the same in each process."""
+    """Count Keras's names, such as conv2d_5, from the first, so that all processes have the same."""
     counts = "object_name_uids"  # private: the public ways count on, or forget all of Keras's state
     before = global_state.get_global_attribute(counts)
     global_state.set_global_attribute(counts, None)

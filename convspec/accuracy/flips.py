@@ -16,7 +16,7 @@ MAX_SPLITS = 10_000  # of runs into two sides that are counted out; more are dra
 
 @dataclass(frozen=True)
 class Flips:
-    """How often a picture is right on one side and wrong on the other, and whether that is more than chance.
+    """How often a picture is right on one side alone, and whether that is more than chance.
 
     The outcome is "change" where at most 1 in 100 ways to share the runs out between the sides sets them as far apart
     (a permutation test), or where runs of one side never differ; "cannot tell" where there are too few ways.
@@ -72,7 +72,7 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
 
 
 def _splits(before: int, after: int) -> tuple[np.ndarray, int]:
-    """Return ways to choose the new side (one a row, true where a run is in it), and how many ways there are."""
+    """Return ways to choose the new side, one a row, true for its runs; and how many there are."""
     runs, ways = before + after, comb(before + after, after)
     if ways <= MAX_SPLITS:
         splits = np.zeros((ways, runs), bool)

@@ -165,7 +165,7 @@ def results_from_predictions(
 
 
 def _encodable(name: str) -> str:
-    """Return a name as UTF-8 can have it, in which pytest-xdist sends it; one of a file may have any bytes."""
+    """Return a name, which may have any bytes, as UTF-8 can have it: pytest-xdist sends that."""
     return name.encode(errors="backslashreplace").decode()
 
 

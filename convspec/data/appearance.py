@@ -113,7 +113,7 @@ def _bits(picture: Image.Image, file: BinaryIO) -> int:
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
-    """Scale to 8 bits what has 16, or 10, 12, 14 that lie in 16 without a word: as many as the largest value needs."""
+    """Scale to 8 bits what has 16, or as many of 10, 12 and 14 as the largest value needs."""
     if values.min() < 0:
         raise ValueError("what its negative pixels mean is not known; save it with 8 bits")
     bits = int(values.max()).bit_length()

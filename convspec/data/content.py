@@ -8,7 +8,7 @@ HEAD = 1024  # bytes that are looked at
 
 
 class Content(NamedTuple):
-    """What a file holds: words for a message, whether it is a picture in any format, what to do if it is not read."""
+    """What a file holds: words for a message, whether it is a picture, and a remedy for one unread."""
 
     name: str
     picture: bool = False

@@ -172,7 +172,7 @@ def _refuse_others(picture: Image.Image) -> None:
 
 
 def _turn_to_picture(picture: Image.Image) -> bool:
-    """Turn to the page of a TIFF that is neither a smaller version nor a mask of another; False where several are."""
+    """Turn to a TIFF's only page that is no smaller version or mask of another; False for several."""
     if picture.format != "TIFF":
         return False
     pages = []
@@ -205,7 +205,7 @@ def _is_plain(picture: Image.Image, spread: int = 0) -> bool:
 
 
 def _complete(data: bytes) -> BinaryIO:
-    """Return a JPEG with an end after its last whole segment, and anything else with zeros up to the size it names."""
+    """End a JPEG after its last whole segment; fill anything else with zeros to the size it names."""
     if data.startswith(b"\xff\xd8"):
         last = max(data.rfind(marker) for marker in (b"\xff\xc4", b"\xff\xda", b"\xff\xdb"))
         whole = len(data) >= last + 4 and len(data) >= last + 2 + int.from_bytes(data[last + 2 : last + 4], "big")

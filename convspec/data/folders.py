@@ -36,7 +36,7 @@ EXAMPLES = 3  # named for each kind of what was left out
 
 @dataclass(frozen=True)
 class Reading:
-    """Files of a folder of classes, in the order of their parts, classes and names, and how the folder was read.
+    """Files of a folder of classes, by part, class and name, and how the folder was read.
 
     `labels`: int64 (n,), positions in `classes`; `names`: one for each file, CLASS/FILE; `parts`: for each file one of
     PARTS, or None where the folder does not say; `groups`: positions of files, for each group that must stay in one
@@ -202,7 +202,7 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
 
 
 def _find_pointers(tree: Folder) -> list[str]:
-    """Return a reason for each text of Git LFS in the place of a picture; raise BadInput where there are many."""
+    """Return a reason for each pointer of Git LFS in a picture's place; raise BadInput for many."""
     pointers = [path for folder in tree.walk() for path in folder.pointers]
     total = len(tree.all_pictures())
     if len(pointers) > MAX_BAD * total:
@@ -232,7 +232,7 @@ def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]
 
 
 def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], dict[Path, Path]]:
-    """Return one file of each content, and for others the one that was kept; only files of equal size are read."""
+    """Return one file of each content, and for others the one kept; reads only files of equal size."""
     sizes = defaultdict(list)
     order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
     for file in order:

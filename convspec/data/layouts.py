@@ -39,7 +39,7 @@ class PictureFile:
 
 
 def find_part(name: str) -> tuple[str | None, bool]:
-    """Return the part that a folder's name speaks of, and whether it says nothing else; None for no part or two."""
+    """Return the part that a folder's name speaks of, else None, and whether it says nothing else."""
     words = [GLUED.sub(r"\1", word.lower()) for word in WORDS.findall(CAPITAL.sub(" ", name))]
     parts = {PART_OF[word] for word in words if word in PART_OF}
     return parts.pop() if len(parts) == 1 else None, all(word in PART_OF or word in FILLERS for word in words)

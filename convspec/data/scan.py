@@ -69,7 +69,10 @@ class Folder:
 
 
 def scan(path: Path) -> Folder:
-    """List a folder at any depth, through links; what cannot be listed or is no file is bad. Raises OSError for it."""
+    """List a folder at any depth, through links; what cannot be listed or is no file is bad.
+
+    Raises OSError where the folder itself cannot be listed.
+    """
     above = tuple(_identity(parent.stat()) for parent in path.absolute().parents)
     return _scan(Folder(path), path.stat(), above)
 

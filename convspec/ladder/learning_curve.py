@@ -44,7 +44,7 @@ class LearningCurve:
 def learning_curve(
     recipe: Recipe, dataset: Dataset, folder: Path, weights: str | Path | None = None, progress: TextIO | None = None
 ) -> LearningCurve:
-    """Fit a linear probe to stratified draws of the training pictures, on features of the base that are kept on disk.
+    """Fit a linear probe to stratified draws of the training pictures, on cached features of the base.
 
     Args:
         recipe: A linear probe.

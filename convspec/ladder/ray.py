@@ -201,7 +201,7 @@ def _run_in_worker(
     devices: int,
     precision: backend.Precision,
 ) -> tuple[Result, dict[str, bytes]]:
-    """Run in a folder of its own; return the result and the new models' files, as `start` has those to begin with.
+    """Run in a folder of its own that begins with `start`; return the result and the new models' files.
 
     `content` is what the file called `weights` holds, None for "imagenet".
     """

@@ -108,7 +108,7 @@ def run_recipe(
 def base_features(
     recipe: Recipe, dataset: Dataset, folder: Path, weights: str | Path | None = None, progress: TextIO | None = None
 ) -> tuple[Batches, Batches | None, Batches]:
-    """Return the features that a recipe with a cached base and no views trains its head on, by part of the dataset.
+    """Return the features, by part, that a recipe with a cached base and no views trains its head on.
 
     The arguments are those of `run_recipe`, whose stores of features are read where they are there.
     """

@@ -84,7 +84,7 @@ def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: 
 
 
 def load(path: str | Path) -> SavedModel:
-    """Read a model for use, not for training; BadInput, with the reason, for a missing file or one without a model."""
+    """Read a model for use, not for training; BadInput, with the reason, where there is none."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise BadInput(f"no model file {str(path)!r}")

@@ -1,4 +1,4 @@
-"""Checks that end a session in one line before it trains: its root, its folders, and options that would skip it."""
+"""Checks that end a session before it trains: its root, its folders, and options that would skip it."""
 
 import inspect
 import os
@@ -62,7 +62,7 @@ def find_package(config: pytest.Config) -> None:
 
 
 def obstacle(settings: Settings, items: Sequence[pytest.Item]) -> str | None:
-    """Return why some of the tests could not do their work, and what to do; None where nothing is in the way."""
+    """Return what keeps some tests from their work, and what to do; None for nothing."""
     ladder = any(item.path == LADDER for item in items)
     gates = any("accuracy_gate" in getattr(item, "fixturenames", ()) for item in items)
     if ladder:

@@ -170,7 +170,7 @@ class Session:
         return runs
 
     def results(self, rung: str) -> "list[Result]":
-        """Return the runs of a rung, trained now where its own test was left out; skip where there can be none."""
+        """Return a rung's runs, trained now where its own test was left out; skip where none can be."""
         recipe = next((recipe for recipe in self.recipes if recipe.name == rung), None)
         if recipe is None:
             pytest.skip(f"needs the rung {rung}, which --convspec-rungs and --convspec-mode leave out")

@@ -73,7 +73,7 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
 
 
 def _recommend(session: Session) -> dict[str, Any] | None:
-    """Return what to use on somebody's folder, in lines of text and of code; None for a dataset of the package."""
+    """Return what to use on somebody's folder, in text and code; None for a dataset of the package."""
     from convspec.data.datasets import NAMES
     from convspec.report import recommendation
 
@@ -101,7 +101,7 @@ def _recommend(session: Session) -> dict[str, Any] | None:
 
 
 def _learning_curve(session: Session) -> "LearningCurve":
-    """Return the learning curve on the base that ran, on the features of a rung where it has a linear probe."""
+    """Return the learning curve on the base that ran, by the features of its linear probe if it has one."""
     from convspec.ladder.learning_curve import learning_curve
     from convspec.ladder.run import ARCHITECTURES
     from convspec.ladder.rungs import find_recipe
@@ -132,7 +132,7 @@ def write_report(
     failures: Sequence[tuple[str, str]] = (),
     advice: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Write the record of all runs, then pictures and the page; return a line for each that could not be drawn.
+    """Write record, pictures and page of all runs; return a line for what could not be drawn.
 
     Unless the session was interrupted, its unfinished runs are removed.
 

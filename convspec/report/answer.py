@@ -17,7 +17,7 @@ OUTCOMES: dict[Outcome | Literal["missing"], str] = {
 
 
 def answer(runs: Runs, judgements: Sequence[Judgement]) -> list[str]:
-    """Return a sentence on the verdicts, and one on the best rung and the time, which is left out without runs."""
+    """Return a sentence on the verdicts, and with runs one on the best rung and the time."""
     latest = {judgement.name: judgement for judgement in judgements}  # of a gate that was run again
     return [_accuracy([*latest.values()]), *([_speed(runs)] if runs else [])]
 

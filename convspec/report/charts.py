@@ -163,7 +163,7 @@ def _drawable(text: str) -> str:
 
 
 def dead_by_depth(shares: Mapping[str, float]) -> Figure:
-    """Draw the share of dead channels, 0 to 1, of each layer as a bar, the first layer at the top (section 5.4.1)."""
+    """Draw the share of dead channels of each layer as a bar, the first on top (section 5.4.1)."""
     figure, axes = _figure(height=0.28 * len(shares) + 1)
     rows = np.arange(len(shares))
     axes.barh(rows, [100 * share for share in shares.values()], color=BLUE)

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file with its pictures in it, which opens offline and loads nothing from elsewhere."""
+"""The page of a run: one HTML file with its pictures in it, which loads nothing from elsewhere."""
 
 import base64
 import io
@@ -80,7 +80,7 @@ def write(
     model: Callable[[Result], Path],
     progress: TextIO | None = None,
 ) -> list[str]:
-    """Write the page of a session; a part that cannot be drawn is left out, with the reason in its place.
+    """Write the page of a session; the reason stands in the place of what cannot be drawn.
 
     Args:
         path: file to write.

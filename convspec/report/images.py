@@ -24,7 +24,7 @@ def sample_rows(dataset: Dataset) -> Rows:
 
 
 def view_rows(dataset: Dataset, augmentation: Augmentation) -> Rows:
-    """Return the first training picture of each of up to ten classes, then its views as seed 0 sees them (figure 5.11).
+    """Return the first training picture of up to ten classes, each with its views under seed 0 (figure 5.11).
 
     There is a view for each of the first epochs.
     """

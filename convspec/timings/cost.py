@@ -20,7 +20,7 @@ STYLES = ("#4477aa", "-", "o"), ("#cc6633", "--", "s"), ("#228833", "-.", "^"), 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured run of a rung, and what of its seconds is recording and training; a linear probe has no epochs."""
+    """One measured run of a rung, with its seconds of recording and training; a linear probe has no epochs."""
 
     epochs: int
     pictures: int
@@ -68,7 +68,7 @@ def pays_from(recorded: Cost, other: Cost, pictures: int) -> int | None:
 
 
 def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
-    """Return a row for each rung: what was measured, the parts of its cost, and what they give for a whole run."""
+    """Return a row for each rung: what was measured, the parts of its cost, and a whole run."""
     whole = f"{epochs} x {pictures:,}, s"
     titles = ["rung", "measured", "s", "fixed, s", "once, ms", "each, ms", "epoch, s", whole, "pays from"]
     literal = next((cost for cost in costs if not any(point.recording for point in cost.points)), None)
@@ -92,7 +92,7 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
 
 
 def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> "Figure":
-    """Draw the seconds of each rung over the epochs, by its line on `pictures`, with the runs measured on as many."""
+    """Draw each rung's seconds over the epochs on `pictures`, with the runs measured on as many."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")

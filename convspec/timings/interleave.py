@@ -35,7 +35,7 @@ sys.exit(pytest.main(arguments))
 
 
 def judge_rounds(base: Times, new: Times) -> tuple[Ratio, Outcome]:
-    """Return how `new` relates to `base`, in seconds and paired, and what that says; up to 2 ms more is no slower."""
+    """Return the ratio of `new` to `base`, paired, and what it says; up to 2 ms more is no slower."""
     ratio = ratio_of_pairs(new, base)
     return ratio, judge(ratio, 1 + max(RELATIVE_FLOOR, ABSOLUTE_FLOOR / float(np.median(base))))
 

@@ -30,7 +30,7 @@ def input_shape(model: keras.Model) -> tuple[int | None, int | None, int]:
 
 
 def _is_graph(layer: Any) -> bool:
-    """Return whether a call runs a graph of layers and nothing else, as a class with a `call` of its own might."""
+    """Return whether a call runs a graph of layers and nothing else; a `call` of its own might do more."""
     return isinstance(layer, keras.Function | keras.Sequential) and type(layer).call.__module__.startswith("keras.")
 
 

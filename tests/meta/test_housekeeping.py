@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAX_NAME = 70
+MAX_NAME, MAX_WORDS = 70, 20
 
 
 @cache
@@ -25,6 +25,16 @@ def test_no_test_has_a_name_that_is_too_long() -> None:
     }
     long = [f"{name} ({length})" for name, length in names.items() if length > MAX_NAME]
     assert not long, f"{len(long)} names of more than {MAX_NAME} characters:\n" + "\n".join(long)
+
+
+def test_a_summary_has_at_most_20_words() -> None:
+    long = []
+    for path in sorted((ROOT / "convspec").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                summary = (ast.get_docstring(node) or "").partition("\n")[0]
+                long += [f"{path.relative_to(ROOT)}: {summary}"] * (len(summary.split()) > MAX_WORDS)
+    assert not long, "\n".join(long)
 
 
 def test_no_test_module_imports_from_another() -> None:
