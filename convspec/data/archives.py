@@ -14,8 +14,8 @@ from convspec import BadInput
 from convspec.files import DAMAGED
 from convspec.progress import bar
 
-# Of the archive itself: seeks before its start, names too long, and a file where it has a folder, too.
-THE_ARCHIVES = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+# What an archive brings about itself: seeks before its start, names too long, and a file where it has a folder, too.
+ARCHIVE_ERRORS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
@@ -34,7 +34,7 @@ def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
         (_unzip if is_zip else _untar)(archive, unfinished, progress)
         os.replace(unfinished, folder)
     except (*DAMAGED, tarfile.TarError, lzma.LZMAError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno not in THE_ARCHIVES:
+        if isinstance(error, OSError) and error.errno not in ARCHIVE_ERRORS:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"cannot unpack {str(archive)!r} ({reason}); get it again, or unpack it by hand") from error
