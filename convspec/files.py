@@ -22,6 +22,11 @@ PATIENCE = 5.0  # seconds until a message says which lock is waited for; doubled
 MAX_WRITERS = 16  # of one file at once, whose folders are removed once they were killed
 
 
+def expand(path: str | Path) -> Path:
+    """Return the path with a home folder in the place of ~; an unknown user's ~name stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
     """Let one process or thread at a time into a block that makes `path`; `progress` shows what others await.

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from convspec.data.layouts import LAYOUTS
+from convspec.files import expand
 
 
 def seed(text: str) -> int:
@@ -39,9 +40,9 @@ def positive(text: str) -> int:
 def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
     """Add MODEL, PICTURE and --output."""
     parser.add_argument("model", metavar="MODEL", help="a .keras file, of any program's, or the name of a base")
-    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a picture file; it is resized for the model")
+    parser.add_argument("picture", metavar="PICTURE", type=expand, help="a picture file; it is resized for the model")
     parser.add_argument(
-        "--output", metavar="FILE", type=Path,
+        "--output", metavar="FILE", type=expand,
         help=f"the .png or .jpg to write (default: PICTURE's name with -{command}.png, in the current folder)",
     )  # fmt: skip
 
@@ -64,5 +65,5 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
 def find_output(options: argparse.Namespace) -> Path:
     """Return the file that --output names, else PICTURE's name with the command's, in the current folder."""
     if options.output:
-        return options.output.expanduser()
-    return Path(f"{options.picture.expanduser().stem}-{options.command}.png")
+        return options.output
+    return Path(f"{options.picture.stem}-{options.command}.png")

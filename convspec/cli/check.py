@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from convspec import MissingData
 from convspec.cli.arguments import add_layout, add_truncated, seed
+from convspec.files import expand
 
 HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
 DESCRIPTION = (
@@ -16,7 +16,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of pictures")
+    parser.add_argument("folder", metavar="DIR", type=expand, help="folder of pictures")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
     add_layout(parser)
     add_truncated(parser)
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the reading; return 0, or raise BadInput where the folder cannot be used."""
     from convspec.data import folders
 
-    if not (folder := options.folder.expanduser()).is_dir():
+    if not (folder := options.folder).is_dir():
         raise MissingData(f"no folder {str(folder)!r}")
     reading = folders.read_layout(folder, options.layout)
     reading = folders.compare(reading, sys.stderr, options.truncated or "skip")

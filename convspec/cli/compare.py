@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from convspec import BadInput
-from convspec.files import atomic_write
+from convspec.files import atomic_write, expand
 
 HELP = "lay timings side by side: records from any machines, or two versions on this one"
 DESCRIPTION = (
@@ -18,14 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument(
-        "records", nargs="*", default=[], metavar="FILE", type=Path,
+        "records", nargs="*", default=[], metavar="FILE", type=expand,
         help="what pytest wrote with --benchmark-json, or with --benchmark-save to .benchmarks/MACHINE/",
     )  # fmt: skip
-    sources.add_argument("--interleave", metavar="BASE", type=Path, help="a folder with another version's convspec/")
+    sources.add_argument("--interleave", metavar="BASE", type=expand, help="a folder with another version's convspec/")
     parser.add_argument("--bench", metavar="EXPR", help="with --interleave, pytest's -k (default: reading, augmenting)")
     parser.add_argument("--rounds", metavar="N", type=int, help="with --interleave, runs of each side (default: 10)")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown, too")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw records as a chart, too: a .png, .svg or .pdf")
+    parser.add_argument("--markdown", metavar="FILE", type=expand, help="write the table as Markdown, too")
+    parser.add_argument("--plot", metavar="FILE", type=expand, help="draw records as a chart: a .png, .svg or .pdf")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,16 +37,16 @@ def run(options: argparse.Namespace) -> int:
         raise BadInput("--bench and --rounds go with --interleave; leave them out with records")
     if options.interleave:
         rounds = interleave.ROUNDS if options.rounds is None else options.rounds
-        base, expression = options.interleave.expanduser(), options.bench or interleave.QUICK
+        base, expression = options.interleave, options.bench or interleave.QUICK
         table, passed = interleave.interleave(base, expression, rounds, sys.stderr)
     else:
-        records = compare.read([path.expanduser() for path in options.records])
+        records = compare.read(options.records)
         table = compare.compare(records)
         passed = all(record.timings.keys() >= records[0].timings.keys() for record in records)
         if options.plot:
-            compare.plot(records, options.plot.expanduser())
+            compare.plot(records, options.plot)
     print(table.text())
     if options.markdown:
-        with atomic_write(options.markdown.expanduser()) as partial:
+        with atomic_write(options.markdown) as partial:
             partial.write_text(table.markdown(), encoding="utf-8")
     return 0 if passed else 1

@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from convspec.data.fetch import FETCHABLE, fetch
+from convspec.files import expand
 
 HELP = "download datasets and weights into the data folder, ready for use"
 DESCRIPTION = (
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("names", nargs="+", choices=tuple(FETCHABLE), metavar="NAME", help=", ".join(FETCHABLE))
     parser.add_argument(
-        "--data-root", metavar="DIR", type=Path, help="the data folder (default: $CONVSPEC_DATA, else the cache folder)"
+        "--data-root", metavar="DIR", type=expand, help="data folder (default: $CONVSPEC_DATA, else the cache folder)"
     )
 
 
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Fetch each name once; return 0."""
     from convspec.data.datasets import data_folder
 
-    root = (options.data_root or data_folder()).expanduser().resolve()
+    root = (options.data_root or data_folder()).resolve()
     for name in dict.fromkeys(options.names):
         place, fetched = fetch(name, root, sys.stderr)
         print(f"{name}: {'now' if fetched else 'already'} at {place}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from convspec import BadInput
 from convspec.cli.arguments import add_drawing, positive, seed
+from convspec.files import expand
 
 HELP = "show the patterns that the filters of a model respond to"
 DESCRIPTION = (
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a .keras file, or the name of a base, such as mini or VGG16")
     parser.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
     add_drawing(parser)
-    parser.add_argument("--folder", metavar="DIR", type=Path, default=Path(), help="where to write (default: here)")
+    parser.add_argument("--folder", metavar="DIR", type=expand, default=Path(), help="where to write (default: here)")
     parser.add_argument("--count", metavar="N", type=positive, default=64, help="the first N filters (default: 64)")
     parser.add_argument("--size", metavar="PIXELS", type=positive, default=64, help="of a pattern (default: 64)")
     parser.add_argument("--steps", metavar="N", type=positive, default=40, help="of gradient ascent (default: 40)")
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     trace = trace_grey(model, 0)
     if not (names := [trace.find_maps(name) for name in options.layers] or trace.first_convolutions()):
         raise BadInput(f"{model.name} has no convolution with maps")
-    stem, folder = Path(options.source).stem, options.folder.expanduser()
+    stem, folder = Path(options.source).stem, options.folder
     outputs = {name: folder / f"{stem}-{name.replace(':', '-')}.png" for name in names}
     for output in outputs.values():
         pictures.check_output(output, options.overwrite)

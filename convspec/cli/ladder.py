@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from convspec.cli.arguments import add_layout, add_truncated
+from convspec.files import expand
 from convspec.plugin.options import RUNGS, Mode
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
@@ -17,7 +18,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="one subfolder a class, or train, validation and test")
+    parser.add_argument("folder", metavar="DIR", type=expand, help="a subfolder a class, or train, validation and test")
     parser.add_argument(
         "--scale",
         choices=("mini", "full"),
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report",
         metavar="DIR",
-        type=Path,
+        type=expand,
         default=Path(".convspec"),
         help="folder for the page, the record and the models (default: .convspec)",
     )
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
     from convspec.timings.interleave import find_benchmarks
 
-    here, report = Path.cwd(), options.report.expanduser().resolve()
+    here, report = Path.cwd(), options.report.resolve()
     os.environ.pop("PYTEST_ADDOPTS", None)
     arguments = [
         str(find_benchmarks(Path(__file__).parents[2])),
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         "no:cacheprovider",
         "-W",
         "ignore:Module already imported:pytest.PytestAssertRewriteWarning",  # by this command
-        f"--convspec-dataset={options.folder.expanduser().resolve()}",
+        f"--convspec-dataset={options.folder.resolve()}",
         f"--convspec-report={report}",
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",

@@ -22,7 +22,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 def load(options: argparse.Namespace, include_top: bool) -> tuple[saved_model.SavedModel, np.ndarray, np.ndarray]:
     """Return the model, see `load_model`, the picture as uint8 RGB, and the model's input."""
     check_output(find_output(options), options.overwrite)
-    saved, file = load_model(options.model, options.weights, include_top), options.picture.expanduser()
+    saved, file = load_model(options.model, options.weights, include_top), options.picture
     return saved, decode.load_image(file), saved.prepare(file, options.preprocessing)
 
 

@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from convspec.cli.arguments import add_layout, seed
+from convspec.files import expand
 
 HELP = "make train, validation and test of a folder or an archive of pictures"
 DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the same way every time."
@@ -12,8 +12,8 @@ DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the sam
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of pictures, or a zip or tar of one")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="new folder, or one that was interrupted")
+    parser.add_argument("source", metavar="SOURCE", type=expand, help="folder of pictures, or a zip or tar of one")
+    parser.add_argument("target", metavar="TARGET", type=expand, help="new folder, or one that was interrupted")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
     parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")
     add_layout(parser)
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     """Split, and print the counts of each class; return 0."""
     from convspec.data.split import split
 
-    source, target = options.source.expanduser(), options.target.expanduser()
+    source, target = options.source, options.target
     manifest = split(source, target, seed=options.seed, layout=options.layout, link=options.link, progress=sys.stderr)
     print(*manifest.summary(), sep="\n")
     return 0

@@ -16,7 +16,7 @@ import platformdirs
 from convspec import BadInput, MissingData
 from convspec.data import decode, folders, shapes
 from convspec.data.folders import PARTS, Layout, Reading
-from convspec.files import DAMAGED
+from convspec.files import DAMAGED, expand
 
 NAMES = ("shapes", "digits", "mnist", "dogs_vs_cats")
 SEED = 5  # chapter 5: draws shapes and splits digits
@@ -68,7 +68,7 @@ class Dataset:
 def data_folder(given: str | Path | None = None) -> Path:
     """Return $CONVSPEC_DATA, else the folder `given`, else the user's cache folder."""
     if name := os.environ.get("CONVSPEC_DATA") or given:
-        return Path(name).expanduser().resolve()
+        return expand(name).resolve()
     return platformdirs.user_cache_path("convspec")
 
 
@@ -130,7 +130,7 @@ def load_dataset(
             )
     elif not isinstance(path_or_name, Reading):
         check(path_or_name)
-        folder = Path(path_or_name).expanduser()
+        folder = expand(path_or_name)
     reading = path_or_name if isinstance(path_or_name, Reading) else folders.read_layout(folder, layout)
     name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else reading.folder.resolve().name
     return _folder(reading, size, seed, interpolation, max_bad_fraction, truncated, progress, name)
@@ -138,7 +138,7 @@ def load_dataset(
 
 def check(path_or_name: str | Path) -> None:
     """Raise MissingData, which lists what would be right, for neither a dataset's name nor a folder."""
-    if path_or_name not in NAMES and not Path(path_or_name).expanduser().is_dir():
+    if path_or_name not in NAMES and not expand(path_or_name).is_dir():
         given = str(path_or_name)
         raise MissingData(
             f"no dataset or folder {given!r}: give {', '.join(NAMES)}, or a folder with one subfolder a class"

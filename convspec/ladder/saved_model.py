@@ -13,7 +13,7 @@ from scipy import special
 
 from convspec import BadInput, backend, models
 from convspec.data import batches, decode
-from convspec.files import DAMAGED, atomic_write
+from convspec.files import DAMAGED, atomic_write, expand
 from convspec.visualization.trace import DEFAULT_SIDE, Trace, input_shape, to_array
 
 METADATA = "convspec.json"  # in the archive that a .keras file is; Keras ignores it
@@ -37,7 +37,7 @@ class SavedModel(NamedTuple):
 
     def classify(self, picture: str | Path) -> dict[str, float]:
         """Return the probability of each class for a picture file; classes without a name go by their numbers."""
-        probabilities = find_probabilities(self.model, self.prepare(Path(picture).expanduser()))
+        probabilities = find_probabilities(self.model, self.prepare(expand(picture)))
         return dict(zip(self.classes or map(str, range(len(probabilities))), probabilities.tolist(), strict=True))
 
     def prepare(self, picture: Path, preprocessing: str | None = None) -> np.ndarray:
@@ -46,12 +46,17 @@ class SavedModel(NamedTuple):
         sides = width or DEFAULT_SIDE, height or DEFAULT_SIDE
         if channels not in (1, 3):
             raise BadInput(f"{self.model.name} takes {channels} channels, and a picture has 1 or 3")
+        preparation = find_preparation(name := preprocessing or self.preprocessing)
+        if channels == 1 and name in models.PREPROCESSING:
+            raise BadInput(
+                f"{self.model.name} takes 1 channel, and the preprocessing of {name} has 3: rescale, or none"
+            )
         if sides[0] == sides[1]:
             resized = Image.fromarray(decode.load_image(picture, sides[0], self.interpolation or "nearest"))
         else:
             resized = Image.fromarray(decode.load_image(picture)).resize(sides, Image.Resampling.NEAREST)
         pixels = np.asarray(resized.convert("L") if channels == 1 else resized, np.float32)
-        return find_preparation(preprocessing or self.preprocessing)(pixels.reshape(1, *sides[::-1], channels))[0]
+        return preparation(pixels.reshape(1, *sides[::-1], channels))[0]
 
 
 def find_preparation(name: str | None) -> batches.Prepare:
@@ -85,7 +90,7 @@ def save(model: keras.Model, path: Path, classes: Sequence[str], preprocessing: 
 
 def load(path: str | Path) -> SavedModel:
     """Read a model for use, not for training; BadInput, with the reason, where there is none."""
-    path = Path(path).expanduser()
+    path = expand(path)
     if not path.is_file():
         raise BadInput(f"no model file {str(path)!r}")
     try:

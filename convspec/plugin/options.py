@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import pytest
 
 from convspec import BadInput, require_extras
+from convspec.files import expand
 
 Scale = Literal["mini", "full"]
 Mode = Literal["literal", "exact", "fast", "both"]
@@ -98,8 +99,8 @@ HELP = {
     " recommended rung may have (default: 0.01, one point)",
     "measure": "what gates judge: accuracy (default), or balanced accuracy, in which every class counts the same",
     "update-baselines": "add this session's runs to the baselines, after comparing them with those there",
-    "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec in"
-    " pytest's root folder)",
+    "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec where"
+    " pytest was started)",
 }
 BASELINES = "folder of baselines, one file a seed, from the root folder (default: tests/baselines)"
 
@@ -134,7 +135,7 @@ def _value(config: pytest.Config, name: str) -> Any:
         raise pytest.UsageError(f"{config.inipath}: {_dest(name)} {error}") from error
     folder = config.inipath.parent if config.inipath else config.rootpath
     if isinstance(value, Path):
-        return folder / value.expanduser()
+        return folder / expand(value)
     named = name in ("dataset", "weights") and (folder / text).exists()  # else a name, such as shapes or imagenet
     return str(folder / text) if named else value
 
@@ -163,10 +164,9 @@ class Settings:
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
         self.measure: Measure = values["measure"] or "accuracy"
-        self.baselines = config.rootpath / Path(config.getini("convspec_baselines")).expanduser()
-        self.folder = config.rootpath / ".convspec"
-        if values["report"]:
-            self.folder = (config.invocation_params.dir / values["report"].expanduser()).resolve()
+        self.baselines = config.rootpath / expand(config.getini("convspec_baselines"))
+        report: Path = values["report"] or Path(".convspec")
+        self.folder = (config.invocation_params.dir / expand(report)).resolve()
         self.uses_ladder = (
             any(values[name] for name in LADDER_OPTIONS)
             or (config.rootpath / "convspec" / "plugin" / "hooks.py").is_file()

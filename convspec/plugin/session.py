@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import pytest
 
 from convspec import BadInput, MissingData, require_extras
+from convspec.files import expand
 from convspec.plugin.options import Settings
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Session:
         name = self.settings.dataset
         if name is None or name in datasets.NAMES:
             return None
-        layout = folders.read_layout(Path(name).expanduser(), self.settings.layout)
+        layout = folders.read_layout(expand(name), self.settings.layout)
         return folders.compare(layout, terminal_stream(self.config), self.settings.truncated)
 
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:

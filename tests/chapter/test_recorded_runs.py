@@ -265,6 +265,19 @@ def test_augmented_curves_stay_within_5_points_and_the_loss_falls_on(full: Full)
 # Feature extraction, figures 5.15 and 5.16, and a frozen base, figures 5.17 and 5.18.
 
 
+@claim(97.5, "5.3.1", "much better than you achieved in the previous section", "holds", kind="recorded")
+@claim(105.5, "5.3.1", "much better than you achieved with the small convnet", "holds", kind="recorded")
+@pytest.mark.parametrize("rung", ["feature_extraction", "frozen_end_to_end"])
+def test_a_pretrained_base_is_far_ahead_of_a_network_from_scratch(rung: str, full: Full) -> None:
+    """By more than ten points in validation, in the mean of the last ten epochs, run against run."""
+    pretrained, scratch = (
+        [float(np.mean(run.history["val_accuracy"][-claims_module.LAST :])) for run in full(name)]
+        for name in (rung, "from_scratch")
+    )
+    full.show(f"{rung} {min(pretrained):.3f} to {max(pretrained):.3f}, from scratch at most {max(scratch):.3f}")
+    assert min(pretrained) > max(scratch) + 0.1
+
+
 @claim(98, "5.3.1", "you’re overfitting almost from the start", "refuted", kind="recorded")
 def test_feature_extraction_does_not_overfit_in_its_first_5_epochs(full: Full) -> None:
     """By accuracy it does from epoch 6 to 8 of 30 on; the validation loss falls for 20 epochs and more."""

@@ -159,6 +159,19 @@ def test_the_network_has_one_convolution_and_two_poolings_more_than_mnists(convn
     assert [count(model, layers.MaxPooling2D) for model in (digits, convnet)] == [2, 4]
 
 
+@claim(49.3, "5.2.3", "to augment the capacity of the network", "refuted")
+@claim(49.6, "5.2.3", "further reduce the size of the feature maps", "holds")
+def test_the_fourth_stage_leaves_under_a_fifth_of_the_parameters(convnet: keras.Model, evidence: Evidence) -> None:
+    """Its own 147,584 are few beside those that smaller maps save in the Dense layer after Flatten."""
+    without = models.small_convnet(filters=(32, 64, 128))
+    (before, after) = (model.get_layer(index=-3).output.shape[-1] for model in (without, convnet))
+    parameters = [model.count_params() for model in (without, convnet)]
+    evidence(f"{parameters[0]:,} parameters without it, {parameters[1]:,} with it; {before:,} to {after:,} flattened")
+    assert (before, after) == (17 * 17 * 128, 7 * 7 * 128)
+    assert parameters == [3_453_121 - 147_584 + 512 * (before - after), 3_453_121]
+    assert parameters[1] < parameters[0] / 5
+
+
 @claim(50, "5.2.3", "feature maps of size 7 × 7 just before", "holds")
 @claim(51, "5.2.3", "depth of the feature maps progressively increases", "holds")
 def test_depth_increases_from_32_to_128_while_size_decreases_from_148_to_7(convnet: keras.Model) -> None:

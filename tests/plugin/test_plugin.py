@@ -65,6 +65,15 @@ def test_the_header_shows_what_the_options_resolved_to(pytester: pytest.Pytester
     assert re.search(r"convspec: keras [\d.]+ on \w+, device .+, threads \d+", text)
 
 
+def test_results_go_to_the_folder_where_pytest_was_started(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to the root folder, which may be somebody's project above."""
+    monkeypatch.chdir(inner := pytester.mkdir("inner"))
+    session = pytester.parseconfigure(f"--rootdir={pytester.path}", "--convspec-seeds=1").stash[SESSION]
+    assert session.folder == inner / ".convspec"
+
+
 def test_the_variable_overrides_the_data_root(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,3 +85,15 @@ def test_names_that_the_terminal_cannot_show_are_escaped(pets: Path, monkeypatch
 def test_the_check_needs_no_keras(pets: Path) -> None:
     code = "import sys; from convspec.cli.main import main; sys.exit(main(sys.argv[1:]) or 'keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, "check", str(pets)], check=True)
+
+
+@pytest.mark.parametrize("command", [["check"], ["compare"], ["explain", "mini"], ["activations", "model.keras"]])
+def test_the_folder_of_an_unknown_user_is_no_file_and_no_traceback(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a shell, which leaves it as it is."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "~nobody-of-this-name/pets.png"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("convspec: error: ")
+    assert message.count("\n") == 1
