@@ -14,5 +14,5 @@ from convspec.plugin.fixtures import AccuracyGate
 
 def test_digits(accuracy_gate: AccuracyGate) -> None:
     images, test_images, labels, test_labels = train_test_split(*load_digits(return_X_y=True), random_state=0)
-    models = [MLPClassifier((64,), random_state=seed).fit(images / 16, labels) for seed in range(5)]
+    models = [MLPClassifier((64,), max_iter=500, random_state=seed).fit(images / 16, labels) for seed in range(5)]
     accuracy_gate("digits", np.array([model.predict(test_images / 16) for model in models]), test_labels)
