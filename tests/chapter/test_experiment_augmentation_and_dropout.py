@@ -12,7 +12,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 from builders import SHAPES_SIZE, Learner, claim_axes, draw_parts, drawn_shapes, plot_seeds
-from claims import Effect, Experiment, assert_effect, claim, paired
+from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
 from convspec import models
@@ -20,7 +20,7 @@ from convspec.data.augmentation import Augmentation
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 from convspec.report.charts import BLUE, GREEN, ORANGE
 
-SEEDS, EPOCHS, STEPS, TRAINING, TEST = range(5), 100, 9, 300, 800
+SEEDS, EPOCHS, STEPS, TRAINING, TEST = seeds(5), 100, 9, 300, 800
 AUGMENTATIONS = {"": None, "augmentation": CHAPTER_AUGMENTATION, "augmentation of nothing": Augmentation()}
 TREATMENTS = (("", 0.0), ("", 0.5), ("augmentation", 0.0), ("augmentation", 0.5))
 NEITHER, DROPOUT, AUGMENTED, BOTH = TREATMENTS

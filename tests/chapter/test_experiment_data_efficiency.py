@@ -14,12 +14,12 @@ import keras
 import numpy as np
 import pytest
 from builders import SHAPES_SIZE, Learner, all_digits, as_batches, claim_axes, draw_parts, drawn_shapes, plot_seeds
-from claims import Experiment, assert_effect, claim, paired
+from claims import Experiment, assert_effect, claim, paired, seeds
 
 from convspec import models
 from convspec.report.charts import BLUE, GREEN, ORANGE
 
-SEEDS, STEPS, SIDE = range(5), 300, 28
+SEEDS, STEPS, SIDE = seeds(5), 300, 28
 COUNTS = (50, 100, 300, 1000)
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "convnet": models.mnist_convnet,

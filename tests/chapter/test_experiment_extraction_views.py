@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from builders import Learner, claim_axes, draw_parts, drawn_shapes, plot_seeds
-from claims import Effect, Experiment, assert_effect, claim, paired
+from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 
 from convspec import features, models
 from convspec.data.augmentation import Augmentation
@@ -22,7 +22,7 @@ from convspec.data.shapes import SIZE
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION, find_recipe
 from convspec.report.charts import BLUE, ORANGE
 
-SEEDS, EPOCHS, TRAINING, TEST = range(6), 30, 400, 800
+SEEDS, EPOCHS, TRAINING, TEST = seeds(6), 30, 400, 800
 AUGMENTATIONS = {"views": CHAPTER_AUGMENTATION, "views that are all the same": Augmentation()}
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 from builders import Scenes, claim_axes, explained, one_hot_accuracy, plot_seeds, ridge, scenes
-from claims import LEVEL, Effect, Experiment, assert_effect, claim, paired
+from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
@@ -25,7 +25,7 @@ from convspec.report.charts import BLUE, GREEN, GREY, ORANGE
 
 pytestmark = pytest.mark.experiment
 
-SEEDS = range(5)
+SEEDS = seeds(5)
 LAYERS = ("pixels", "block 1", "block 2", "block 3", "block 4", "dense", "softmax")
 CLASSES = ("source classes", "target classes", "digits")
 COLOURS = dict(zip((*CLASSES, "colour", "place"), (GREY, BLUE, GREEN, ORANGE, "#aa3377"), strict=True))
@@ -171,13 +171,13 @@ def test_early_layers_serve_a_remote_task_better_if_it_is_colour(experiment: Exp
     for task, effect in effects.items():
         experiment(effect, f"{task}, block 2 over block 4", figure if task == "colour" else None)
     assert_effect(effects["colour"], above=0, why="classes are told by shape, so that colour is dropped on the way")
+    assert_effect(effects["digits"], below=0.01, why="digits differ a lot, and the base's strokes are theirs, too")
     for task in ("source classes", "target classes", "place"):
         assert_effect(effects[task], below=0, why="later blocks were trained for classes, and see whole forms")
 
 
 @pytest.mark.parametrize(("one", "other"), [("block 4", "dense"), ("block 2", "block 4")])
 def test_no_layer_is_better_than_another_at_shuffled_tasks(one: str, other: str) -> None:
-    """The defect that all tasks' targets belong to other pictures."""
+    """The defect that all tasks' targets belong to other pictures: four times what five seeds scatter by chance."""
     for task in COLOURS:
-        effect = difference(one, other, task, shuffled=True)
-        assert effect.p_value() >= LEVEL, f"{task}: {effect}"
+        assert difference(one, other, task, shuffled=True).mean == pytest.approx(0, abs=0.03), task

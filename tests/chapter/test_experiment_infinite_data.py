@@ -11,12 +11,12 @@ from functools import cache, partial
 import numpy as np
 import pytest
 from builders import SHAPES_SIZE, Learner, as_batches, claim_axes, draw_parts, drawn_shapes, plot_seeds
-from claims import Experiment, assert_effect, claim, paired
+from claims import Experiment, assert_effect, claim, paired, seeds
 
 from convspec import models
 from convspec.report.charts import BLUE, ORANGE
 
-SEEDS, STEPS, TEST = range(5), 300, 2400
+SEEDS, STEPS, TEST = seeds(5), 300, 2400
 NEW, COUNTS = STEPS * 32, (300, 1700, STEPS * 32)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from claims import Effect, Experiment, assert_effect, claim
+from claims import Effect, Experiment, assert_effect, claim, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
@@ -25,7 +25,7 @@ from convspec.data.batches import rescale
 from convspec.ladder.result import Result
 from convspec.report.charts import BLUE, ORANGE
 
-SEEDS, EPOCHS, BATCH, WINDOW = range(5), 20, 20, 5
+SEEDS, EPOCHS, BATCH, WINDOW = seeds(5), 20, 20, 5
 HEAD_STEPS, HEAD_RATE, RATE = 180, 2e-4, 1e-4
 ROOT = Path(__file__).parents[2]
 

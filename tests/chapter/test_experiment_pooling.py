@@ -14,12 +14,12 @@ import keras
 import numpy as np
 import pytest
 from builders import Learner, all_digits, claim_axes, draw_parts, plot_seeds
-from claims import Effect, Experiment, assert_effect, claim, paired
+from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 from keras import layers
 
 from convspec.report.charts import BLUE, ORANGE
 
-SEEDS, STEPS, RATE, SIDE, TRAINING = range(5), 200, 3e-3, 28, 600
+SEEDS, STEPS, RATE, SIDE, TRAINING = seeds(5), 200, 3e-3, 28, 600
 
 
 def convnet(pooling: layers.Layer | None = None, stride: int = 1) -> keras.Model:

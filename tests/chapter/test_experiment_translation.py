@@ -13,14 +13,14 @@ import keras
 import numpy as np
 import pytest
 from builders import Learner, all_digits, as_batches, claim_axes, plot_seeds
-from claims import Experiment, assert_effect, claim, paired
+from claims import Experiment, assert_effect, claim, paired, seeds
 from keras import layers
 
 from convspec import models
 from convspec.data.batches import Batches
 from convspec.report.charts import BLUE, GREEN, ORANGE
 
-SEEDS, STEPS, RATE, TRAINING = range(6), 400, 3e-3, 900
+SEEDS, STEPS, RATE, TRAINING = seeds(6), 400, 3e-3, 900
 SIDE, DIGIT, QUARTER = 24, 8, 12
 CORNERS = {"learned": QUARTER, "same": QUARTER, "other": 0}  # first row and column; places are drawn anew for each
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from claims import LAST, Claim, Effect, Entry, assert_effect, paired
+from claims import LAST, Claim, Effect, Entry, assert_control, assert_effect, paired
 from claims_table import CHAPTER, PAGE, disagreements, missing_numbers, read_tests, update, write_run
 from scipy import stats
 
@@ -81,18 +81,21 @@ def test_a_paired_effect_is_that_of_scipys_t_test(rng: np.random.Generator) -> N
     assert effect.p_value(0.2) == pytest.approx(stats.ttest_1samp(treated - control, 0.2).pvalue)
 
 
-def test_a_verdict_needs_its_side_and_a_p_value_below_1_percent() -> None:
+def test_an_effect_on_the_wrong_side_of_a_bound_fails_its_test() -> None:
     effect = paired([0.90, 0.91, 0.92, 0.90, 0.93], [0.80, 0.82, 0.83, 0.79, 0.81])
     assert str(effect) == "+10.2 points [8.6, 11.8], p < 0.0001, 5 seeds"
     assert_effect(effect, above=0, below=0.15, why="it is 0.1")
-    with pytest.raises(
-        AssertionError, match=r"expected an effect above 0.1 at p < 0.01 \(too near\); got \+10.2 points"
-    ):
-        assert_effect(effect, above=0.1, why="too near")
-    with pytest.raises(AssertionError, match="expected an effect below 0 at"):
-        assert_effect(effect, below=0, why="the other side")
+    with pytest.raises(AssertionError, match=r"expected below 0.1 \(too low\), got \+10.2 points .* p = 0.75"):
+        assert_effect(effect, below=0.1, why="too low")
     with pytest.raises(ValueError, match="at least 5 seeds"):
         Effect((1.0, 2.0))
+
+
+def test_without_its_cause_three_quarters_of_an_effect_must_be_gone() -> None:
+    effect, control, half = (Effect((size, size + 0.001) * 3) for size in (-0.1, 0.02, 0.05))
+    assert_control(control, effect)
+    with pytest.raises(AssertionError, match=r"expected none without its cause: \+5\.\d points .* with it -"):
+        assert_control(half, effect)
 
 
 TESTS = """
@@ -126,7 +129,18 @@ def test_effect(experiment):
 
 @claim(6, "5.1", "never set up", "holds")
 def test_broken(nothing): pass
+
+@claim(7, "5.1", "as expected, but too little", "holds", kind="measured")
+def test_unclear():
+    assert_effect(paired([0.1, 0.3, 0.2, 0.1, 0.3], [0] * 5), above=0, below=0.5, why="as expected")
+
+@claim(8, "5.1", "too little, and wrong besides", "holds", kind="measured")
+def test_unclear_and_wrong():
+    effect = paired([0.1, 0.3, 0.2, 0.1, 0.3], [0] * 5)
+    assert_effect(effect, above=0, why="as expected")
+    assert_effect(effect, below=0, why="not at all")
 """
+EFFECT = "+20.0 points [7.6, 32.4], p = 0.011, 5 seeds, and against 0 p = 0.011"
 
 
 @pytest.fixture
@@ -156,20 +170,22 @@ def test_a_run_writes_what_became_of_each_claim(processes: str, chapter: pytest.
         4: ("not run here", "needs --slow"),
         5: ("qualified", ""),
         6: ("not run here", "fixture 'nothing' not found"),
+        7: ("cannot tell", f"too few seeds to tell: expected above 0 (as expected), got {EFFECT}"),
+        8: ("contradicted in this run", f"expected below 0 (not at all), got {EFFECT}"),
         18: ("untestable", "no test could settle it"),
         30: ("untestable", "no test could settle it"),
         79: ("untestable", "no test could settle it"),
     }
-    counted = "1 holds, 1 qualified, 1 contradicted in this run, 3 not run here, 3 untestable"
+    counted = "1 holds, 1 qualified, 1 cannot tell, 2 contradicted in this run, 3 not run here, 3 untestable"
     result.stdout.fnmatch_lines(
-        [f"claims of the chapter, a partial run, 3 of 6 testable claims: {counted}; *claims.html"]
+        [f"claims of the chapter, a partial run, 5 of 8 testable claims: {counted}; *claims.html"]
     )
     markdown = (chapter.path / ".convspec" / "claims.md").read_text()
     assert "| 1 | 97.8% | text | **holds** | 0.978 \\| of 10,000 | exact | `test_true` |" in markdown
     assert "| 2 | three channels | text | **contradicted in this run** | number 1; number 2; two is" in markdown
     assert re.search(r"accuracy: \+10.0 points \[9.1, 10.9\], p \\< 0.0001, 5 seeds, 70\d\d s", markdown)
     page = (chapter.path / ".convspec" / "claims.html").read_text()
-    assert all("a partial run, 3 of 6 testable claims" in text for text in (markdown, page))
+    assert all("a partial run, 5 of 8 testable claims" in text for text in (markdown, page))
     assert page.count('<img src="data:image/png;base64,') == 1
 
 
@@ -208,7 +224,7 @@ def test_in_a_browser_a_search_and_a_verdict_find_a_claim(
     def visible() -> list[str]:
         return [each.text_content() or "" for each in window.locator(".claims .quote:visible").all()]
 
-    assert len(visible()) == 9
+    assert len(visible()) == 11
     assert window.evaluate("document.documentElement.scrollWidth") <= width
     assert window.locator("#claim-2 .evidence").text_content() == "a <b> too many"
     window.get_by_label("contradicted in this run (1)").check()
