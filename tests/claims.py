@@ -165,7 +165,7 @@ def paired(
 
 
 def seeds(count: int) -> range:
-    """Return the seeds of an experiment: so many, or as many as --seeds asks for if that is more."""
+    """Return the seeds of an experiment: so many, or as many as --experiment-seeds asks for if that is more."""
     return range(max(count, _wanted))
 
 
@@ -250,12 +250,12 @@ def experiment(request: pytest.FixtureRequest) -> Experiment:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=0, metavar="N", help="at least N seeds in each experiment")
+    parser.addoption("--experiment-seeds", type=int, default=0, metavar="N", help="at least N seeds in each experiment")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     global _wanted
-    _wanted = config.getoption("seeds", 0)
+    _wanted = config.getoption("experiment_seeds", 0)
     config.addinivalue_line("markers", "claim: tests a claim of the chapter; by the decorator of tests/claims.py")
     config.addinivalue_line("markers", "experiment: minutes of training at mini; runs with -m experiment only")
     if hasattr(config, "workerinput"):

@@ -179,6 +179,12 @@ def test_at_least_three_seeds_are_needed_however_little_they_spread() -> None:
     assert gate.gate(runs(*[900, 901] * 6), runs(850)).seeds_needed == 3
 
 
+def test_no_number_is_given_where_not_even_a_million_seeds_would_do() -> None:
+    verdict = gate.gate(runs(100, 900), runs(200, 900), margin=0.001)
+    assert (verdict.outcome, verdict.seeds_needed) == ("underpowered", None)
+    assert "would see" not in str(verdict)
+
+
 # Where there is no variance between seeds to estimate.
 
 
