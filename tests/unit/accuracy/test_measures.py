@@ -87,6 +87,38 @@ def test_the_balanced_gate_sees_a_rare_class_that_is_lost(tmp_path: Path) -> Non
     assert judged.lines[0].startswith("pets, balanced accuracy: regressed: 0.4")
 
 
+@given(arrays.arrays(bool, (5, 30)), arrays.arrays(int, 30, elements=st.integers(0, 2)))
+def test_the_balanced_gate_compares_the_weighted_accuracies(right: np.ndarray, labels: np.ndarray) -> None:
+    weights, base, new = measures.picture_weights(labels), right[:2], right[2:]
+    verdict = gate.gate(base, new, weights=weights)
+    before, after = (float((side * weights).sum() / side.size) for side in (base, new))
+    assert (verdict.baseline, verdict.new, verdict.change) == pytest.approx((before, after, after - before), abs=1e-12)
+
+
+@pytest.mark.parametrize("worse", [(4, 0, 0), (4, 2, 0), (5, 1, 3), (0, 3, 2)])
+def test_pictures_that_flip_count_by_their_weights_as_all_signs_do(worse: tuple[int, ...]) -> None:
+    """Two of each class turn right, and some wrong, in all runs: every way to give the flips signs is counted."""
+    labels, flipped = np.repeat([0, 1, 2], [40, 20, 12]), np.zeros(72)
+    for label, count in enumerate(worse):
+        flipped[np.flatnonzero(labels == label)[: 2 + count]] = [1] * 2 + [-1] * count
+    weights = measures.picture_weights(labels)
+    sizes = weights[flipped != 0]
+    signs = np.array(np.meshgrid(*[[-1, 1]] * len(sizes))).reshape(len(sizes), -1)
+    expected = float(np.mean(sizes @ signs <= (flipped * weights).sum() + 1e-9))
+    sides = [np.tile(np.where(flipped, flipped == turned, True), (3, 1)) for turned in (-1, 1)]
+    verdict, again = (gate.gate(*sides, weights=weights) for _ in range(2))
+    assert verdict.p_value == pytest.approx(expected, abs=0.01)  # five times the error of 100,000 draws
+    assert verdict == again
+
+
+def test_the_rarest_class_bounds_the_drop_that_equal_runs_could_see() -> None:
+    """Ten pictures that all turn wrong are the fewest that are beyond 1 in 1,000."""
+    labels = np.repeat([0, 1], [150, 50])
+    side = np.ones((3, 200), bool)
+    verdict = gate.gate(side, side, weights=measures.picture_weights(labels))
+    assert verdict.smallest_drop == pytest.approx(10 / 200 * 2)
+
+
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_drawn_signs_agree_with_mcnemars_test_where_weights_hardly_differ(worse: int, better: int) -> None:
     flipped = np.repeat([-1.0, 1.0, 0.0], [worse, better, 100])
