@@ -95,17 +95,17 @@ def test_the_balanced_gate_compares_the_weighted_accuracies(right: np.ndarray, l
     assert (verdict.baseline, verdict.new, verdict.change) == pytest.approx((before, after, after - before), abs=1e-12)
 
 
-@pytest.mark.parametrize("worse", [(4, 0, 0), (4, 2, 0), (5, 1, 3), (0, 3, 2)])
-def test_pictures_that_flip_count_by_their_weights_as_all_signs_do(worse: tuple[int, ...]) -> None:
-    """Two of each class turn right, and some wrong, in all runs: every way to give the flips signs is counted."""
+@pytest.mark.parametrize("turned", ["++----|++|++", "++----|++--|++", "++-----|++-|++---", "++++|----|"])
+def test_pictures_that_flip_count_by_their_weights_as_all_signs_do(turned: str) -> None:
+    """Some of each class turn right, some wrong, in all runs: every way to give the flips signs is counted."""
     labels, flipped = np.repeat([0, 1, 2], [40, 20, 12]), np.zeros(72)
-    for label, count in enumerate(worse):
-        flipped[np.flatnonzero(labels == label)[: 2 + count]] = [1] * 2 + [-1] * count
+    for label, signs in enumerate(turned.split("|")):
+        flipped[np.flatnonzero(labels == label)[: len(signs)]] = [int(f"{sign}1") for sign in signs]
     weights = measures.picture_weights(labels)
     sizes = weights[flipped != 0]
-    signs = np.array(np.meshgrid(*[[-1, 1]] * len(sizes))).reshape(len(sizes), -1)
-    expected = float(np.mean(sizes @ signs <= (flipped * weights).sum() + 1e-9))
-    sides = [np.tile(np.where(flipped, flipped == turned, True), (3, 1)) for turned in (-1, 1)]
+    every = np.array(np.meshgrid(*[[-1, 1]] * len(sizes))).reshape(len(sizes), -1)
+    expected = float(np.mean(sizes @ every <= (flipped * weights).sum() + 1e-9))
+    sides = [np.tile(np.where(flipped, flipped == side, True), (3, 1)) for side in (-1, 1)]
     verdict, again = (gate.gate(*sides, weights=weights) for _ in range(2))
     assert verdict.p_value == pytest.approx(expected, abs=0.01)  # five times the error of 100,000 draws
     assert verdict == again
