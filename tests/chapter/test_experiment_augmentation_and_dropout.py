@@ -69,13 +69,18 @@ def chart() -> Figure:
 
 
 @pytest.mark.experiment
-@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "cannot tell", kind="measured")
+@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "holds", kind="measured")
+def test_augmented_pictures_make_the_network_right_more_often(experiment: Experiment) -> None:
+    """By some four points of new pictures: five seeds may be too few to tell, ten are not."""
+    experiment(effect := paired(held_out(AUGMENTED), held_out(NEITHER)), "test accuracy, augmentation over neither")
+    assert_effect(effect, above=0, why="no picture is seen twice as it is")
+
+
+@pytest.mark.experiment
 @claim(68.5, "5.2.5", "may not be enough to completely get rid of overfitting", "holds", kind="measured")
 def test_augmentation_alone_fights_overfitting_but_doesnt_end_it(experiment: Experiment) -> None:
-    """Whether it is right more often after this training, five seeds cannot tell."""
-    experiment(paired(held_out(AUGMENTED), held_out(NEITHER)), "test accuracy, augmentation over neither", chart())
     less, left = paired(gap(AUGMENTED), gap(NEITHER)), Effect(tuple(gap(AUGMENTED)))
-    experiment(less, "training over test accuracy, augmentation over neither")
+    experiment(less, "training over test accuracy, augmentation over neither", chart())
     experiment(left, "training over test accuracy with augmentation alone")
     assert_effect(less, below=-0.1, why="no picture is seen twice as it is")
     assert_effect(left, above=0, why="views of one picture are intercorrelated")
@@ -112,9 +117,9 @@ def test_with_both_the_training_pictures_are_still_known_better(experiment: Expe
 
 
 @pytest.mark.experiment
-@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "cannot tell", kind="measured")
+@claim(66.5, "5.2.5", "expose the model to more aspects ... and generalize better", "holds", kind="measured")
 def test_augmentation_that_moves_nothing_changes_nothing(experiment: Experiment) -> None:
     """All ranges zero: the network without augmentation, to the last prediction."""
     effect = paired(*(accuracies(name, 0.0, epochs=2)[2] for name in ("augmentation of nothing", "")))
     experiment(effect, "test accuracy, augmentation of nothing over none")
-    assert effect.p_value() >= 0.01
+    assert effect.mean == pytest.approx(0, abs=0.005)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from builders import Learner, all_digits, as_batches, claim_axes, plot_seeds
-from claims import Experiment, assert_effect, claim, paired, seeds
+from claims import Experiment, assert_control, assert_effect, claim, paired, seeds
 from keras import layers
 
 from convspec import models
@@ -88,7 +88,8 @@ def test_a_convnet_knows_a_digit_elsewhere_if_its_head_forgets_the_place(experim
     for name in NETWORKS:
         experiment(loss[name], f"accuracy lost by the move, {name}")
     assert_effect(gain, above=0.5, why="a convolution's response moves with the pattern")
-    assert_effect(loss[ANYWHERE], below=0.2, why="the maximum of a map is the same wherever the pattern stands")
+    spared = paired(loss[LISTED].values, loss[ANYWHERE].values)
+    assert_effect(spared, above=0, why="the maximum of a map is the same wherever the pattern stands")
     assert_effect(loss[DENSE], above=0.5, why="each pixel has weights of its own")
     assert_effect(loss[LISTED], above=0.5, why="after Flatten each place of a map has weights of its own, too")
 
@@ -110,6 +111,6 @@ def test_of_digits_that_move_a_convnet_learns_more_if_it_forgets_the_place(exper
 @pytest.mark.parametrize("name", NETWORKS)
 def test_without_a_move_no_network_loses_accuracy(experiment: Experiment, name: str) -> None:
     """The same experiment with the same corner in training and test."""
-    loss = paired(accuracies(name)["learned"], accuracies(name)["same"])
-    experiment(loss, f"accuracy lost by no move, {name}")
-    assert loss.p_value() >= 0.01
+    unmoved, moved = (paired(accuracies(name)["learned"], accuracies(name)[corner]) for corner in ("same", "other"))
+    experiment(unmoved, f"accuracy lost by no move, {name}")
+    assert_control(unmoved, moved)
