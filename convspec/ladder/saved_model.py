@@ -48,9 +48,7 @@ class SavedModel(NamedTuple):
             raise BadInput(f"{self.model.name} takes {channels} channels, and a picture has 1 or 3")
         preparation = find_preparation(name := preprocessing or self.preprocessing)
         if channels == 1 and name in models.PREPROCESSING:
-            raise BadInput(
-                f"{self.model.name} takes 1 channel, and the preprocessing of {name} has 3: rescale, or none"
-            )
+            raise BadInput(f"{self.model.name} takes 1 channel, and {name} prepares three: rescale, or none")
         if sides[0] == sides[1]:
             resized = Image.fromarray(decode.load_image(picture, sides[0], self.interpolation or "nearest"))
         else:

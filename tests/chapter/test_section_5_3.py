@@ -361,16 +361,15 @@ def test_accuracy_can_improve_while_the_average_loss_gets_worse() -> None:
 
 @claim(118, "5.3.2", "a huge difference between ... 20,000 samples compared to 2,000", "qualified", kind="measured")
 def test_a_tenth_of_the_pictures_makes_half_as_many_errors_again(evidence: Evidence) -> None:
-    """Of real digits, by chapter 2's network, in the mean over three seeds; as many steps from all as from a tenth."""
+    """Of real digits, by chapter 2's network, for either of two seeds; as many steps from all as from a tenth."""
     digits = load_dataset("digits", 28)
     train, test = digits.train, as_batches(digits.test.images, digits.test.labels)
-    learner = Learner(lambda: models.dense_baseline((28, 28, 1)), ema_momentum=0)
-    errors = np.zeros((2, 3))
-    for place, seed in itertools.product(range(2), range(3)):
+    learner = Learner(lambda: models.dense_baseline((28, 28, 1)))
+    errors = np.zeros((2, 2))
+    for place, seed in itertools.product(range(2), range(2)):
         chosen = np.random.default_rng(seed).permutation(len(train))[: len(train) // (10, 1)[place]]
-        learner.train(as_batches(train.images[chosen], train.labels[chosen]), seed, 100)
+        learner.train(as_batches(train.images[chosen], train.labels[chosen]), seed, 200)
         errors[place, seed] = 1 - learner.accuracy(test)
     few, many = errors.mean(axis=1)
     evidence(f"{few:.3f} wrong from {len(train) // 10} digits, {many:.3f} from {len(train):,}")
-    assert few > 1.5 * many
-    assert (errors[0] > errors[1]).all()
+    assert (errors[0] > 1.5 * errors[1]).all()

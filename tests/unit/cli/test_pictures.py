@@ -215,10 +215,7 @@ def test_what_cannot_be_shown_of_a_model_is_refused(picture: Path, capsys: pytes
     grey = [keras.Input((5, 5, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2, "softmax")]
     keras.Sequential(grey, name="grey").save("grey.keras")
     for arguments, message in (
-        (
-            ["explain", "grey.keras", picture, "--preprocessing", "vgg16"],
-            "grey takes 1 channel, and vgg16 prepares three",
-        ),
+        (["explain", "grey.keras", picture, "--preprocessing", "vgg16"], "grey takes 1 channel, and vgg16 prepares"),
         (["explain", "flat.keras", picture], "flat has no convolution with maps"),
         (["explain", "flat.keras", picture, "--occlusion", "--layer", "x"], "--layer is Grad-CAM's; leave it out"),
         (["explain", "flat.keras", picture, "--occlusion"], ""),
