@@ -2,7 +2,8 @@
 
 The convnet is listing 5.1's with the Dense layer of 512 units that the section puts on top, at a quarter of its
 filters: without pooling it still has 4 million parameters, 6,600 a training digit, where the chapter's 15.8 million are
-264 for each of MNIST's 60,000. Only what downsamples differs. Each of five seeds draws 600 of scikit-learn's digits,
+264 for each of MNIST's 60,000. Only what downsamples differs: pools are padded, so that pooling and strides leave maps
+of the same size, and networks of the same number of parameters. Each of five seeds draws 600 of scikit-learn's digits,
 enlarged from 8 x 8 to 28 x 28, for training; the other 1,197 are the test. All are trained until hardly a training
 digit is wrong.
 """
@@ -33,8 +34,8 @@ def convnet(pooling: layers.Layer | None = None, stride: int = 1) -> keras.Model
 
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
-    "max pooling": partial(convnet, layers.MaxPooling2D((2, 2))),
-    "average pooling": partial(convnet, layers.AveragePooling2D((2, 2))),
+    "max pooling": partial(convnet, layers.MaxPooling2D((2, 2), padding="same")),
+    "average pooling": partial(convnet, layers.AveragePooling2D((2, 2), padding="same")),
     "strides": partial(convnet, stride=2),
     "none": convnet,
     "max pooling of 1 x 1": partial(convnet, layers.MaxPooling2D((1, 1))),  # that doesn't pool
@@ -87,17 +88,19 @@ def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: E
     experiment(Effect(tuple(gap("none"))), "training over test accuracy with nothing")
     experiment(overfitting, "training over test accuracy, nothing over max pooling")
     assert_effect(accuracy, above=-0.01, why="the Dense layer sees all windows together")
-    assert_effect(overfitting, below=0.01, why="fifty times the parameters learn no more by heart")
+    assert_effect(overfitting, below=0.01, why="28 times the parameters learn no more by heart")
 
 
 @pytest.mark.experiment
-@claim(39, "5.1.2", "max pooling tends to work better", "refuted", kind="measured")
-def test_strides_work_better_than_max_pooling_on_digits(experiment: Experiment) -> None:
-    """Strides leave maps of 4 x 4 where pooling leaves 3 x 3; average pooling cannot be told from max pooling."""
-    strides = paired(held_out("max pooling"), held_out("strides"))
-    experiment(strides, "test accuracy, max pooling over strides")
-    experiment(paired(held_out("max pooling"), held_out("average pooling")), "test accuracy, max over average pooling")
-    assert_effect(strides, below=0, why="a strided convolution learns how to downsample")
+@claim(39, "5.1.2", "max pooling tends to work better", "cannot tell", kind="measured")
+def test_how_maps_shrink_makes_less_than_a_point_of_difference_on_digits(experiment: Experiment) -> None:
+    """To maps of the same size, in networks of as many parameters. Twenty seeds gave max pooling 0.2 points more than
+    average pooling (p = 0.016) and than strides (p = 0.06): too little to tell.
+    """
+    for rival in ("average pooling", "strides"):
+        effect = paired(held_out("max pooling"), held_out(rival))
+        experiment(effect, f"test accuracy, max pooling over {rival}")
+        assert_effect(effect, above=-0.01, below=0.01, why="the Dense layer sees all maps together")
 
 
 @pytest.mark.experiment
