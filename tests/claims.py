@@ -61,7 +61,7 @@ UNTESTABLE = {  # section and quote by number
 }
 MIN_SEEDS = 5
 LEVEL = 0.01  # of an experiment's verdict
-TOO_FEW = "too few seeds to tell"  # why a test is skipped whose effect is as expected, but not at LEVEL
+UNCLEAR = "cannot tell here"  # why a test is skipped at its end
 MAX_WORDS = 10
 ATTRIBUTE = "claims"  # of a test's report
 
@@ -172,6 +172,15 @@ def seeds(count: int) -> range:
 _wanted, _unclear = 0, list[str]()
 
 
+def expect(shown: bool, text: str) -> None:
+    """Skip the test at its end, saying why, where this machine or these seeds don't show what others do.
+
+    What contradicts the claim is for an assertion.
+    """
+    if not shown:
+        _unclear.append(text)
+
+
 def assert_effect(effect: Effect, *, above: float | None = None, below: float | None = None, why: str) -> None:
     """Expect at p < 0.01 that an effect lies above a bound, below one, or between two (as good as none).
 
@@ -185,8 +194,7 @@ def assert_effect(effect: Effect, *, above: float | None = None, below: float | 
             p = effect.p_value(bound)
             text = f"expected {side} {bound:g} ({why}), got {effect}, and against {bound:g} {_format_p(p)}"
             assert sign * (effect.mean - bound) > 0, text
-            if p >= LEVEL:
-                _unclear.append(text)
+            expect(p < LEVEL, f"{text}: too few seeds")
 
 
 def assert_control(control: Effect, effect: Effect) -> None:
@@ -280,13 +288,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """Skip at its end what had too few seeds: neither shown nor contradicted."""
+    """Skip at its end what was neither shown nor contradicted."""
     _unclear.clear()
     result = yield
     if _unclear:
         reasons = "; ".join(_unclear)
         _unclear.clear()
-        pytest.skip(f"{TOO_FEW}: {reasons}")
+        pytest.skip(f"{UNCLEAR}: {reasons}")
     return result
 
 

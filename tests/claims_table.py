@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from claims import LAST, TOO_FEW, UNTESTABLE, Claim, Entry
+from claims import LAST, UNCLEAR, UNTESTABLE, Claim, Entry
 
 from convspec.files import atomic_write
 from convspec.report.tables import Table, escape
@@ -186,7 +186,7 @@ def _state(entries: Sequence[Entry], test: MarkedTest) -> str:
 def _outcome(claim: Claim, entries: Sequence[Entry], tests: Sequence[ShownTest]) -> tuple[Outcome, str]:
     if failures := [entry.reason for entry in entries if entry.outcome == "failed"]:
         return "contradicted in this run", failures[0]
-    if unclear := [entry.reason for entry in entries if entry.reason.startswith(TOO_FEW)]:
+    if unclear := [entry.reason for entry in entries if entry.reason.startswith(UNCLEAR)]:
         return "cannot tell", unclear[0]
     if any(entry.outcome == "passed" for entry in entries):
         return claim.verdict, ""

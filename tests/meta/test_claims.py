@@ -170,7 +170,7 @@ def test_a_run_writes_what_became_of_each_claim(processes: str, chapter: pytest.
         4: ("not run here", "needs --slow"),
         5: ("qualified", ""),
         6: ("not run here", "fixture 'nothing' not found"),
-        7: ("cannot tell", f"too few seeds to tell: expected above 0 (as expected), got {EFFECT}"),
+        7: ("cannot tell", f"cannot tell here: expected above 0 (as expected), got {EFFECT}: too few seeds"),
         8: ("contradicted in this run", f"expected below 0 (not at all), got {EFFECT}"),
         18: ("untestable", "no test could settle it"),
         30: ("untestable", "no test could settle it"),
