@@ -1,6 +1,7 @@
 """Command-line options: their definitions, their values, and the checks that come before the first test."""
 
 import argparse
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -8,7 +9,6 @@ from typing import Any, Literal, get_args
 import pytest
 
 from convspec import BadInput, require_extras
-from convspec.files import expand
 
 Scale = Literal["mini", "full"]
 Mode = Literal["literal", "exact", "fast", "both"]
@@ -135,7 +135,7 @@ def _value(config: pytest.Config, name: str) -> Any:
         raise pytest.UsageError(f"{config.inipath}: {_dest(name)} {error}") from error
     folder = config.inipath.parent if config.inipath else config.rootpath
     if isinstance(value, Path):
-        return folder / expand(value)
+        return folder / os.path.expanduser(value)
     named = name in ("dataset", "weights") and (folder / text).exists()  # else a name, such as shapes or imagenet
     return str(folder / text) if named else value
 
@@ -164,9 +164,9 @@ class Settings:
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
         self.measure: Measure = values["measure"] or "accuracy"
-        self.baselines = config.rootpath / expand(config.getini("convspec_baselines"))
+        self.baselines = config.rootpath / os.path.expanduser(config.getini("convspec_baselines"))
         report: Path = values["report"] or Path(".convspec")
-        self.folder = (config.invocation_params.dir / expand(report)).resolve()
+        self.folder = (config.invocation_params.dir / os.path.expanduser(report)).resolve()
         self.uses_ladder = (
             any(values[name] for name in LADDER_OPTIONS)
             or (config.rootpath / "convspec" / "plugin" / "hooks.py").is_file()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import pytest
 
 from convspec import BadInput, MissingData, require_extras
-from convspec.files import expand
 from convspec.plugin.options import Settings
 
 if TYPE_CHECKING:
@@ -103,6 +102,7 @@ class Session:
     def reading(self) -> "Reading | None":
         """How the folder of --convspec-dataset is read, with its near copies; None for a dataset of the package."""
         from convspec.data import datasets, folders
+        from convspec.files import expand
 
         name = self.settings.dataset
         if name is None or name in datasets.NAMES:
