@@ -32,8 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(channel, "convspec-verdicts")
     if not session.settings.uses_ladder:
         return
-    # Keras's own conversion of tensors, which NumPy 2 complains about hundreds of times a run.
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
     try:
         prepare_ladder(session.settings)
     except (BadInput, MissingData) as error:
