@@ -100,7 +100,7 @@ def read(folder: Path, name: str = "") -> list[Run]:
     except OSError as error:
         raise BadInput(f"baselines cannot be read: {error}") from error
     # What `atomic_write` writes to just now, or left behind when it was killed, is no baseline yet.
-    start = _quoted(name)
+    start = f"{_quoted(name)}-" if name else ""
     paths = [path for path in entries if re.fullmatch(r"(?!\.partial\d+-).*-seed\d+\.json", path.name)]
     paths = [path for path in paths if path.name.startswith(start)]
     runs = (_read(path, folder) for path in paths)
