@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,14 +121,15 @@ def results_from_predictions(
 
     Raises:
         BadInput: For shapes that do not fit, probabilities in the place of classes, predictions without any of the
-            labels' classes, a confidence that is no probability, and a name of no line or several.
+            labels' classes, a confidence that is no probability, two pictures of one name, and a name of no line or
+            several.
     """
     if not isinstance(name, str) or not name.strip() or len(name.splitlines()) > 1:
         raise BadInput(f"name must be that of the model, one line of text, got {name!r}")
     name = _encodable(name)
     rows, truth = np.atleast_2d(_as_classes(name, "predicted", predicted)), _as_classes(name, "labels", labels)
     try:
-        sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(np.asarray(confidence, float))
+        sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(np.asarray(confidence, float)).round(4)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{name}: confidence must be numbers, in rows of one length, got {confidence!r:.60}") from error
     pictures = [_encodable(str(picture)) for picture in (range(truth.size) if names is None else names)]
@@ -143,6 +145,9 @@ def results_from_predictions(
         )
     if unsure := sure[~((sure >= 0) & (sure <= 1))].tolist():
         raise BadInput(f"{name}: confidence must be probabilities from 0 to 1, got {unsure[0]}")
+    ((picture, times),) = Counter(pictures).most_common(1)
+    if times > 1:
+        raise BadInput(f"{name}: names must tell the pictures apart, got {picture!r} {times} times; a path does")
     classes, given = np.unique(truth).tolist(), np.unique(rows).tolist()
     if len(classes) > 1 and set(classes).isdisjoint(given):
         raise BadInput(f"{name}: none of the classes predicted, {_few(given)}, is one of the labels, {_few(classes)}")
@@ -155,7 +160,7 @@ def results_from_predictions(
             predicted=[numbers[label] for label in row],
             labels=[numbers[label] for label in truth.tolist()],
             pictures=pictures,
-            confidence=np.round(confidences, 4).tolist(),
+            confidence=confidences.tolist(),
             machine=machine_facts(),
             conditions={"classes": [str(label) for label in classes]},
             measurements={},
@@ -178,9 +183,12 @@ def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
         raise BadInput(f"{name}: {argument} must be an array, or rows of one length, got {values!r:.60}") from error
     strange: list = []
     if array.dtype.kind == "f":
+        array = array.astype(float)  # float16 has no 2**53
         strange = array[~((abs(array) < 2**53) & (array == np.rint(array)))].tolist()
     elif array.dtype.kind not in "biuSTU":
         strange = [value for value in array.ravel().tolist() if not isinstance(value, str | int)]
+    elif array.dtype.kind == "U" and (array == "nan").any():  # as NumPy spells a missing one among names
+        strange = [value for value in np.asarray(values, object).ravel().tolist() if value != value]
     if strange:
         raise BadInput(
             f"{name}: {argument} must be classes, whole numbers or names, got {strange[0]!r}; the classes of"

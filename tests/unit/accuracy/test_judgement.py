@@ -74,8 +74,10 @@ LABELS = [0, 1, 1]
         pytest.param(
             {"predicted": [[0, 1, 1], [0]]}, r"predicted must be .* rows of one length, got \[\[", id="ragged"
         ),
+        pytest.param({"names": ["a", "b", "a"]}, "names must tell the pictures apart, got 'a' 2 times", id="one name"),
         pytest.param({"predicted": [0.2, 0.9, 1]}, r"predicted must be classes, .*, got 0\.2; .* > 0\.5", id="sigmoid"),
         pytest.param({"predicted": [0, np.nan, 1]}, "predicted must be classes, .*, got nan", id="NaN"),
+        pytest.param({"labels": ["a", np.nan, "b"]}, "labels must be classes, .*, got nan", id="NaN among names"),
         pytest.param({"labels": ["a", None, "b"]}, "labels must be classes, .*, got None", id="no label"),
         pytest.param(
             {"predicted": ["a", "b", "c"]}, r"predicted, 'a', 'b', 'c', is one of the labels, 0, 1$", id="other classes"
@@ -97,16 +99,18 @@ def test_predictions_that_cannot_be_judged_are_refused_in_a_line(bad: dict[str, 
     assert len(str(refusal.value).splitlines()) == 1
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("predicted", "labels"),
     [
         ([0.0, 1.0, 0.0], [0, 1, 1]),
+        (np.array([0, 1, 0], np.float16), [0, 1, 1]),
         ([False, True, False], [0, 1, 1]),
         (np.array([0, 1, 0], object), [0, 1, 1]),
         (np.array(["a", "b", "a"], object), ["a", "b", "b"]),
         ([2**70, 2**71, 2**70], [2**70, 2**71, 2**71]),
     ],
-    ids=["whole floats", "booleans", "objects", "names as objects", "numbers of more than 64 bits"],
+    ids=["whole floats", "half floats", "booleans", "objects", "names as objects", "numbers of more than 64 bits"],
 )
 def test_classes_are_the_same_in_whatever_form_they_come(predicted: Any, labels: list) -> None:
     (run,) = judgement.results_from_predictions("mine", predicted, labels)
@@ -124,3 +128,8 @@ def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
     runs = judgement.results_from_predictions("mine", [[0, 1], [1, 1]], [0, 1], confidence=confidence)
     assert [(run.name, run.seed, run.accuracy) for run in runs] == [("mine", 0, 1.0), ("mine", 1, 0.5)]
     assert [run.confidence for run in runs] == confidence
+
+
+def test_a_confidence_may_miss_its_bounds_by_the_rounding_of_a_float() -> None:
+    (run,) = judgement.results_from_predictions("mine", [0, 1], [0, 1], confidence=np.float32([1.0000001, -1e-8]))
+    assert run.confidence == [1, 0]
