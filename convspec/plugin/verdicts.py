@@ -6,6 +6,7 @@ run is judged by another of its own session: not in a rerun, a repeat, another w
 """
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Generator, Sequence
@@ -58,13 +59,16 @@ class Channel:
             verdicts.clear()
         return report
 
+    @pytest.hookimpl(tryfirst=True)  # before the terminal fails a test for its subtests, as pytest counts failures
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the verdicts of a test that ran in this process or another."""
         verdicts = [
             verdict | {"failed": verdict["failed"] and report.failed} for verdict in getattr(report, ATTRIBUTE, ())
         ]
         self.verdicts += verdicts
-        self._failures += any(verdict["failed"] for verdict in verdicts)
+        # From a worker of pytest-xdist it comes failed for its subtests, each of which has a report of its own.
+        contains = report.failed and re.fullmatch(r"contains \d+ failed subtests?", str(report.longrepr))
+        self._failures += bool(contains) or any(verdict["failed"] for verdict in verdicts)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -108,6 +112,7 @@ class Channel:
                     lost.discard(model)
             except (BadInput, OSError) as error:
                 self.errors.append(f"the baseline of {model} could not be written: {error}; {checks.OTHER_BASELINES}")
+                lost.discard(model)
             shutil.rmtree(folder, ignore_errors=True)
         self.errors += [f"the baseline of {model} is lost: its temporary folder is gone" for model in sorted(lost)]
 
@@ -159,7 +164,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
             f"\nThese runs are the baseline from now on, with an accuracy of {accuracy:.3f}: if you expect that,"
             f" keep {str(folder)!r} under version control, and run again."
         )
-    elif missing and not unwritable:
+    elif verdict["failed"] and not unwritable:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."
     if update and (kept := sorted({run.seed for run in judgement.baseline} - {run.seed for run in runs})):
         seeds = ", ".join(map(str, kept))

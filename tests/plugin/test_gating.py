@@ -199,6 +199,7 @@ def test_a_regression_has_an_exit_code_and_names_what_flipped(pytester: pytest.P
     assert flipped, "the pictures that flipped should be named"
     assert 20 <= int(flipped[1]) < 150, "those that became hard"
     assert "changed: neither versions nor machine" in text
+    assert "To compare runs with these from now on: --convspec-update-baselines" in text
 
 
 BESIDE = MODEL.format(hard=20, generator=0, runs=2).replace('"model"', '"other"')
@@ -315,6 +316,38 @@ def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester:
     model = f"import pytest\n{MODEL.partition('    wrong')[0]}{BOTH}"
     pytester.makepyfile(test_model=model.replace("{generator}", "0"))
     assert [pytest_run(pytester)[0] for _ in range(2)] == [NO_BASELINE, OK]
+
+
+SUBTESTS = """
+import numpy as np
+
+labels = np.arange(1000) % 2
+
+def test_models(accuracy_gate, subtests):
+    for name in "ab":
+        with subtests.test(name):
+            accuracy_gate(name, np.array([labels, labels]), labels)
+    with subtests.test():
+        assert {sound}
+"""
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest has subtests from 9.0 on")
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(("sound", "expected"), [(True, NO_BASELINE), (False, FAILED)])
+def test_a_test_whose_gates_fail_in_subtests_ends_as_a_gate(
+    sound: bool, expected: int, arguments: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_models=SUBTESTS.format(sound=sound))
+    assert pytest_run(pytester, *arguments)[0] == expected
+
+
+def test_a_baseline_that_cannot_be_written_in_the_end_is_one_error(pytester: pytest.Pytester) -> None:
+    (pytester.mkdir("tests") / "baselines").symlink_to("gone")
+    code, text = run(pytester)
+    assert code == FAILED
+    assert "the baseline of model could not be written" in text
+    assert "is lost" not in text
 
 
 def test_a_baseline_whose_temporary_folder_is_gone_is_an_error(
