@@ -117,10 +117,14 @@ def incomparable(old: Run, new: Run) -> list[str]:
     if decoders:
         hint = f", which may come of {', '.join(decoders)}"
         reasons = [reason + hint * ("fingerprint is" in reason) for reason in reasons]
-    if (old.pictures, old.labels) != (new.pictures, new.labels):
-        before, after = set(old.pictures), set(new.pictures)
-        how = f"{len(after - before)} are new, {len(before - after)} are gone" if before != after else "order or labels"
+    if set(old.pictures) != set(new.pictures):
+        sides = (("new", {*new.pictures} - {*old.pictures}), ("gone", {*old.pictures} - {*new.pictures}))
+        how = ", ".join(f"{len(names)} are {which}" + (f" ({min(names)!r})" if names else "") for which, names in sides)
         reasons.append(f"the test pictures differ: {how}")
+    elif old.pictures != new.pictures:
+        reasons.append("the test pictures are in another order")
+    elif old.labels != new.labels:
+        reasons.append(f"{sum(map(int.__ne__, old.labels, new.labels))} test pictures have another label")
     return reasons
 
 
