@@ -50,6 +50,11 @@ class Channel:
         self._failures = 0  # of tests, by their gates
         self._baselines = baselines
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Forget the verdicts of an earlier attempt that had no report, as in pytest-retry."""
+        item.stash[VERDICTS] = []
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Move the verdicts of a test to its report."""

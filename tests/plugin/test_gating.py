@@ -81,6 +81,21 @@ def pytest_runtest_protocol(item, nextitem):
     return True
 """
 
+RETRY = """
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    for _ in range(2 if report.failed else 0):
+        item.ihook.pytest_runtest_teardown(item=item, nextitem=pytest.Class.from_parent(item.session, name="Other"))
+        item._initrequest()
+        item.ihook.pytest_runtest_setup(item=item)
+        call = pytest.CallInfo.from_call(lambda: item.ihook.pytest_runtest_call(item=item), when="call")
+        report.longrepr = pytest.TestReport.from_item_and_call(item, call).longrepr
+    return report
+"""
+
 
 @pytest.mark.parametrize(
     ("conftest", "arguments", "files"),
@@ -88,9 +103,10 @@ def pytest_runtest_protocol(item, nextitem):
         (REPEATED, (), ["test_model"]),
         pytest.param(REPEATED, ("-n", "2"), ["test_model"], marks=pytest.mark.slow),
         (RERUN, (), ["test_model"]),
+        (RETRY, (), ["test_model"]),
         ("", (), ["test_model", "test_second"]),
     ],
-    ids=["repeated", "repeated under xdist", "rerun", "in a second test"],
+    ids=["repeated", "repeated under xdist", "rerun", "retried", "in a second test"],
 )
 def test_a_baseline_approves_no_run_of_the_session_that_writes_it(
     conftest: str, arguments: tuple[str, ...], files: list[str], pytester: pytest.Pytester
