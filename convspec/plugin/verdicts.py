@@ -55,12 +55,16 @@ class Channel:
         """Forget the verdicts of an earlier attempt that had no report, as in pytest-retry."""
         item.stash[VERDICTS] = []
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)  # a skipped test is one to `xfail`, too
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Move the verdicts of a test to its report."""
+        """Move the verdicts of a test to its report, and skip one that passed where any is underpowered."""
         report = yield
         if verdicts := item.stash.get(VERDICTS, None):
             setattr(report, ATTRIBUTE, verdicts[:])
+            unsure = [verdict["text"] for verdict in verdicts if verdict["outcome"] == "underpowered"]
+            if unsure and report.passed:
+                line = (item.location[1] or 0) + 1
+                report.outcome, report.longrepr = "skipped", (str(item.path), line, "Skipped: " + "\n".join(unsure))
             verdicts.clear()
         return report
 
@@ -130,7 +134,8 @@ STAGED = pytest.StashKey[dict[str, str]]()
 def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> None:
     """Pass, fail or skip a test by the gate's verdict on its runs, and stage a first or updated baseline.
 
-    The verdict goes to the summary and to JUnit's properties. A first baseline fails the test: nobody has approved it.
+    A test to be skipped goes on to its end, so that no later gate hides behind one that cannot tell. The verdict goes
+    to the summary and to JUnit's properties. A first baseline fails the test: nobody has approved it.
     """
     judgement = session.judge(runs)
     lines, repeat = judgement.lines, session.repeats.get(judgement.name)
@@ -176,8 +181,6 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         verdict["text"] += f"\nseeds {seeds} of the old baseline still count: train as many, or delete their files"
     if verdict["failed"]:
         pytest.fail(text, pytrace=False)
-    if judgement.outcome == "underpowered":
-        pytest.skip(text)
 
 
 def _stage(runs: "Sequence[Run]", folders: dict[str, str]) -> str:

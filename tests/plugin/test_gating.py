@@ -263,9 +263,31 @@ def test_too_few_runs_skip_and_say_what_could_have_been_seen(pytester: pytest.Py
     run(pytester, runs=2, hard=500)
     code, text = run(pytester, "-rs", runs=2, hard=500, generator=1)
     assert code == OK
-    assert re.search(r"SKIPPED.*model: underpowered", text)
+    assert re.search(r"SKIPPED.* test_model\.py:\d+: model: underpowered", text)
     assert re.search(r"smallest drop that would have been seen: \d+\.\d points", text)
     assert re.search(r"\d+ more baseline runs and \d+ more runs would see 1\.0", text)
+
+
+def test_a_regression_does_not_hide_behind_a_gate_that_cannot_tell(pytester: pytest.Pytester) -> None:
+    first = '    accuracy_gate("single", np.where(wrong, 1 - labels, labels)[:1], labels)\n'
+    model = MODEL.replace("    accuracy_gate", f"{first}    accuracy_gate")
+    pytester.makepyfile(test_model=model.format(hard=20, generator=0, runs=5))
+    assert [pytest_run(pytester)[0] for _ in range(3)] == [NO_BASELINE, NO_BASELINE, OK]
+    pytester.makepyfile(test_model=model.format(runs=5, **WORSE))
+    code, text = pytest_run(pytester)
+    assert code == REGRESSED
+    assert "single: underpowered" in text
+    assert "model: regressed" in text
+
+
+@pytest.mark.parametrize("mark", ["@pytest.mark.xfail(strict=True)", "@pytest.mark.xfail"])
+def test_a_gate_that_cannot_tell_is_skipped_where_a_failure_is_expected(mark: str, pytester: pytest.Pytester) -> None:
+    run(pytester, runs=1)
+    marked = MODEL.format(hard=20, generator=1, runs=1).replace("def test", f"import pytest\n\n{mark}\ndef test")
+    pytester.makepyfile(test_model=marked)
+    code, text = pytest_run(pytester)
+    assert code == OK
+    assert "1 skipped" in text
 
 
 def test_a_wider_margin_lets_more_pass(pytester: pytest.Pytester) -> None:

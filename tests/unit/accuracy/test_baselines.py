@@ -180,7 +180,7 @@ def test_other_files_and_models_in_the_folder_are_left_alone(whole: bytes, tmp_p
     put(b"{}", tmp_path, "python/another-seed0.json")
     put(b"{}", tmp_path, f"python/{a_run().name}_small-seed0.json")
     assert baselines.read(tmp_path, a_run().name) == [a_run()]
-    with pytest.raises(BadInput, match="(another|_small)-seed0"):
+    with pytest.raises(BadInput, match=r"(another|_small)-seed0"):
         baselines.read(tmp_path)
 
 

@@ -131,5 +131,5 @@ def test_each_row_of_predictions_is_the_run_of_one_seed() -> None:
 
 
 def test_a_confidence_may_miss_its_bounds_by_the_rounding_of_a_float() -> None:
-    (run,) = judgement.results_from_predictions("mine", [0, 1], [0, 1], confidence=np.float32([1.0000001, -1e-8]))
+    (run,) = judgement.results_from_predictions("mine", [0, 1], [0, 1], confidence=[1.0000001, -1e-8])
     assert run.confidence == [1, 0]
