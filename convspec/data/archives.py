@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from convspec import BadInput
+from convspec.data.content import identify
 from convspec.files import DAMAGED
 from convspec.progress import bar
 
@@ -31,6 +32,8 @@ def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
         unfinished.mkdir(parents=True)
         with archive.open("rb") as file:
             is_zip = file.read(2) == b"PK"
+        if not is_zip and not tarfile.is_tarfile(archive):
+            raise ValueError(f"no whole zip or tar; its content is: {identify(archive).name}")
         (_unzip if is_zip else _untar)(archive, unfinished, progress)
         os.replace(unfinished, folder)
     except (*DAMAGED, tarfile.TarError, lzma.LZMAError, MemoryError) as error:

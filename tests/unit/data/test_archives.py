@@ -149,9 +149,17 @@ def test_a_damaged_archive_is_unpacked_as_it_was_or_refused(
         assert sorted(tree(place / "folder").values()) == sorted(FILES.values()), "names have no checksum in a zip"
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all" * 100])
-def test_what_is_no_archive_is_refused(content: bytes, archive: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"", "empty file"), (b"no archive at all" * 100, "text"), (b"Rar!\x1a\x07\0", "RAR archive")],
+)
+def test_what_is_no_archive_is_refused_by_what_it_is(content: bytes, kind: str, archive: Path) -> None:
     archive.write_bytes(content)
+    refused(archive, f"no whole zip or tar; its content is: {kind}")
+
+
+def test_the_first_bytes_of_a_zip_alone_are_refused(archive: Path) -> None:
+    archive.write_bytes(b"PK")
     refused(archive, "")
 
 
