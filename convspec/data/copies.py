@@ -16,6 +16,7 @@ from scipy.fft import dctn
 
 from convspec.data import decode
 from convspec.data.appearance import DAMAGED
+from convspec.progress import bar
 
 SIDE = 32  # pixels of the thumbnails that are compared
 FREQUENCIES = 8  # of them in each direction: what is compared first, each picture with each
@@ -62,7 +63,10 @@ def find_copies(paths: Sequence[Path], progress: TextIO | None = None, truncated
             parents[position] = position = parents[parents[position]]
         return position
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        bar(len(paths), "looking for near copies", "picture", progress) as shown,
+    ):
         for candidates in _candidates(grey):
             unlinked = [pair for pair in candidates if find(pair.first) != find(pair.second)]
             verdicts = pool.map(lambda pair: _is_copy(grey[pair.first], grey[pair.second], pair.mirrored), unlinked)
@@ -70,6 +74,7 @@ def find_copies(paths: Sequence[Path], progress: TextIO | None = None, truncated
                 if same and (first := find(pair.first)) != (second := find(pair.second)):
                     parents[second] = first
                     pairs.append(pair)
+            shown.update(min(BLOCK, len(paths) - shown.n))
     return Copies(tuple(sorted(pairs)), failures, dict(sorted(incomplete.items())))
 
 

@@ -1,8 +1,10 @@
 """Near copies are found whatever was done to them, and pictures that are only alike are not."""
 
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image, ImageEnhance
 from convspec.data import datasets, split
 from convspec.data.copies import Copies, find_copies
 from convspec.data.folders import PARTS, assign, compare, join, read_layout
+from convspec.progress import bar
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -89,6 +92,18 @@ def test_the_copies_found_do_not_depend_on_the_size_of_a_block(
     assert [pair[:2] for pair in expected.pairs] == [(n, n + 1) for n in range(0, 60, 2)]
     monkeypatch.setattr("convspec.data.copies.BLOCK", 7)
     assert find_copies(pictures) == expected
+
+
+def test_the_comparison_shows_its_progress(scenes: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = []
+
+    def recorded(*arguments: Any) -> Any:
+        bars.append(bar(*arguments))
+        return bars[-1]
+
+    monkeypatch.setattr("convspec.data.copies.bar", recorded)
+    find_copies(scenes, io.StringIO())
+    assert [(each.desc, each.n, each.total) for each in bars] == [("looking for near copies", 30, 30)]
 
 
 @pytest.mark.slow
