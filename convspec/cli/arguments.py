@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from convspec import MissingData
 from convspec.data.layouts import LAYOUTS
 from convspec.files import expand
 
@@ -12,6 +13,14 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text!r}")
     return int(text)
+
+
+def require_folder(path: Path) -> None:
+    """Raise MissingData, with what to give instead, where there is no folder."""
+    if path.is_file():
+        raise MissingData(f"{str(path)!r} is a file: give a folder; `convspec split` makes one of an archive")
+    if not path.is_dir():
+        raise MissingData(f"no folder {str(path)!r}: give one with a subfolder of pictures for each class")
 
 
 def add_layout(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from convspec import MissingData
-from convspec.cli.arguments import add_layout, add_truncated, seed
+from convspec.cli.arguments import add_layout, add_truncated, require_folder, seed
 from convspec.files import expand
 
 HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
@@ -26,9 +25,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the reading; return 0, or raise BadInput where the folder cannot be used."""
     from convspec.data import folders
 
-    if not (folder := options.folder).is_dir():
-        raise MissingData(f"no folder {str(folder)!r}")
-    reading = folders.read_layout(folder, options.layout)
+    require_folder(options.folder)
+    reading = folders.read_layout(options.folder, options.layout)
     reading = folders.compare(reading, sys.stderr, options.truncated or "skip")
     lines, problem = reading.explain(options.seed)
     print(*lines, sep="\n")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from convspec.cli.arguments import add_layout, add_truncated
+from convspec.cli.arguments import add_layout, add_truncated, require_folder
 from convspec.files import expand
 from convspec.plugin.options import RUNGS, Mode
 
@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
     from convspec.timings.interleave import find_benchmarks
 
+    require_folder(options.folder)
     here, report = Path.cwd(), options.report.resolve()
     os.environ.pop("PYTEST_ADDOPTS", None)
     arguments = [
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         "-W",
         "ignore:Module already imported:pytest.PytestAssertRewriteWarning",  # by this command
         f"--convspec-dataset={options.folder.resolve()}",
+        "--convspec-require-data",  # a base's weights, without which the recommendation would be among the other rungs
         f"--convspec-report={report}",
         f"--convspec-scale={options.scale}",
         f"--convspec-mode={options.mode}",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from convspec.plugin.options import FLAG, OPTIONS, Settings
+from convspec.plugin.options import FLAG, OPTIONS
+from convspec.plugin.session import Session
 
 PACKAGE = Path(__file__).parents[1]
 # Beside the test files, where the package is installed; beside the package, in the repository.
@@ -61,8 +62,9 @@ def find_package(config: pytest.Config) -> None:
         config.args[:] = [str(BENCHMARKS) if argument == "convspec" else argument for argument in config.args]
 
 
-def obstacle(settings: Settings, items: Sequence[pytest.Item]) -> str | None:
+def obstacle(session: Session, items: Sequence[pytest.Item]) -> str | None:
     """Return what keeps some tests from their work, and what to do; None for nothing."""
+    settings = session.settings
     ladder = any(item.path == LADDER for item in items)
     gates = any("accuracy_gate" in getattr(item, "fixturenames", ()) for item in items)
     if ladder:
@@ -74,6 +76,10 @@ def obstacle(settings: Settings, items: Sequence[pytest.Item]) -> str | None:
                 )
         if why := why_unwritable(settings.folder):
             return f"--convspec-report: {why}; give a folder that can be written: --convspec-report=DIR"
+        if problem := session.explanation[1]:
+            return str(problem)
+        if settings.require_data and (why := session.why_without_weights()):
+            return why
     begins = gates and not any(settings.baselines.rglob("*.json"))
     if (begins or (settings.update_baselines and (ladder or gates))) and (why := why_unwritable(settings.baselines)):
         return f"no baselines can be kept: {why}; {OTHER_BASELINES}"

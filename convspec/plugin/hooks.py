@@ -48,17 +48,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     from convspec import backend
 
     devices, last = backend.accelerators(), session.seeds[-1]
-    try:
-        reading = session.reading.explain()[0] if session.reading else []
-    except BadInput as error:  # which each rung's test reports
-        reading = [f"convspec: {error}"]
     return [
         f"convspec: scale {session.scale}, dataset {session.settings.dataset or 'each rung its own'},"
         f" {f'seeds 0-{last}' if last else 'seed 0'}",
         f"convspec: data folder {session.data_root}, report folder {session.folder}",
         f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'},"
         f" threads {backend.threads()}, precision {backend.precision()}",
-        *reading,
+        *session.explanation[0],
     ]
 
 
@@ -79,13 +75,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     config = session.config
     if config.option.collectonly or config.getoption("setuponly", False) or hasattr(config, "workerinput"):
         return
-    if why := checks.obstacle(config.stash[SESSION].settings, getattr(session, "items", ())):
+    if why := checks.obstacle(config.stash[SESSION], getattr(session, "items", ())):
         raise pytest.UsageError(why)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test in a worker of pytest-xdist where something is in its way."""
-    if hasattr(item.config, "workerinput") and (why := checks.obstacle(item.config.stash[SESSION].settings, [item])):
+    if hasattr(item.config, "workerinput") and (why := checks.obstacle(item.config.stash[SESSION], [item])):
         pytest.fail(why, pytrace=False)
 
 

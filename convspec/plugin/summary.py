@@ -155,7 +155,7 @@ def write_report(
             for recipe in session.recipes
             if recipe.name not in session.runs
         },
-        "reading": session.reading.explain()[0] if session.runs and session.reading else [],
+        "reading": session.explanation[0] if session.runs else [],
         "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},
         "costs": [asdict(cost) for cost in session.costs],
         "recommendation": advice,

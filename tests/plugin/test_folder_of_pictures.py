@@ -74,13 +74,12 @@ def test_a_folder_is_read_by_the_layout_and_ends_in_advice_that_runs(
     assert f"pictures/{max(given, key=given.get)}/" in advice["code"][1], "the picture is of the class that it is given"
 
 
-def test_a_folder_with_two_readings_is_told_so_and_recommends_nothing(
-    pytester: pytest.Pytester, pictures: Path
-) -> None:
-    terminal, page, record = run_ladder(pytester, "--convspec-rungs=dense_baseline")
-    assert "choose with --convspec-layout classes or --convspec-layout parts" in terminal
-    assert record["recommendation"]["lines"] == ["No recommendation: no rung finished."]
-    assert "<p>No recommendation: no rung finished.</p>" in page
+def test_a_folder_with_two_readings_is_told_so_and_not_trained_on(pytester: pytest.Pytester, pictures: Path) -> None:
+    shown = pytester.runpytest_inprocess(
+        LADDER, f"--rootdir={pytester.path}", "-p", "no:cacheprovider", "--convspec-dataset=pictures"
+    )
+    assert shown.ret == pytest.ExitCode.USAGE_ERROR
+    assert sum("choose with --convspec-layout classes or --convspec-layout parts" in line for line in shown.errlines)
 
 
 def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Pytester, pictures: Path) -> None:

@@ -148,11 +148,13 @@ def test_the_command_ladder_passes_its_pictures_and_options_to_pytest(
         return 10
 
     monkeypatch.setattr(pytest, "main", run_pytest)
+    pytester.mkdir("my pictures")
     assert main(["ladder", "my pictures", "--scale", "full", "--seeds", "auto", "--", "-x", "-k", "fine"]) == 10
     (arguments,) = calls
     assert Path(arguments[0], "test_ladder.py").is_file()
     assert {
         f"--convspec-dataset={pytester.path / 'my pictures'}",
+        "--convspec-require-data",
         "--convspec-scale=full",
         "--convspec-seeds=auto",
     } <= {*arguments}

@@ -11,6 +11,7 @@ import cv2
 import pytest
 from builders import LADDER, lines, result_with_history
 
+from convspec import models
 from convspec.data import shapes
 from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
@@ -186,10 +187,6 @@ def add_text_file(folder: Path) -> None:
     [
         (add_text_file, "--convspec-strict-images --convspec-rungs dense_baseline",
          "notes.jpg' is not a readable picture"),
-        (lambda folder: [file.unlink() for file in (folder / "key").iterdir()],
-         "--convspec-rungs dense_baseline", "has only the class 'fish', and no picture in 'key'"),
-        (lambda folder: (folder / "key").rename(folder.parent / "key"),
-         "--convspec-rungs dense_baseline", "has only the class 'fish'; give at least two"),
         (lambda folder: (folder.parent / "wrong.weights.h5").write_text("not weights"),
          "--convspec-rungs feature_extraction --convspec-weights={}/wrong.weights.h5",
          "wrong.weights.h5' does not hold the weights of a mini base without its top"),
@@ -197,7 +194,7 @@ def add_text_file(folder: Path) -> None:
          "--convspec-require-data --convspec-rungs dense_baseline --convspec-dataset mnist --convspec-data-root={}",
          "MNIST is not at"),
     ],
-    ids=["text file", "empty class", "single class", "weights of another architecture", "missing pictures"],
+    ids=["text file", "weights of another architecture", "missing pictures"],
 )  # fmt: skip
 def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     spoil: Callable[[Path], object], arguments: str, expected: str, pytester: pytest.Pytester, few_pictures: Path
@@ -212,6 +209,49 @@ def test_unusable_pictures_or_weights_fail_a_rung_in_one_line(
     result.assert_outcomes(failed=1)
     assert expected in lines(result)
     assert "Traceback" not in lines(result)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: [file.unlink() for file in (folder / "key").iterdir()], "has only the class 'fish', and no"),
+        (lambda folder: (folder / "key").rename(folder.parent / "key"), "has only the class 'fish'; give at least two"),
+        (lambda folder: [file.unlink() for file in sorted((folder / "key").iterdir())[3:]], "at least 4 readable"),
+    ],
+    ids=["empty class", "single class", "small class"],
+)
+def test_an_unusable_folder_ends_the_session_and_keeps_the_report(
+    spoil: Callable[[Path], object], message: str, pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    (pytester.mkdir(".convspec") / "index.html").write_text("of another folder")
+    spoil(few_pictures)
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, f"--convspec-dataset={few_pictures}"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert sum(message in line for line in result.errlines) == 1
+    assert "test_rung" not in lines(result)
+    assert (pytester.path / ".convspec" / "index.html").read_text() == "of another folder"
+
+
+def test_a_folder_that_cannot_be_listed_is_a_reason(pytester: pytest.Pytester, few_pictures: Path) -> None:
+    session = pytester.parseconfigure(f"--convspec-dataset={few_pictures}").stash[SESSION]
+    few_pictures.rename(pytester.path / "elsewhere")
+    shown, problem = session.explanation
+    assert not shown
+    assert isinstance(problem, FileNotFoundError)
+
+
+def test_required_weights_that_cannot_be_had_end_the_session_first(
+    pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise Exception("URL fetch failure on https://example.org/mobilenet.h5: None -- Name or service not known")
+
+    monkeypatch.setitem(models.BASES, "mobilenet", offline)
+    arguments = f"--convspec-dataset={few_pictures}", "--convspec-base=MobileNet", "--convspec-rungs=feature_extraction"
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, *arguments, "--convspec-require-data"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "mobilenet's ImageNet weights are not on this machine and could not be fetched" in "\n".join(result.errlines)
+    assert "test_rung" not in lines(result)
 
 
 @pytest.mark.parametrize(

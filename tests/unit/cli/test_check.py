@@ -64,6 +64,19 @@ def test_a_folder_that_cannot_be_used_is_explained_and_exits_1(pets: Path, capsy
     assert "has only the class 'cats'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["check", "ladder"])
+def test_what_is_no_folder_is_refused_with_what_to_give(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pets.zip").touch()
+    for name, message in (
+        ("pets.zip", f"'{tmp_path}/pets.zip' is a file: give a folder; `convspec split` makes one of an archive"),
+        ("digits", f"no folder '{tmp_path}/digits': give one with a subfolder of pictures for each class"),
+    ):
+        assert main([command, str(tmp_path / name)]) == 1
+        assert capsys.readouterr().err.startswith(f"convspec: error: {message}")
+
+
 def test_the_option_that_an_error_names_is_taken(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pets / "test").mkdir()
     Image.effect_noise((40, 40), 50).save(pets / "test" / "1.png")
