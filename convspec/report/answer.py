@@ -16,10 +16,12 @@ OUTCOMES: dict[Outcome | Literal["missing"], str] = {
 }
 
 
-def answer(runs: Runs, judgements: Sequence[Judgement]) -> list[str]:
-    """Return a sentence on the verdicts, and with runs one on the best rung and the time."""
+def answer(runs: Runs, judgements: Sequence[Judgement], advice: str = "") -> list[str]:
+    """Return a sentence on the verdicts, without any the advice, and with runs one on the best rung and the time."""
     latest = {judgement.name: judgement for judgement in judgements}  # of a gate that was run again
-    return [_accuracy([*latest.values()]), *([_speed(runs)] if runs else [])]
+    compared = any(judgement.verdict for judgement in judgements)
+    first = _accuracy([*latest.values()]) if compared or not advice else advice
+    return [first, *([_speed(runs)] if runs else [])]
 
 
 def _accuracy(judgements: Sequence[Judgement]) -> str:

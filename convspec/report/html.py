@@ -103,7 +103,7 @@ def write(
         "chart": lambda: _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {means}."),
         "claims": lambda: claims(runs) if any(tables.published(group[0]) for group in runs.values()) else None,
         "worth": lambda: {rung: _worth(rung, group) for rung, group in runs.items()},
-        "curves": lambda: {rung: _curves(rung, group) for rung, group in runs.items()},
+        "curves": lambda: {rung: _curves(rung, group) for rung, group in runs.items() if group[0].recipe.epochs > 1},
         "samples": lambda: _samples(runs, dataset),
         "views": lambda: _views(runs, dataset),
         "wrong": lambda: _mistakes(best()),
@@ -135,7 +135,8 @@ def write(
         "command": shlex.join(metadata["command"]),
         "of_gates": of_gates,
     }
-    content = dict(metadata) | parts | _facts(runs, judgements) | own
+    advice = (metadata.get("recommendation") or {}).get("lines") or [""]
+    content = dict(metadata) | parts | _facts(runs, judgements) | {"answer": answer(runs, judgements, advice[0])} | own
     text = environment.get_template("page.html").render(content, absent=absent)
     with atomic_write(path) as partial:
         # A file's name need not be Unicode: what isn't is written as Python escapes it.
@@ -156,7 +157,6 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
         "several": len(tables.by_dataset(runs)) > 1,
         "skipped": tables.skipped(runs),
         "verdicts": {judgement.name: judgement for judgement in judgements},
-        "answer": answer(runs, judgements),
         "best": _best_run(runs) if runs else None,
         "phases": list(dict.fromkeys(phase for run in results for phase in run.seconds)),
         "machines": [facts for place, facts in enumerate(machines) if facts not in machines[:place]],

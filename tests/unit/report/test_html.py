@@ -251,6 +251,21 @@ def test_each_rung_has_its_two_curves_and_the_figures_in_words(page: Element, ca
             assert "validation ends at" in caption
 
 
+def test_a_rung_of_one_epoch_has_no_curves(case: Case, tmp_path: Path) -> None:
+    runs = {rung: [result_with_history(rung, "mini", 0.9)] for rung in ("feature_extraction_fast", "fine_tuned")}
+    for rungs, expected in (([*runs], ["fine_tuned"]), (["feature_extraction_fast"], [])):
+        page = case.write(tmp_path / "index.html", {rung: runs[rung] for rung in rungs})
+        assert [text(heading) for heading in every(section(page, "curves"), "h3")] == expected
+
+
+def test_the_page_begins_with_the_advice_where_nothing_was_compared(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METADATA, "recommendation", {"lines": ["Use fine_tuned.", "It is."], "code": []})
+    page = case.write(tmp_path / "index.html", {"fine_tuned": case.runs["fine_tuned"]})
+    assert text(page.findall(".//p[@class='answer']")[0]) == "Use fine_tuned."
+
+
 def test_whole_rungs_have_their_cost_with_a_picture_where_they_were_timed(
     page: Element, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

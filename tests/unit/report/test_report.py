@@ -127,6 +127,11 @@ def test_the_first_sentence_says_whether_it_is_still_as_accurate(judgements: lis
     assert answer({}, judgements) == [expected]
 
 
+def test_without_a_verdict_the_first_sentence_is_the_advice() -> None:
+    assert answer({}, [MISSING], "Use augmented.") == ["Use augmented."]
+    assert answer({}, [gate("pass")], "Use augmented.") == answer({}, [gate("pass")])
+
+
 def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
     runs = {"augmented": [result("augmented", "mini", 0.8)] * 10, "fine_tuned": [result("fine_tuned", "mini", 0.9)]}
     runs["fine_tuned"][0].machine["accelerators"] = ["H200", "H200"]
