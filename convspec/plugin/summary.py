@@ -134,7 +134,7 @@ def write_report(
 ) -> list[str]:
     """Write record, pictures and page of all runs; return a line for what could not be drawn.
 
-    Unless the session was interrupted, its unfinished runs are removed.
+    Unless the session was interrupted or a rung failed, its finished runs are not kept for the next one.
 
     Args:
         session: Its runs and verdicts.
@@ -188,6 +188,7 @@ def write_report(
     if session.runs:
         draw("ladder.png", charts.picture, session.runs)
     draw("index.html", page)
-    for result in (result for group in session.runs.values() for result in group if outcome != "interrupted"):
+    failed = any(f"test_rung[{rung}]" in test for rung in session.failed for test, _ in failures)
+    for result in (run for group in session.runs.values() for run in group if outcome != "interrupted" and not failed):
         session.unfinished(result.recipe, result.seed).unlink(missing_ok=True)
     return errors

@@ -118,6 +118,7 @@ def test_a_run_that_failed_half_way_says_which_test_and_why(run_ladder: Ladder) 
     assert record["outcome"] == "failed"
     assert "the disk is full" in record["failures"][0]["why"]
     assert record["unfinished"] == {"from_scratch": [0], "augmented": []}
+    assert len(list((folder / "unfinished").iterdir())) == 3, "the next session goes on: the rung that finished, too"
 
 
 def test_a_run_that_was_interrupted_says_so_and_can_go_on(run_ladder: Ladder) -> None:
