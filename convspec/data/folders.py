@@ -277,7 +277,7 @@ def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path,
         with file.open(encoding="utf-8-sig", newline="") as table:
             rows = csv.DictReader(table)
             if not {"file", "group"} <= {*(rows.fieldnames or ())}:
-                raise ValueError("its first line must name the columns file and group")
+                raise ValueError("its first line must name the columns file and group, separated by a comma")
             for row in rows:
                 name, group = row["file"] or "", row["group"] or ""
                 if "(?P<group>" in name:

@@ -48,7 +48,7 @@ def test_a_group_of_a_table_or_a_pattern_stays_in_one_part(names_part: str, tmp_
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("picture,scene\ncats/0.png,a\n", "its first line must name the columns file and group"),
+        ("file;group\ncats/0.png;a\n", "its first line must name the columns file and group, separated by a comma"),
         ("file,group\ncats/nobody.png,a\n", r"line 2: no picture 'cats/nobody\.png' in this folder"),
         ("file,group\ncats/0.png,\n", "line 2 lacks a file or a group"),
         ("file,group\n(?P<group>,a\n", "(missing|unterminated)"),
