@@ -54,9 +54,10 @@ def _speed(runs: Runs) -> str:
     device = ", ".join(machine.get("accelerators") or [machine.get("processor", "an unknown processor")])
     speed = f" ({best['images_per_second']:,.0f} pictures a second in training)" if best["images_per_second"] else ""
     sentence = _best(runs, f" is the most accurate{where}")
-    took = f"the {len(results)} runs took {duration(sum(run.wall_seconds for run in results))}"
+    seconds = sum(run.wall_seconds for run in results)
+    took = f", and the {len(results)} runs took {duration(seconds)}" if len(results) > 1 else ""
     time = f"{rung if others else 'it'} takes {duration(best['seconds'])} a run on {device}{speed}"
-    return f"{sentence}{''.join(others)}; {time}, and {took}."
+    return f"{sentence}{''.join(others)}; {time}{took}."
 
 
 def _best(runs: Runs, verb: str = "") -> str:

@@ -139,6 +139,7 @@ def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
         "fine_tuned is the most accurate with 0.900 [0.880, 0.917]; it takes 12 s a run on H200, H200"
         " (123 pictures a second in training), and the 11 runs took 2.2 min."
     )
+    assert answer({"fine_tuned": runs["fine_tuned"]}, [])[1].endswith(" in training)."), "of one run that is all"
     runs["mnist_convnet"] = [result("mnist_convnet", "mini", 0.95)]  # on easier pictures
     assert answer(runs, [])[1].startswith(
         "fine_tuned is the most accurate on shapes with 0.900 [0.880, 0.917], on digits mnist_convnet with"
