@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from convspec import MissingData
-from convspec.data.layouts import LAYOUTS
 from convspec.files import expand
+from convspec.plugin.options import HELP, OPTIONS
 
 
 def seed(text: str) -> int:
@@ -23,27 +23,12 @@ def require_folder(path: Path) -> None:
         raise MissingData(f"no folder {str(path)!r}: give one with a subfolder of pictures for each class")
 
 
-def add_layout(parser: argparse.ArgumentParser) -> None:
-    """Add --layout, under the name of the pytest option, too, which errors speak of."""
-    parser.add_argument(
-        "--layout", "--convspec-layout", choices=LAYOUTS,
-        help="what the subfolders are, where they could be classes or parts such as train and test",
-    )  # fmt: skip
-
-
-def add_truncated(parser: argparse.ArgumentParser) -> None:
-    """Add --truncated, under the name of the pytest option, too."""
-    parser.add_argument(
-        "--truncated", "--convspec-truncated", choices=("skip", "fill"),
-        help="pictures whose file ends early: leave them out (skip, default), or read them as far as they go (fill)",
-    )  # fmt: skip
-
-
-def positive(text: str) -> int:
-    """Parse a whole number from 1 up."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
+def add_plugin_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options of the pytest plugin, as text, also under their names there, which errors speak of."""
+    for name in names:
+        settings = {key: value for key, value in OPTIONS[name].items() if key != "type"}
+        parser.add_argument(f"--{name}", help=HELP[name], **settings)
+        parser.add_argument(f"--convspec-{name}", dest=name, help=argparse.SUPPRESS, **settings)
 
 
 def add_picture(parser: argparse.ArgumentParser, command: str) -> None:

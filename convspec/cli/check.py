@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from convspec.cli.arguments import add_layout, add_truncated, require_folder, seed
+from convspec.cli.arguments import add_plugin_options, require_folder, seed
 from convspec.files import expand
 
 HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
@@ -17,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", metavar="DIR", type=expand, help="folder of pictures")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
-    add_layout(parser)
-    add_truncated(parser)
+    add_plugin_options(parser, "layout", "truncated")
 
 
 def run(options: argparse.Namespace) -> int:

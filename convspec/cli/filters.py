@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from convspec import BadInput
-from convspec.cli.arguments import add_drawing, positive, seed
+from convspec.cli.arguments import add_drawing, seed
 from convspec.files import expand
+from convspec.plugin.options import positive
 
 HELP = "show the patterns that the filters of a model respond to"
 DESCRIPTION = (

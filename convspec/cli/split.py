@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from convspec.cli.arguments import add_layout, seed
+from convspec.cli.arguments import add_plugin_options, seed
 from convspec.files import expand
 
 HELP = "make train, validation and test of a folder or an archive of pictures"
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", type=expand, help="new folder, or one that was interrupted")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
     parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")
-    add_layout(parser)
+    add_plugin_options(parser, "layout")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,13 +5,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from convspec import BadInput
 from convspec.data.scan import Folder
 
 Layout = Literal["classes", "parts"]
-LAYOUTS = get_args(Layout)
 PARTS = ("train", "validation", "test")
 LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
 NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.jpg

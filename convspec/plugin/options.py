@@ -23,14 +23,15 @@ DEFAULT_SEEDS: dict[Scale, int] = {"mini": 5, "full": 1}
 AUTO_SEEDS = (3, 5, 8, 12)  # after each, --convspec-seeds auto looks whether the verdict is certain
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text!r}")
     return int(text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    return AUTO_SEEDS if text == "auto" else (_positive(text),)
+    return AUTO_SEEDS if text == "auto" else (positive(text),)
 
 
 def _share(text: str) -> float:
@@ -55,7 +56,7 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "rungs": {"metavar": "A,B", "type": _names},
     "mode": {"choices": get_args(Mode)},
     "precision": {"choices": get_args(Precision)},
-    "devices": {"metavar": "N", "type": _positive},
+    "devices": {"metavar": "N", "type": positive},
     "engine": {"choices": get_args(Engine)},
     "require-gpu": FLAG,
     "require-data": FLAG,
@@ -72,10 +73,11 @@ OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the 
 }
 RUNGS = "dense_baseline, mnist_convnet, from_scratch, augmented, feature_extraction, frozen_end_to_end, fine_tuned"
 HELP = {
-    "scale": "mini (default): embedded pictures, minutes on two cores; full: MNIST, Dogs vs. Cats, VGG16",
+    "scale": "mini (default): embedded pictures, and a small base trained on drawn shapes, minutes on two cores; full:"
+    " MNIST, Dogs vs. Cats, and VGG16, trained on photographs",
     "dataset": "run every rung on these pictures: shapes, digits, mnist, dogs_vs_cats, or a folder with a subfolder for"
     " each class, or with train, validation and test that have such subfolders (default: each rung's own)",
-    "layout": "what the subfolders of the dataset's folder are, where they could be classes or parts",
+    "layout": "what the subfolders of pictures are, where they could be classes or parts such as train and test",
     "data-root": "folder of data sets and weights, unless CONVSPEC_DATA names one (default: the user's cache folder)",
     "base": "mini, or a model of keras.applications such as EfficientNetV2B0, for the rungs with a base; at full with"
     " pictures of its own size (default: mini at mini, VGG16 at full)",

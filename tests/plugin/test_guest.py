@@ -159,7 +159,6 @@ def test_the_command_ladder_passes_its_pictures_and_options_to_pytest(
         "--convspec-seeds=auto",
     } <= {*arguments}
     assert f"--rootdir={pytester.path}" in arguments
-    assert f"--convspec-report={pytester.path / '.convspec'}" in arguments
     assert arguments[-3:] == ["-x", "-k", "fine"]
 
 
