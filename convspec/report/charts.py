@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import bidirectional
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from convspec import BadInput
 from convspec.accuracy.measures import BINS, Measures
 from convspec.files import atomic_write
-from convspec.report.tables import Runs, published, summary
+from convspec.report.tables import Runs, published, short, summary
 from convspec.training import smooth_curve
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def chart(runs: Runs, width: float = 8) -> Figure:
             axes.plot(np.mean(span), row, "D", color=ORANGE, fillstyle="none", label="published")
     labels, datasets = list(runs), [group[0].dataset["name"] for group in runs.values()]
     if len(set(datasets)) > 1:  # whose accuracies cannot be compared
-        labels = [f"{rung}\n{_label(name)}" for rung, name in zip(runs, datasets, strict=True)]
+        labels = [f"{rung}\n{short(_drawable(name))}" for rung, name in zip(runs, datasets, strict=True)]
         for row, (above, below) in enumerate(pairwise(datasets)):
             if above != below:
                 axes.axhline(row + 0.4, color=GREY, linewidth=1)
@@ -62,10 +62,8 @@ def chart(runs: Runs, width: float = 8) -> Figure:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one for each label
-    columns = int(width // 2)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
+    style: dict[str, Any] = {"loc": "outside lower center", "ncols": int(width // 2), "frameon": False, "fontsize": 9}
+    figure.legend(handles.values(), handles.keys(), **style)
     return figure
 
 
@@ -74,8 +72,7 @@ def curve(runs: Sequence["Result"], metric: str) -> Figure:
 
     Dots are means of the raw values over seeds. Lines are means of the smoothed ones (`smooth_curve`), or of the raw
     ones up to 15 epochs, shaded from the lowest to the highest seed. The published accuracy is drawn, too, for the
-    chapter's own rung and pictures.
-    Raises BadInput for runs without that metric.
+    chapter's own rung and pictures. Raises BadInput for runs without that metric.
     """
     figure, axes = _figure()
     for part, values in values_by_part(runs, metric).items():
@@ -114,7 +111,7 @@ def values_by_part(runs: Sequence["Result"], metric: str) -> dict[str, np.ndarra
 
 def confusion(measured: Measures) -> Figure:
     """Draw the mean number of pictures by true and predicted class, shaded by the share of the true class."""
-    names, count = [_label(name) for name in measured.classes], len(measured.classes)
+    names, count = [short(_drawable(name)) for name in measured.classes], len(measured.classes)
     shares = measured.confusion / np.maximum(measured.confusion.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(0.36 * count + 2.6, 0.36 * count + 1.7), layout="constrained")
     axes = figure.subplots()
@@ -147,12 +144,6 @@ def reliability(measured: Measures) -> Figure:
 def count_of(pictures: float) -> str:
     """Return a mean number of pictures with three digits, or all of a whole number."""
     return f"{pictures:.3g}" if pictures < 1000 else f"{pictures:,.0f}"
-
-
-def _label(name: str) -> str:
-    """Return a name of a class as it can be drawn, in up to 16 characters."""
-    text = _drawable(name)
-    return text if len(text) <= 16 else f"{text[:13]}..."
 
 
 def _drawable(text: str) -> str:

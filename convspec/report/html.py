@@ -125,33 +125,29 @@ def write(
                 undrawn.append(f"{part} could not be drawn: {type(error).__name__}: {error}")
                 absent[part] = f"The part {undrawn[-1]}"
             shown.update()
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    gates = [judgement.lines[0] for judgement in judgements]
-    of_gates = [failure for failure in metadata["failures"] if any(line in failure["why"] for line in gates)]
-    own = {
-        "claims_page": path.with_name("claims.html").exists(),
-        "command": shlex.join(metadata["command"]),
-        "of_gates": of_gates,
-    }
-    advice = (metadata.get("recommendation") or {}).get("lines") or [""]
-    content = dict(metadata) | parts | _facts(runs, judgements) | {"answer": answer(runs, judgements, advice[0])} | own
-    text = environment.get_template("page.html").render(content, absent=absent)
+    pages = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=pages, autoescape=True, undefined=StrictUndefined).get_template("page.html")
+    beside = {"absent": absent, "claims_page": path.with_name("claims.html").exists()}
+    text = template.render(dict(metadata) | parts | _facts(runs, judgements, metadata) | beside)
     with atomic_write(path) as partial:
         # A file's name need not be Unicode: what isn't is written as Python escapes it.
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
     return undrawn
 
 
-def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
+def _facts(runs: Runs, judgements: Sequence[Judgement], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the page's figures that need no drawing."""
     results = [run for group in runs.values() for run in group]
     machines = [
         {name.replace("_", " "): _format_fact(fact) for name, fact in run.machine.items() if name != "load_average"}
         for run in results
     ]
+    gates = [judgement.lines[0] for judgement in judgements]
+    advice = (metadata.get("recommendation") or {}).get("lines") or [""]
     return {
+        "answer": answer(runs, judgements, advice[0]),
+        "command": shlex.join(metadata["command"]),
+        "of_gates": [failure for failure in metadata["failures"] if any(line in failure["why"] for line in gates)],
         "ladder": {rung: tables.summary(group) | _facts_of_rung(group) for rung, group in runs.items()},
         "datasets": ", ".join(tables.by_dataset(runs)),
         "several": len(tables.by_dataset(runs)) > 1,
@@ -165,9 +161,12 @@ def _facts(runs: Runs, judgements: Sequence[Judgement]) -> dict[str, Any]:
 
 
 def _facts_of_rung(runs: Sequence[Result]) -> dict[str, Any]:
-    phases = {phase: np.median([run.seconds.get(phase, 0.0) for run in runs]) for phase in runs[0].seconds}
-    facts = {"published": tables.format_published(runs[0]), "listings": runs[0].recipe.listings, "phases": phases}
-    return facts | {"pictures": runs[0].dataset["name"]}
+    return {
+        "published": tables.format_published(runs[0]),
+        "listings": runs[0].recipe.listings,
+        "pictures": runs[0].dataset["name"],
+        "phases": {phase: np.median([run.seconds.get(phase, 0.0) for run in runs]) for phase in runs[0].seconds},
+    }
 
 
 def _format_fact(fact: Any) -> str:
@@ -330,8 +329,7 @@ def _costs(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if not costs:
         return None
     alt = f"Seconds of {', '.join(each.rung for each in costs)} over 1 to {epochs} epochs on {pictures:,} pictures."
-    caption = "Lines are fitted, dots measured."
-    chart = _plot(cost.chart(costs, epochs, pictures), alt, caption)
+    chart = _plot(cost.chart(costs, epochs, pictures), alt, "Lines are fitted, dots measured.")
     return {"table": cost.table(costs, epochs, pictures), "chart": chart}
 
 

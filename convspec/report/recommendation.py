@@ -15,7 +15,7 @@ from convspec.report.answer import duration
 from convspec.report.tables import Runs, best_rung, measures, summary
 
 if TYPE_CHECKING:
-    from convspec.ladder.learning_curve import LearningCurve
+    from convspec.ladder.learning_curve import Gain, LearningCurve
     from convspec.ladder.result import Result
 
 CHANCE = 0.05  # that some class is recognised so much worse than the others, where all are alike
@@ -67,7 +67,10 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
         lines.append(_describe_next(runs, chosen, costs[place + 1], margin, points))
     else:
         lines.append("What a slower rung would gain is not known: none was run.")
-    lines.append(f"Differences are given with their 90 % interval, {_evidence(runs)}.")
+    evidence = "from the test pictures in pairs: one seed a rung does not show how much seeds differ"
+    if (seeds := max(map(len, runs.values()))) > 1:
+        evidence = f"over {seeds} seeds a rung"
+    lines.append(f"Differences are given with their 90 % interval, {evidence}.")
     return Recommendation(lines, _model_run(runs[chosen]), compared=True)
 
 
@@ -77,7 +80,7 @@ def describe_curve(curve: "LearningCurve", margin: float) -> list[str]:
         f"{np.mean(draws):.3f} with {pictures}" + (f" ({min(draws):.3f} to {max(draws):.3f})" if len(draws) > 1 else "")
         for pictures, draws in zip(curve.pictures, curve.accuracies, strict=True)
     ]
-    gains = [f"{100 * change:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]" for change, low, high in curve.gains]
+    gains = [_change(gain) for gain in curve.gains]
     change, low, high = curve.gains[-1]
     if high <= margin:
         outlook = "more pictures of this kind would hardly help"
@@ -94,8 +97,8 @@ def describe_curve(curve: "LearningCurve", margin: float) -> list[str]:
 
 def usage(model: Path, picture: Path) -> list[str]:
     """Return two lines of Python that classify a picture file with a saved model."""
-    classified = f"saved_model.load({str(model)!r}).classify({str(picture)!r})"
-    return ["from convspec.ladder import saved_model", f"print({classified})"]
+    call = f"print(saved_model.load({str(model)!r}).classify({str(picture)!r}))"
+    return ["from convspec.ladder import saved_model", call]
 
 
 def _seconds(runs: Runs, rung: str) -> float:
@@ -112,12 +115,9 @@ def _duration(runs: Runs, rung: str) -> str:
     return f"{text} with {start.name} before it" if start.name in runs else f"{text}, without {start.name} before it"
 
 
-def _right(runs: Sequence["Result"]) -> np.ndarray:
-    return np.array([np.equal(run.predicted, run.test_labels) for run in runs])
-
-
 def _compare(runs: Runs, one: str, other: str, margin: float) -> AccuracyVerdict:
-    return gate(_right(runs[one]), _right(runs[other]), margin=margin)
+    sides = (np.equal([run.predicted for run in runs[rung]], runs[rung][0].test_labels) for rung in (one, other))
+    return gate(*sides, margin=margin)
 
 
 def _no_worse(verdict: AccuracyVerdict) -> bool:
@@ -125,15 +125,8 @@ def _no_worse(verdict: AccuracyVerdict) -> bool:
     return verdict.outcome == "pass" or (verdict.runs == (1, 1) and verdict.low > -verdict.margin)
 
 
-def _change(verdict: AccuracyVerdict) -> str:
-    return f"{100 * verdict.change:+.1f} points [{100 * verdict.low:+.1f}, {100 * verdict.high:+.1f}]"
-
-
-def _evidence(runs: Runs) -> str:
-    seeds = max(len(group) for group in runs.values())
-    if seeds > 1:
-        return f"over {seeds} seeds a rung"
-    return "from the test pictures in pairs: one seed a rung does not show how much seeds differ"
+def _change(of: "AccuracyVerdict | Gain") -> str:
+    return f"{100 * of.change:+.1f} points [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
 
 
 def _figures(runs: Runs, rung: str) -> list[str]:

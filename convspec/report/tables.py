@@ -102,10 +102,8 @@ def published(result: "Result") -> dict[str, tuple[float, float]]:
 
 def format_published(result: "Result") -> str:
     """Return the chapter's accuracies as one cell of a table, "-" where there are none."""
-    short = {"validation": "val"}
-    return (
-        ", ".join(f"{short.get(part, part)} {format_range(*span)}" for part, span in published(result).items()) or "-"
-    )
+    spans = published(result).items()
+    return ", ".join(f"{part.replace('validation', 'val')} {format_range(*span)}" for part, span in spans) or "-"
 
 
 def summary(runs: Sequence["Result"]) -> dict[str, Any]:
@@ -171,12 +169,13 @@ def measures(runs: Sequence["Result"]) -> Measures:
     return measure([run.as_run() for run in runs], runs[0].dataset["classes"])
 
 
+def short(name: str) -> str:
+    """Return the name of a class in up to 16 characters."""
+    return name if len(name) <= MAX_CLASS_WIDTH else f"{name[: MAX_CLASS_WIDTH - 3]}..."
+
+
 def worth(runs: Runs) -> Table:
     """Return the table of measures beside accuracy, with the rungs for which they say more than the accuracy."""
-
-    def short(name: str) -> str:
-        return name if len(name) <= MAX_CLASS_WIDTH else f"{name[: MAX_CLASS_WIDTH - 3]}..."
-
     rows, majorities = [], []
     for rung, group in runs.items():
         if (measured := measures(group)).say_more_than_accuracy:
