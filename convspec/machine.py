@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,6 +17,7 @@ import psutil
 import simplejpeg
 
 from convspec import __version__, backend
+from convspec.accuracy.judgement import processor
 
 try:
     import pynvml  # of nvidia-ml-py, which the extra "gpu" brings
@@ -46,7 +46,7 @@ def machine() -> dict[str, object]:
     """
     clock = psutil.cpu_freq()
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "processor_mhz": {name: round(getattr(clock, name, 0)) or "unknown" for name in ("current", "max")},
         "cores": psutil.cpu_count(logical=False) or "unknown",
         "cores_used": backend.cores(),
@@ -69,13 +69,6 @@ def versions() -> dict[str, str]:
     modules = {"keras": keras, **framework, "numpy": np, **decoders}
     others = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
     return {"python": platform.python_version(), "convspec": __version__} | others
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor()) or "unknown"
 
 
 def _gpus() -> list[Any]:

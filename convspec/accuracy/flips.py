@@ -55,12 +55,9 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
     order = np.argsort(-np.abs(shifts), kind="stable")[: np.count_nonzero(shifts)]
     hits = np.bincount(right.sum(axis=0).astype(int), minlength=runs + 1)
     min_p = (1 + (before == after)) / ways  # sides of equal size can be swapped
-    if p_value <= FLIP_LEVEL or (within == 0 and crossing > 0):
-        outcome: Literal["chance", "change", "cannot tell"] = "change"
-    else:
-        outcome = "cannot tell" if min_p > FLIP_LEVEL else "chance"
+    changed = p_value <= FLIP_LEVEL or (within == 0 and crossing > 0)
     return Flips(
-        outcome=outcome,
+        outcome="change" if changed else "cannot tell" if min_p > FLIP_LEVEL else "chance",
         between=crossing / (before * after),
         within=within,
         p_value=p_value,

@@ -74,17 +74,10 @@ class Judgement:
 def judge(
     folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int = 1, measure: Measure = "accuracy"
 ) -> Judgement:
-    """Return the judgement of `runs`, of one model on one machine, by their baseline in `folder`.
+    """Return the judgement of one or more `runs`, of one model on one machine, by their baseline in `folder`.
 
-    Args:
-        folder: That of the baselines; it may be missing.
-        runs: The new runs, at least one.
-        margin: The drop in accuracy that is tolerated.
-        looks: Number of verdicts asked for while runs are added.
-        measure: What is judged: the accuracy, or the balanced accuracy, in which every class counts the same.
-
-    Raises:
-        BadInput: For a folder with anything but sound baselines.
+    The folder may be missing. `margin` and `looks` are those of `gate`; in the balanced accuracy every class counts the
+    same. Raises BadInput for a folder with anything but sound baselines.
     """
     chosen = baselines.choose(baselines.read(folder, runs[0].name), runs)
     missing = Judgement(runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs))
@@ -201,17 +194,19 @@ def _few(classes: list) -> str:
     return ", ".join(map(repr, classes[:3])) + ", ..." * (len(classes) > 3)
 
 
+def processor() -> str:
+    """Return the name of this machine's processor, else "unknown"."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    model = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    return model[1] if model else platform.processor() or "unknown"
+
+
 def machine_facts() -> dict[str, Any]:
     """Return processor, system and versions, as far as Python and the libraries that are imported already know them."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = (
-        re.search(r"^model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
-        if cpuinfo.is_file()
-        else None
-    )
     versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
     return {
-        "processor": model[1] if model else platform.processor() or "unknown",
+        "processor": processor(),
         "threads": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()} | {name: text for name, text in versions.items() if text},

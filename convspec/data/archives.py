@@ -22,9 +22,8 @@ ARCHIVE_ERRORS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.E
 def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
     """Unpack a zip or a tar into a new folder, whole or not at all.
 
-    A tar may be plain, gzip, bzip2 or xz; the content decides, whatever the name. Raises BadInput for an archive that
-    is damaged, encrypted, or holds devices or names and links that leave `folder`, and OSError where it cannot be read
-    or `folder` cannot be written.
+    A tar may be plain, gzip, bzip2 or xz; the content decides. Raises BadInput for an archive that is damaged,
+    encrypted, or holds devices or names and links that leave `folder`, and OSError for one that cannot be read.
     """
     unfinished = folder.with_name(f"partial-{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
