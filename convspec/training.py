@@ -222,14 +222,11 @@ def fit(
         validation: What is evaluated after each epoch.
         clock: Counts the phases compile (the first step, which builds the graph), train, validate and input (making
             batches, which overlaps the others).
-        history: Values of loss and metrics, one an epoch; new ones are appended.
+        history: Values of loss and metrics, one an epoch; new ones are appended, and it is returned.
         checkpoint: Where the state is saved every CHECKPOINT_EVERY seconds.
         devices: Number of devices, see `backend.data_parallel`.
         title: Text before the progress bar.
         progress: Where a bar is shown.
-
-    Returns:
-        The whole history.
 
     Raises:
         BadInput: Layers were frozen or thawed since `compile_model`, memory does not suffice for a step, the loss is no

@@ -109,8 +109,7 @@ def load_dataset(
         raise BadInput(f"layout must be one of {', '.join(get_args(Layout))}, or None, got {layout!r}")
     if not 0 <= max_bad_fraction <= 1:
         raise BadInput(f"max_bad_fraction must be from 0 to 1, got {max_bad_fraction}")
-    if truncated not in (known := get_args(decode.Truncated)):
-        raise BadInput(f"truncated must be one of {', '.join(known)}, got {truncated!r}")
+    decode.check_truncated(truncated)
     if not 0 <= seed < 2**32:  # what NumPy takes
         raise BadInput(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     root = data_folder() if root is None else root
@@ -238,12 +237,12 @@ def _folder(
         first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
         warnings.warn(f"skipped {len(skipped)} files in {str(folder)!r}: {first}", stacklevel=3)
     _arrange(pictures, np.concatenate(parts))
-    splits, start = [], 0
-    for chosen in parts:
-        end = start + len(chosen)
-        splits.append(Split(pictures[start:end], reading.labels[chosen], tuple(reading.names[i] for i in chosen)))
-        start = end
-    return Dataset(name, reading.classes, splits[0], splits[1], splits[2], skipped, tuple(sorted(incomplete.values())))
+    pieces = np.split(pictures, np.cumsum([len(chosen) for chosen in parts]))  # views; the last is of what is left out
+    train, validation, test = (
+        Split(piece, reading.labels[chosen], tuple(reading.names[i] for i in chosen))
+        for piece, chosen in zip(pieces, parts, strict=False)
+    )
+    return Dataset(name, reading.classes, train, validation, test, skipped, tuple(sorted(incomplete.values())))
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO, cast
+from typing import BinaryIO, Literal, TextIO, cast, get_args
 
 import cv2
 import numpy as np
@@ -95,8 +95,7 @@ def load_image(
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     if size is not None:
         check_size(size)
-    if truncated not in ("skip", "fill"):
-        raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
+    check_truncated(truncated)
     # A damaged AVIF is a RuntimeError, a JPEG 2000 with tiles of an impossible size a MemoryError.
     failures = (*DAMAGED, RuntimeError, MemoryError, Image.DecompressionBombError)
     with _PILLOWS_WARNINGS:
@@ -117,6 +116,12 @@ def check_size(size: int) -> None:
     """Raise BadInput for a side of pictures that is no whole number of pixels from 1 to MAX_SIZE."""
     if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIZE:
         raise BadInput(f"size must be a whole number of pixels from 1 to {MAX_SIZE}, got {size!r}")
+
+
+def check_truncated(truncated: str) -> None:
+    """Raise BadInput for anything but "skip" and "fill"."""
+    if truncated not in get_args(Truncated):
+        raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
 
 
 def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool = False) -> np.ndarray:
@@ -154,11 +159,8 @@ def _refuse_others(picture: Image.Image) -> None:
     if DNG_VERSION in getattr(picture, "tag_v2", {}):
         raise ValueError(RAW)
     # A telephone's MPO holds one picture and its preview, its HEIC what was taken beside the picture that is shown.
-    if (
-        picture.format not in ("MPO", "HEIF")
-        and getattr(picture, "is_animated", False)
-        and not _turn_to_picture(picture)
-    ):
+    several = picture.format not in ("MPO", "HEIF") and getattr(picture, "is_animated", False)
+    if several and not _turn_to_picture(picture):
         raise ValueError("it is animated, or has several pages; save one as a file of its own")
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -238,13 +240,9 @@ def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarr
         return None
     # Down to three pixels for four: at 150 x 150 most photographs are then decoded at half their size.
     step = next(step for step in (8, 4, 2, 1) if step == 1 or min(picture.size) >= 0.75 * step * size)
-    try:
-        pixels = simplejpeg.decode_jpeg(
-            data,
-            min_width=-(-picture.width // step),
-            min_height=-(-picture.height // step),
-            strict=False,  # damage that viewers read past
-        )
+    width, height = (-(-side // step) for side in picture.size)
+    try:  # not strict: viewers read past some damage
+        pixels = simplejpeg.decode_jpeg(data, min_width=width, min_height=height, strict=False)
     except ValueError:
         return None
     if (way := find_transpose(picture)) is not None:
@@ -269,24 +267,12 @@ def load_images(
     budget: int = MEMORY_BUDGET,
     progress: TextIO | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode many files on all cores.
+    """Decode many files on all cores, as `load_image` does each.
 
-    Args:
-        paths: Picture files.
-        size: Side of the decoded pictures, in pixels.
-        interpolation: As `load_image` takes it.
-        strict: Raise UnreadableImage for the first file that cannot be read.
-        truncated: As `load_image` takes it.
-        incomplete: Takes the reason for each position of which "fill" has read only what is there.
-        budget: Bytes of pictures to keep in memory; more are kept in a temporary file that is mapped into memory.
-        progress: Stream for a progress bar; None for none.
-
-    Returns:
-        Pictures, uint8 (n, size, size, 3), and the reason for each position that could not be read and stays black.
-
-    Raises:
-        UnreadableImage: Under `strict`, the first file that is no picture.
-        OSError: No room for the temporary file in $TMPDIR.
+    Returns pictures, uint8 (n, size, size, 3), and the reason for each position that could not be read and stays black.
+    `incomplete` takes the reason for each position of which "fill" has read only what is there. Under `strict` the
+    first file that is no picture raises UnreadableImage. More than `budget` bytes of pictures are kept in a temporary
+    file that is mapped into memory; OSError where $TMPDIR has no room for it.
     """
     images = _allocate((len(paths), size, size, 3), budget)
     failures: dict[int, str] = {}

@@ -69,40 +69,27 @@ def fetch(name: str, root: Path, progress: TextIO | None = None) -> tuple[Path, 
 
 
 def _is_ready(name: str, file: Path, ready: Path) -> bool:
-    """Return whether a target is there, and checked; an archive goes last: where it is, work is unfinished."""
-    if not ready.exists() or (name == "dogs_vs_cats" and file.exists()):
-        return False
-    _check(name, ready)
-    return True
+    """Return whether a target is there; an archive goes last: where it is, work is unfinished.
 
-
-def _check(name: str, ready: Path) -> None:
-    """Raise BadInput for a target that is not what its name says; weights are checked when a model loads them."""
+    Raises BadInput for one that is not what its name says; weights are checked when a model loads them.
+    """
     from convspec.data import datasets, folders
 
+    if not ready.exists() or (name == "dogs_vs_cats" and file.exists()):
+        return False
     if name == "mnist":
         datasets.load_dataset(name, 28, ready.parent)
     if name == "dogs_vs_cats":
         folders.read_layout(ready)
+    return True
 
 
 def download(url: str, path: Path, checksum: str, progress: TextIO | None = None, retries: int = RETRIES) -> bool:
-    """Get `url` to `path`, unless a file with that checksum is there already.
+    """Get `url` to `path`, unless a file with that checksum, "sha256:HEX" or "md5:HEX", is there already.
 
-    Args:
-        url: Address that begins with https:// or http://.
-        path: File to write; it appears once it is complete and its checksum is right.
-        checksum: "sha256:HEX" or "md5:HEX".
-        progress: Stream for a progress bar; None for none.
-        retries: Further attempts after a failure, each from the beginning.
-
-    Returns:
-        Whether the file had to be fetched.
-
-    Raises:
-        BadInput: The checksum is wrong, of what is there or of what came.
-        MissingData: The server does not have the file or cannot be reached.
-        OSError: The file cannot be written.
+    The file appears once it is complete and its checksum is right; each of the `retries` begins anew. Returns whether
+    it had to be fetched. Raises BadInput for a wrong checksum, of what is there or of what came, MissingData where the
+    server does not have the file or cannot be reached, and OSError where it cannot be written.
     """
     import pooch
     from requests import RequestException

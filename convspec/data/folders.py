@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -90,7 +91,8 @@ class Reading:
         if rest := np.bincount(self.labels, minlength=len(self.classes))[MAX_CLASSES:].tolist():
             lines.append(f"  and {len(rest)} more classes of {min(rest)} to {max(rest)} pictures")
         lines += self._describe_balance(list(counts.values())[-1])
-        lines += [f"left out: {len(paths)} {kind} ({self._few(paths)})" for kind, paths in self.left_out.items()]
+        for kind, paths in self.left_out.items():
+            lines.append(f"left out: {len(paths)} {kind} ({_few([*map(self._name, paths)])})")
         incomplete = [*self.copies.incomplete.values()] if self.copies else []
         for title, reasons in (
             ("no pictures", bad),
@@ -98,12 +100,11 @@ class Reading:
             ("the same content again, left out", self.duplicates),
         ):
             if reasons:
-                lines.append(f"{title}: {len(reasons)} ({'; '.join(reasons[:EXAMPLES])}{_dots(reasons, '; ')})")
+                lines.append(f"{title}: {len(reasons)} ({_few(reasons, '; ')})")
         return lines + self._describe_groups(parts), problem
 
-    def _few(self, paths: Sequence[Path]) -> str:
-        names = [_printable(path.relative_to(self.folder).as_posix()) for path in paths[:EXAMPLES]]
-        return f"{', '.join(names)}{_dots(paths)}"
+    def _name(self, path: Path) -> str:
+        return _printable(path.relative_to(self.folder).as_posix())
 
     def _describe_balance(self, counts: np.ndarray) -> list[str]:
         """Say what always answering the largest class reaches, and which classes have few pictures to test with."""
@@ -111,8 +112,7 @@ class Reading:
         few = [f"{_printable(name)} ({n})" for name, n in zip(self.classes, counts, strict=True) if n < FEW]
         lines = [f"a model that always answers {always} is right in {share:.1%}"]
         if few:
-            shown = f"{', '.join(few[:EXAMPLES])}{_dots(few)}"
-            lines.append(f"few pictures to test with, so that accuracy says little about these classes: {shown}")
+            lines.append(f"few pictures to test with, so that accuracy says little about these classes: {_few(few)}")
         return lines
 
     def _describe_groups(self, parts: Mapping[str, np.ndarray]) -> list[str]:
@@ -132,10 +132,8 @@ class Reading:
                 (f"WARNING: {kind} in two parts, which make accuracy look better", apart),
             ):
                 if some:
-                    shown = "; ".join(
-                        " = ".join(self._few([self.paths[each]]) for each in link) for link in some[:EXAMPLES]
-                    )
-                    lines.append(f"{title}: {len(some)} ({shown}{_dots(some, '; ')})")
+                    named = [" = ".join(self._name(self.paths[each]) for each in link) for link in some]
+                    lines.append(f"{title}: {len(some)} ({_few(named, '; ')})")
         return lines
 
 
@@ -143,8 +141,8 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _dots(items: Sequence[object], separator: str = ", ") -> str:
-    return f"{separator}..." if len(items) > EXAMPLES else ""
+def _few(texts: Sequence[str], separator: str = ", ") -> str:
+    return separator.join([*texts[:EXAMPLES], *["..."] * (len(texts) > EXAMPLES)])
 
 
 def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
@@ -183,9 +181,8 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     parts = tuple(file.part for file in files if file.part) or None
     if not parts:
         notes.append("split by class and seed: 50 % train, 25 % validation, 25 % test")
-    notes += [
-        f"no {part} part: {TAKEN:.0%} of train, by class and seed" for part in PARTS if parts and part not in parts
-    ]
+    missing = [part for part in PARTS if parts and part not in parts]
+    notes += [f"no {part} part: {TAKEN:.0%} of train, by class and seed" for part in missing]
     return Reading(
         folder=folder,
         classes=classes,
@@ -244,7 +241,10 @@ def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], d
     for size, group in sizes.items():
         first: dict[str, PictureFile] = {}
         for file in group:
-            content = _digest(file.path) if len(group) > 1 and size > 0 else None
+            content = None
+            if len(group) > 1 and size > 0:
+                with suppress(OSError):  # whoever reads it as a picture says so
+                    content = checksum(file.path)
             if content is None:
                 unique.append(file)
             elif content in first:
@@ -253,13 +253,6 @@ def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], d
                 first[content] = file
                 unique.append(file)
     return unique, duplicates
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return checksum(path)
-    except OSError:
-        return None  # whoever reads it as a picture says so
 
 
 def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path, Path]) -> tuple[tuple[int, ...], ...]:

@@ -100,11 +100,17 @@ def split(
     if source.is_dir():
         return _split(source, target, seed, layout, _link if link else shutil.copyfile, progress)
     unpacked = outside.parent / f".{outside.name}.unpacked"
-    with lock(unpacked, progress), _unpack_beside(source, unpacked, progress) as root:
+    root = unpacked / "archive"
+    with lock(unpacked, progress):
+        shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
         try:
+            with _name_failures(unpacked):
+                unpack(source, root, progress)
             return _split(root, target, seed, layout, _move, progress)
         except BadInput as error:
             raise BadInput(_relocate(str(error), root, source)) from error
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _split(
@@ -161,12 +167,12 @@ def _compare(target: Path, sources: dict[str, Path], manifest: Manifest) -> set[
             present.add(name)
         elif name in sources:
             if not path.is_file() or checksum(path) != manifest.files[name]["sha256"]:
-                other = f"{str(path)!r} is there with other content than {str(sources[name])!r}"
-                raise BadInput(f"{other}; move it away, or {remedy}")
+                other = f"is there with other content than {str(sources[name])!r}"
+                raise BadInput(f"{str(path)!r} {other}; move it away, or {remedy}")
             present.add(name)
         elif name not in parents or path.is_symlink() or not path.is_dir():
-            other = f"{str(path)!r} does not belong to this split (another source or seed?)"
-            raise BadInput(f"{other}; move it away, or {remedy}")
+            other = "does not belong to this split (another source or seed?)"
+            raise BadInput(f"{str(path)!r} {other}; move it away, or {remedy}")
     return present
 
 
@@ -199,18 +205,6 @@ def _name_failures(path: Path) -> Iterator[None]:
         remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
         reason = f"{error.strerror}; {remedy} and run this again, what is written stays"
         raise OSError(error.errno, reason, str(error.filename or path)) from error
-
-
-@contextmanager
-def _unpack_beside(archive: Path, folder: Path, progress: TextIO | None) -> Iterator[Path]:
-    """Unpack the archive into a subfolder of `folder`, which is removed in the end."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    try:
-        with _name_failures(folder):
-            unpack(archive, folder / "archive", progress)
-        yield folder / "archive"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _relocate(text: str, old: Path, new: Path) -> str:

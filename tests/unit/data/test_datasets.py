@@ -198,7 +198,7 @@ def folder(tmp_path: Path) -> Path:
         ({"layout": "flat"}, "layout must be one of classes, parts, or None, got 'flat'"),
         ({"max_bad_fraction": 5}, "max_bad_fraction must be from 0 to 1, got 5"),
         ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
-        ({"truncated": "cut"}, "truncated must be one of skip, fill, got 'cut'"),
+        ({"truncated": "cut"}, "truncated must be skip or fill, got 'cut'"),
     ],
 )
 def test_an_argument_that_cannot_be_is_refused_before_anything_is_read(wrong: dict[str, Any], message: str) -> None:
