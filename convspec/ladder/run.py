@@ -102,7 +102,18 @@ def run_recipe(
     Raises:
         BadInput: As `backend.batch_share` and `models.conv_base` do; the disk is full, or the loss is no number.
     """
-    return _Run(recipe, dataset, seed, folder, weights, devices, predict, progress).complete()
+    run = _Run(recipe, dataset, seed, folder, weights, devices, predict, progress)
+    backend.batch_share(recipe.batch_size, devices)
+    try:
+        with lock(run.model_file, progress):
+            return run.train()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise BadInput(
+            f"no room for {run.title} in {str(folder)!r}: free some, or name another folder with --convspec-report;"
+            " what is computed is kept"
+        ) from error
 
 
 def base_features(
@@ -134,8 +145,9 @@ def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
 
 def _preprocessing(recipe: Recipe) -> str:
     """Return the name of the recipe's preprocessing, as a saved model has it."""
-    own = recipe.base and (recipe.preprocessing == "base" or models.prepares_itself(recipe.base))
-    return str(recipe.base) if own else "rescale"
+    if recipe.base and (recipe.preprocessing == "base" or models.prepares_itself(recipe.base)):
+        return recipe.base
+    return "rescale"
 
 
 class _Network(NamedTuple):
@@ -186,19 +198,6 @@ class _Run:
     @property
     def steps(self) -> int:
         return self.recipe.steps or -(-len(self.dataset.train) // self.recipe.batch_size)
-
-    def complete(self) -> Result:
-        backend.batch_share(self.recipe.batch_size, self.devices)
-        try:
-            with lock(self.model_file, self.progress):
-                return self.train()
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise BadInput(
-                f"no room for {self.title} in {str(self.folder)!r}: free some, or name another folder with"
-                " --convspec-report; what is computed is kept"
-            ) from error
 
     def train(self) -> Result:
         backend.make_deterministic()

@@ -21,19 +21,12 @@ SCHEMA = 1  # of the metadata; files without a number are read as 1
 
 
 class SavedModel(NamedTuple):
-    """A model and its metadata, each None for a file that Keras alone wrote.
+    """A model and its metadata, each None for a file that Keras alone wrote."""
 
-    Attributes:
-        model: Takes prepared pictures.
-        classes: Names of the classes, in the order of the outputs.
-        preprocessing: "rescale" or a key of `models.PREPROCESSING`.
-        interpolation: How pictures are resized, see `data.load_image`.
-    """
-
-    model: keras.Model
-    classes: tuple[str, ...] | None = None
-    preprocessing: str | None = None
-    interpolation: str | None = None
+    model: keras.Model  # of prepared pictures
+    classes: tuple[str, ...] | None = None  # names, in the order of the outputs
+    preprocessing: str | None = None  # "rescale" or a key of `models.PREPROCESSING`
+    interpolation: str | None = None  # resizes pictures, see `data.load_image`
 
     def classify(self, picture: str | Path) -> dict[str, float]:
         """Return the probability of each class for a picture file; classes without a name go by their numbers."""
@@ -99,9 +92,7 @@ def load(path: str | Path) -> SavedModel:
                 metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
         if (schema := metadata.pop("schema", 1)) != SCHEMA:
             raise ValueError(f"{METADATA} has schema {schema}, not {SCHEMA}: another version of convspec wrote it")
-        return (
-            SavedModel(model, **metadata | {"classes": tuple(metadata["classes"])}) if metadata else SavedModel(model)
-        )
+        return SavedModel(model, **metadata | ({"classes": tuple(metadata["classes"])} if metadata else {}))
     except (*DAMAGED, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{str(path)!r} is no model that Keras can read: {reason}") from error

@@ -155,31 +155,18 @@ class Session:
                 try:
                     self._results[file] = Result.load(file)
                 except FileNotFoundError:
+                    options: Any = {"devices": self.settings.devices, "progress": stream}
                     if self.settings.engine == "ray":
-                        self._run_on_ray(recipe, seed)
+                        results = _train_on_ray(self, recipe, seed, options)
                     else:
-                        options: Any = {"weights": self.weights(recipe), "devices": self.settings.devices}
                         inputs = recipe, self.dataset(recipe), seed, self.folder
-                        self._results[file] = run_recipe(*inputs, **options, progress=stream)
-                        self._results[file].save(file)
+                        results = iter([run_recipe(*inputs, weights=self.weights(recipe), **options)])
+                    for result in results:
+                        self._results[place := self.unfinished(result.recipe, result.seed)] = result
+                        result.save(place)
         if seed not in (seeds := self.begun.setdefault(recipe.name, [])):
             seeds.append(seed)
         return self._results[file]
-
-    def _run_on_ray(self, recipe: "Recipe", seed: int) -> None:
-        """Train that run, and with it all others of the session that are not finished, on a Ray cluster."""
-        from convspec.ladder import ray
-
-        wanted = [(other, number) for other in self.recipes for number in self.seeds]
-        runs = []
-        for other, number in wanted if (recipe, seed) in wanted else [(recipe, seed)]:
-            with suppress(BadInput, MissingData):  # that rung's own test reports it
-                if not self.unfinished(other, number).is_file():
-                    runs.append(ray.Run(other, self.dataset(other), number, self.weights(other)))
-        stream = terminal_stream(self.config)
-        for run, result in ray.runs(runs, self.folder, devices=self.settings.devices, progress=stream):
-            self._results[file := self.unfinished(run.recipe, run.seed)] = result
-            result.save(file)
 
     def run_all_seeds(self, recipe: "Recipe") -> "list[Result]":
         """Train with all seeds of --convspec-seeds; with auto, add seeds while the verdict is open."""
@@ -211,6 +198,19 @@ class Session:
 
 
 SESSION = pytest.StashKey[Session]()
+
+
+def _train_on_ray(session: Session, recipe: "Recipe", seed: int, options: dict[str, Any]) -> "Iterator[Result]":
+    """Train that run, and with it all others of the session that are not finished, on a Ray cluster."""
+    from convspec.ladder import ray
+
+    wanted = [(other, number) for other in session.recipes for number in session.seeds]
+    runs = []
+    for other, number in wanted if (recipe, seed) in wanted else [(recipe, seed)]:
+        with suppress(BadInput, MissingData):  # that rung's own test reports it
+            if not session.unfinished(other, number).is_file():
+                runs.append(ray.Run(other, session.dataset(other), number, session.weights(other)))
+    return (result for _, result in ray.runs(runs, session.folder, **options))
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from convspec import BadInput
-from convspec.files import atomic_write
 from convspec.plugin.session import Session, terminal_stream
 from convspec.plugin.verdicts import Channel
 
@@ -109,10 +108,8 @@ def _learning_curve(session: Session) -> "LearningCurve":
     with_base = [group[0].recipe for group in session.runs.values() if group[0].recipe.base]
     if not with_base:
         raise BadInput("no rung with a base ran, so that there is no learning curve on its features")
-    probes = [recipe for recipe in with_base if ARCHITECTURES[recipe.model].fit == "logistic regression"]
-    recipe = (
-        probes[0] if probes else replace(find_recipe("feature_extraction_fast", session.scale), base=with_base[0].base)
-    )
+    own = replace(find_recipe("feature_extraction_fast", session.scale), base=with_base[0].base)
+    recipe = next((each for each in with_base if ARCHITECTURES[each.model].fit == "logistic regression"), own)
     inputs = session.dataset(recipe), session.folder, session.weights(recipe)
     return learning_curve(recipe, *inputs, progress=terminal_stream(session.config))
 
@@ -175,16 +172,8 @@ def write_report(
         inputs = session.runs, session.judgements, metadata, session.dataset, session.model
         errors.extend(f"{path.name}: {part}" for part in html.write(path, *inputs, terminal_stream(session.config)))
 
-    def markdown(path: Path) -> None:
-        tables.markdown(session.runs, session.judgements, path)
-        if advice:
-            lines = [f"- {tables.escape(line)}" for line in advice["lines"]]
-            code = ["", "```python", *advice["code"], "```"] if advice["code"] else []
-            with atomic_write(path) as partial:
-                text = "\n".join([path.read_text(encoding="utf-8"), "## Recommendation", "", *lines, *code, ""])
-                partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-    draw("ladder.md", markdown)
+    inputs = session.runs, session.judgements, advice["lines"] if advice else (), advice["code"] if advice else ()
+    draw("ladder.md", tables.markdown, *inputs)
     if session.runs:
         draw("ladder.png", charts.picture, session.runs)
     draw("index.html", page)

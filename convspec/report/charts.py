@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, GREY = "#4477aa", "#cc6633", "#228833", "#777777"
 # Blue and orange differ under all common kinds of colour blindness; solid and dashed differ without colour.
 PARTS = {"training": ("", BLUE, "-"), "validation": ("val_", ORANGE, "--")}
 SHORT = 15  # epochs, up to which curves are not smoothed
-SIZE = (5.2, 3.4)  # inches: labels stay legible at the width of a phone
+WIDTH = 5.2  # inches: labels stay legible at the width of a phone
 
 
 def picture(runs: Runs, path: Path) -> None:
@@ -74,7 +74,7 @@ def curve(runs: Sequence["Result"], metric: str) -> Figure:
     ones up to 15 epochs, shaded from the lowest to the highest seed. The published accuracy is drawn, too, for the
     chapter's own rung and pictures. Raises BadInput for runs without that metric.
     """
-    figure, axes = _figure()
+    figure, axes = empty()
     for part, values in values_by_part(runs, metric).items():
         _, colour, style = PARTS[part]
         epochs = np.arange(1, values.shape[1] + 1)
@@ -130,7 +130,7 @@ def confusion(measured: Measures) -> Figure:
 
 def reliability(measured: Measures) -> Figure:
     """Draw the accuracy of the answers of each confidence, and how many answers have it."""
-    figure, axes = _figure()
+    figure, axes = empty()
     confidences, accuracies, shares = zip(*measured.reliability, strict=True)
     low = 0.5 if min(confidences) >= 0.5 else 0.0
     axes.bar(confidences, shares, width=0.6 / BINS, color=GREY, alpha=0.4, label="share of the answers")
@@ -155,7 +155,7 @@ def _drawable(text: str) -> str:
 
 def dead_by_depth(shares: Mapping[str, float]) -> Figure:
     """Draw the share of dead channels of each layer as a bar, the first on top (section 5.4.1)."""
-    figure, axes = _figure(height=0.28 * len(shares) + 1)
+    figure, axes = empty(height=0.28 * len(shares) + 1)
     rows = np.arange(len(shares))
     axes.barh(rows, [100 * share for share in shares.values()], color=BLUE)
     for row, share in zip(rows, shares.values(), strict=True):
@@ -165,8 +165,9 @@ def dead_by_depth(shares: Mapping[str, float]) -> Figure:
     return figure
 
 
-def _figure(height: float = SIZE[1]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
+def empty(width: float = WIDTH, height: float = 3.4) -> tuple[Figure, Axes]:
+    """Return a figure of that size in inches, and its axes with a grid."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)

@@ -194,14 +194,19 @@ def worth(runs: Runs) -> Table:
     return Table([*WORTH_COLUMNS], rows, "".join(WORTH_COLUMNS.values()), above, WORTH_FOOTNOTES)
 
 
-def markdown(runs: Runs, judgements: Sequence["Judgement"], path: Path) -> None:
-    """Write the ladder, a gate's outcome for each rung, and the verdicts as Markdown."""
+def markdown(
+    runs: Runs, judgements: Sequence["Judgement"], advice: Sequence[str], code: Sequence[str], path: Path
+) -> None:
+    """Write the ladder, a gate's outcome for each rung, the verdicts, and lines of advice and of code as Markdown."""
     table, gates = ladder(runs), {judgement.name: judgement.outcome for judgement in judgements}
     rows = [[*row, gates.get(row[0], "-")] for row in table.rows]
     below = [*("\n  ".join(judgement.lines) for judgement in judgements), *FOOTNOTES]
     text = Table([*table.titles, "gate"], rows, table.alignment + "<", below=below).markdown()
     if (beside := worth(runs)).rows:
         text += f"\n{beside.markdown()}"
+    if advice:
+        lines = [f"- {escape(line)}" for line in advice] + (["", "```python", *code, "```"] if code else [])
+        text += "\n".join(["", "## Recommendation", "", *lines, ""])
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 

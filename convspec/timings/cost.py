@@ -93,19 +93,16 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
 
 def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> "Figure":
     """Draw each rung's seconds over the epochs on `pictures`, with the runs measured on as many."""
-    from matplotlib.figure import Figure
+    from convspec.report.charts import empty
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = empty(6.4, 3.8)
     for cost, (colour, line, marker) in zip(costs, STYLES, strict=False):
         over = range(1, epochs + 1)
         axes.plot(over, [cost.seconds(number, pictures) for number in over], line, color=colour, label=cost.rung)
-        measured = [(max(p.epochs, 1), p.seconds) for p in cost.points if p.pictures == pictures]
-        for place in measured:
-            axes.plot(*place, marker, color=colour, markersize=6)
+        for point in cost.points:
+            if point.pictures == pictures:
+                axes.plot(max(point.epochs, 1), point.seconds, marker, color=colour, markersize=6)
     axes.set(xlabel="epochs", ylabel=f"s, on {pictures:,} pictures", xlim=(0, epochs + 1))
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure

@@ -509,7 +509,7 @@ def test_the_markdown_summary_has_a_row_and_verdict_for_each_rung(tmp_path: Path
     for run in as_runs(groups["augmented"]):
         write(tmp_path / "baselines", run)
     judgements = [judgement.judge(tmp_path / "baselines", as_runs(group)) for group in groups.values()]
-    tables.markdown(groups, judgements, tmp_path / "ladder.md")
+    tables.markdown(groups, judgements, [], [], tmp_path / "ladder.md")
     text = (tmp_path / "ladder.md").read_text()
     assert re.search(r"^\| augmented \|.* \| 0\.900 .* \| \**pass\** \|$", text, re.MULTILINE)
     assert re.search(r"^\| fine_tuned \|.* \**missing\** \|$", text, re.MULTILINE)

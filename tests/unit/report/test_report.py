@@ -89,7 +89,7 @@ def test_measures_stand_below_the_ladder_where_accuracy_alone_misleads(tmp_path:
     table = tables.worth(runs)
     assert table.rows == [["augmented", "0.940", "0.700", "0.400 dog", "dog as cat", "0.040"]]
     assert table.above == ["pets: always answering 'cat' reaches 0.900"]
-    tables.markdown(runs, [], tmp_path / "ladder.md")
+    tables.markdown(runs, [], [], [], tmp_path / "ladder.md")
     assert table.markdown() in (tmp_path / "ladder.md").read_text()
     assert tables.worth({"fine_tuned": runs["fine_tuned"]}).rows == []
     three = tables.worth({"fine_tuned": pets("fine_tuned", 334, 60, "a very long name of a class")})
