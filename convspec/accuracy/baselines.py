@@ -78,7 +78,7 @@ def write(folder: Path, run: Run) -> Path:
     try:
         text = schema.encode(vars(run))
         _validated(schema.decode(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
         raise BadInput(f"{path.stem} is no baseline: {error}") from error
     try:
         with atomic_write(path) as partial:
@@ -191,34 +191,26 @@ def _read(path: Path, folder: Path) -> Run:
         if path != wanted and (run.dataset or path != wanted.with_name(earlier)):
             raise ValueError(f"this is {str(wanted.relative_to(folder))!r} by its content, moved or copied")
         return run
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
         raise BadInput(f"baseline {str(path)!r}: {error}; {REMEDY}") from error
 
 
 def _validated(content: dict[str, Any]) -> Run:
-    try:
-        run = msgspec.convert(content, Run)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
-    for fault in _faults(run):
-        raise ValueError(fault)
-    return run
-
-
-def _faults(run: Run) -> Iterator[str]:
+    run = msgspec.convert(content, Run)
     count = len(run.pictures)
     if run.seed < 0:
-        yield f"seed must not be negative, got {run.seed}"
+        raise ValueError(f"seed must not be negative, got {run.seed}")
     if not count or len(set(run.pictures)) < count:
-        yield f"pictures must name at least one picture, and each once, got {brief(run.pictures)}"
+        raise ValueError(f"pictures must name at least one picture, and each once, got {brief(run.pictures)}")
     for name in ("labels", "predicted", "confidence"):
         values = getattr(run, name)
         if len(values) != count:
-            yield f"{name} must have {count} entries, one for each of the pictures, got {len(values)}"
+            raise ValueError(f"{name} must have {count} entries, one for each of the pictures, got {len(values)}")
         if min(values) < 0:
-            yield f"{name} must not be negative, got {min(values)}"
+            raise ValueError(f"{name} must not be negative, got {min(values)}")
     if max(run.confidence) > 1:
-        yield f"confidence must be at most 1, got {max(run.confidence)}"
+        raise ValueError(f"confidence must be at most 1, got {max(run.confidence)}")
+    return run
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -52,16 +52,21 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
 
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The parts that there are, by name."""
+        parts = zip(PARTS, (self.train, self.validation, self.test), strict=True)
+        return {name: split for name, split in parts if split is not None}
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the classes, labels, names and pixels of all parts."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for split in (self.train, self.validation, self.test):
-            if split is not None:
-                for content in (split.images, split.labels):
-                    digest.update(repr((content.shape, content.dtype.str)).encode())
-                    digest.update(np.ascontiguousarray(content).data)
-                digest.update("\n".join(split.names).encode(errors="surrogateescape"))
+        for split in self.parts.values():
+            for content in (split.images, split.labels):
+                digest.update(repr((content.shape, content.dtype.str)).encode())
+                digest.update(np.ascontiguousarray(content).data)
+            digest.update("\n".join(split.names).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -119,20 +124,25 @@ def load_dataset(
         return _digits(size)
     if path_or_name == "mnist":
         return _mnist(root / "mnist.npz", size)
-    if path_or_name == "dogs_vs_cats":
-        folder = root / "dogs_vs_cats_small"
-        if not folder.is_dir():
-            raise MissingData(
-                f"Dogs vs. Cats is not in {str(root)!r}: get it with `convspec fetch dogs_vs_cats`, or with"
-                " train.zip from kaggle.com/c/dogs-vs-cats/data and"
-                f" `convspec split train.zip {shlex.quote(str(folder))}` (listing 5.4)"
-            )
-    elif not isinstance(path_or_name, Reading):
-        check(path_or_name)
-        folder = expand(path_or_name)
-    reading = path_or_name if isinstance(path_or_name, Reading) else folders.read_layout(folder, layout)
+    if isinstance(path_or_name, Reading):
+        reading = path_or_name
+    else:
+        reading = folders.read_layout(_find_folder(path_or_name, root), layout)
     name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else reading.folder.resolve().name
     return _folder(reading, size, seed, interpolation, max_bad_fraction, truncated, progress, name)
+
+
+def _find_folder(path_or_name: str | Path, root: Path) -> Path:
+    if path_or_name != "dogs_vs_cats":
+        check(path_or_name)
+        return expand(path_or_name)
+    folder = root / "dogs_vs_cats_small"
+    if not folder.is_dir():
+        raise MissingData(
+            f"Dogs vs. Cats is not in {str(root)!r}: get it with `convspec fetch dogs_vs_cats`, or with train.zip from"
+            f" kaggle.com/c/dogs-vs-cats/data and `convspec split train.zip {shlex.quote(str(folder))}` (listing 5.4)"
+        )
+    return folder
 
 
 def check(path_or_name: str | Path) -> None:

@@ -279,8 +279,7 @@ class _Run:
         self, network: _Network, history: training.History, probabilities: np.ndarray, memory_mib: int
     ) -> Result:
         recipe, dataset, predicted = self.recipe, self.dataset, training.predicted_classes(probabilities)
-        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        pictures = {part: len(split) for part, split in splits.items() if split is not None}
+        pictures = {part: len(split) for part, split in dataset.parts.items()}
         in_training = recipe.epochs * self.steps * recipe.batch_size
         streamed = not network.trunk or recipe.exact
         through_base = in_training if streamed else max(recipe.views, 1) * pictures["train"]

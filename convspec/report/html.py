@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import cv2
 import keras
@@ -43,10 +43,7 @@ DEAD_ON = 8  # test pictures that dead channels are counted on
 MAX_CHANNELS = 128  # of a layer, 16 in a row
 MAX_WIDTH = 1200  # pixels, of any picture in the file
 MIN_WIDTH = 192  # pixels, of a picture on its own: smaller ones are enlarged, pixel by pixel
-Part = Literal[
-    "chart", "claims", "worth", "curves", "samples", "views", "wrong", "activations", "filters", "flipped", "costs"
-]
-SLOW: tuple[Part, ...] = "wrong", "activations", "filters"  # some 5 seconds at mini, minutes at full without a GPU
+SLOW = "wrong", "activations", "filters"  # parts that take some 5 seconds at mini, minutes at full without a GPU
 
 Load = Callable[[Recipe], Dataset]
 
@@ -89,7 +86,7 @@ def write(
     """
     best = cache(lambda: _load_best(runs, dataset, model))
     means = ", ".join(f"{rung} {tables.summary(group)['test_accuracy']:.3f}" for rung, group in runs.items())
-    draw: dict[Part, Callable[[], Any]] = {
+    draw: dict[str, Callable[[], Any]] = {
         "chart": lambda: _plot(charts.chart(runs, width=6), f"Chart of the test accuracy of each rung: {means}."),
         "claims": lambda: claims(runs) if any(tables.published(group[0]) for group in runs.values()) else None,
         "worth": lambda: {rung: _worth(rung, group) for rung, group in runs.items()},

@@ -15,9 +15,8 @@ Rows = list[tuple[str, list[np.ndarray]]]
 def sample_rows(dataset: Dataset) -> Rows:
     """Return the first training pictures of each of up to ten classes, titled with name and counts (figure 5.8)."""
     rows = []
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for label, name in enumerate(dataset.classes[:MAX_ROWS]):
-        counts = [f"{np.sum(split.labels == label):,} {part}" for part, split in parts.items() if split is not None]
+        counts = [f"{np.sum(split.labels == label):,} {part}" for part, split in dataset.parts.items()]
         pictures = dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:COLUMNS]]
         rows.append((f"{name}: {', '.join(counts)}", list(pictures)))
     return rows
