@@ -163,7 +163,7 @@ def measure(data: Path) -> dict[str, Any]:
     storing = min(_core_seconds(store) for _ in range(3))
 
     def extraction(count: int) -> None:
-        decoded, _ = decode.load_images(sample[:count], 150)
+        decoded, *_ = decode.load_images(sample[:count], 150)
         batches = Batches(decoded, np.zeros(count, np.int64), 20, rescale)
         with tempfile.TemporaryDirectory() as folder:
             extract(base, batches, Path(folder), clock=progress.Clock())

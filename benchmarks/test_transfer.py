@@ -82,7 +82,7 @@ def base(recipe: Recipe, convspec_session: Session) -> keras.Model:
 
 def read(paths: list[Path], recipe: Recipe) -> Batches:
     """Return the decoded files in batches of the rung's size."""
-    decoded, failures = decode.load_images(paths, recipe.size, recipe.interpolation)
+    decoded, failures, _ = decode.load_images(paths, recipe.size, recipe.interpolation)
     assert not failures
     return Batches(decoded, np.arange(len(decoded)) % 2, recipe.batch_size, rescale)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, TextIO
 import cv2
 import numpy as np
 from PIL import Image
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.fft import dctn
 
 from convspec.data import decode
@@ -48,34 +49,25 @@ class Copies:
 
 def find_copies(paths: Sequence[Path], progress: TextIO | None = None, truncated: decode.Truncated = "skip") -> Copies:
     """Compare each picture with each other one, as thumbnails, and return those that are near copies."""
-    incomplete: dict[int, str] = {}
-    thumbnails, failures = decode.load_images(
-        paths, SIDE, "area", truncated=truncated, incomplete=incomplete, progress=progress
-    )
+    loaded = decode.load_images(paths, SIDE, "area", truncated=truncated, progress=progress)
+    thumbnails, failures, incomplete = loaded
     grey = cv2.cvtColor(thumbnails.reshape(-1, SIDE, 3), cv2.COLOR_RGB2GRAY).reshape(-1, SIDE, SIDE)
     with warnings.catch_warnings(action="ignore"):
         grey[[place in failures or _is_small(path) for place, path in enumerate(paths)]] = 0
     pairs: list[Pair] = []
-    parents = list(range(len(paths)))
-
-    def find(position: int) -> int:
-        while parents[position] != position:
-            parents[position] = position = parents[parents[position]]
-        return position
-
+    groups = DisjointSet(range(len(paths)))
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         bar(len(paths), "looking for near copies", "picture", progress) as shown,
     ):
         for candidates in _candidates(grey):
-            unlinked = [pair for pair in candidates if find(pair.first) != find(pair.second)]
+            unlinked = [pair for pair in candidates if not groups.connected(pair.first, pair.second)]
             verdicts = pool.map(lambda pair: _is_copy(grey[pair.first], grey[pair.second], pair.mirrored), unlinked)
             for pair, same in zip(unlinked, verdicts, strict=True):
-                if same and (first := find(pair.first)) != (second := find(pair.second)):
-                    parents[second] = first
+                if same and groups.merge(pair.first, pair.second):
                     pairs.append(pair)
             shown.update(min(BLOCK, len(paths) - shown.n))
-    return Copies(tuple(sorted(pairs)), failures, dict(sorted(incomplete.items())))
+    return Copies(tuple(sorted(pairs)), failures, incomplete)
 
 
 def _is_small(path: Path) -> bool:

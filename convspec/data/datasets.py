@@ -224,20 +224,13 @@ def _folder(
     progress: TextIO | None,
     name: str,
 ) -> Dataset:
-    folder, bad = reading.folder, list(reading.bad)
-    if bad and not max_bad_fraction:
+    folder, bad, strict = reading.folder, list(reading.bad), not max_bad_fraction
+    if bad and strict:
         raise BadInput(bad[0])
     if reading.copies is None and (reading.parts is None or reading.missing):
         reading = folders.compare(reading, progress, truncated)
-    incomplete: dict[int, str] = {}
-    pictures, failures = decode.load_images(
-        reading.paths,
-        size,
-        interpolation,
-        strict=not max_bad_fraction,
-        truncated=truncated,
-        incomplete=incomplete,
-        progress=progress,
+    pictures, failures, incomplete = decode.load_images(
+        reading.paths, size, interpolation, strict=strict, truncated=truncated, progress=progress
     )
     bad += failures.values()
     parts = folders.assign(reading, failures, seed)

@@ -263,19 +263,19 @@ def load_images(
     *,
     strict: bool = False,
     truncated: Truncated = "skip",
-    incomplete: dict[int, str] | None = None,
     budget: int = MEMORY_BUDGET,
     progress: TextIO | None = None,
-) -> tuple[np.ndarray, dict[int, str]]:
+) -> tuple[np.ndarray, dict[int, str], dict[int, str]]:
     """Decode many files on all cores, as `load_image` does each.
 
-    Returns pictures, uint8 (n, size, size, 3), and the reason for each position that could not be read and stays black.
-    `incomplete` takes the reason for each position of which "fill" has read only what is there. Under `strict` the
-    first file that is no picture raises UnreadableImage. More than `budget` bytes of pictures are kept in a temporary
-    file that is mapped into memory; OSError where $TMPDIR has no room for it.
+    Returns pictures, uint8 (n, size, size, 3), the reason for each position that could not be read and stays black, and
+    for each of which "fill" has read only what is there. Under `strict` the first file that is no picture raises
+    UnreadableImage. More than `budget` bytes of pictures are kept in a temporary file that is mapped into memory;
+    OSError where $TMPDIR has no room for it.
     """
     images = _allocate((len(paths), size, size, 3), budget)
     failures: dict[int, str] = {}
+    incomplete: dict[int, str] = {}
 
     def decode(position: int) -> None:
         path = paths[position]
@@ -288,8 +288,7 @@ def load_images(
             with suppress(UnreadableImage):
                 images[position] = load_image(path, size, interpolation, truncated)
                 del failures[position]
-                if incomplete is not None:
-                    incomplete[position] = str(error).replace("is not a readable picture", "is read as far as it goes")
+                incomplete[position] = str(error).replace("is not a readable picture", "is read as far as it goes")
         except FileNotFoundError:
             failures[position] = f"{str(path)!r} is gone since the folder was listed"
 
@@ -303,7 +302,7 @@ def load_images(
                         raise UnreadableImage(failures[position])
         finally:
             pool.shutdown(cancel_futures=True)
-    return images, dict(sorted(failures.items()))
+    return images, dict(sorted(failures.items())), dict(sorted(incomplete.items()))
 
 
 def _allocate(shape: tuple[int, ...], budget: int) -> np.ndarray:

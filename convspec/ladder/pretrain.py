@@ -71,22 +71,10 @@ def pretrain(
     model = _normalised(base, len(shapes.SOURCES))
     steps = (len(pictures) - held_out) // BATCH
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps * epochs)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=1e-3),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    training.fit(
-        model,
-        _batches(pictures[held_out:], labels[held_out:], seed),
-        epochs,
-        steps,
-        None,
-        clock=Clock(),
-        history={},
-        title="pretraining the mini base",
-        progress=progress,
-    )
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-3)
+    model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    batches, title = _batches(pictures[held_out:], labels[held_out:], seed), "pretraining the mini base"
+    training.fit(model, batches, epochs, steps, None, clock=Clock(), history={}, title=title, progress=progress)
     _, accuracy = model.evaluate(rescale(pictures[:held_out].astype(np.float32)), labels[:held_out], verbose=0)
     _fold(model, base)
     return base, accuracy

@@ -228,19 +228,12 @@ class _Run:
         return predecessor.model_file
 
     def cached_features(self, trunk: keras.Model, pixels: _Inputs) -> _Inputs:
-        recipe, (train,) = self.recipe, pixels.passes
+        recipe, (train,), folder = self.recipe, pixels.passes, self.folder / "features"
+        options: Any = {"dtype": "float16" if recipe.views else "float32", "predict": self.predict}
+        options |= {"clock": self.clock, "progress": self.progress}
 
         def extract(batches: Batches, name: str) -> Batches:
-            output = features.extract(
-                trunk,
-                batches,
-                self.folder / "features",
-                dtype="float16" if recipe.views else "float32",
-                clock=self.clock,
-                predict=self.predict,
-                title=f"{self.title}: {name} features",
-                progress=self.progress,
-            )
+            output = features.extract(trunk, batches, folder, title=f"{self.title}: {name} features", **options)
             return Batches(output, batches.labels, batches.batch_size, identity)
 
         passes, augmentation = [train], pixels.augmentation if recipe.exact else None

@@ -4,7 +4,7 @@ import inspect
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,7 +39,9 @@ def refuse_moved_root(config: pytest.Config) -> None:
         accepted = inspect.signature(determine_setup).parameters
         return determine_setup(**{name: given[name] for name in given if name in accepted})[:2]
 
-    for option, value in _values_after_a_space(config):
+    options = {f"--convspec-{name}" for name, settings in OPTIONS.items() if settings is not FLAG}
+    words = shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), map(str, config.invocation_params.args)
+    for option, value in (pair for each in words for pair in pairwise(each) if pair[0] in options):
         there = here / value
         if option == "--convspec-report":  # so that the first session, which makes the folder, is as the second
             there = next(folder for folder in (there, *there.parents) if folder.exists())
@@ -48,12 +50,6 @@ def refuse_moved_root(config: pytest.Config) -> None:
                 f"{option} {value}: written with a space, it makes pytest look for its root folder and its settings"
                 f" there and not in {str(root()[0])!r}; write {option}={value}"
             )
-
-
-def _values_after_a_space(config: pytest.Config) -> Iterator[tuple[str, str]]:
-    options = {f"--convspec-{name}" for name, settings in OPTIONS.items() if settings is not FLAG}
-    for words in (shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), list(config.invocation_params.args)):
-        yield from ((word, str(value)) for word, value in pairwise(words) if word in options)
 
 
 def find_package(config: pytest.Config) -> None:

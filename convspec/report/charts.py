@@ -156,11 +156,9 @@ def _drawable(text: str) -> str:
 def dead_by_depth(shares: Mapping[str, float]) -> Figure:
     """Draw the share of dead channels of each layer as a bar, the first on top (section 5.4.1)."""
     figure, axes = empty(height=0.28 * len(shares) + 1)
-    rows = np.arange(len(shares))
-    axes.barh(rows, [100 * share for share in shares.values()], color=BLUE)
-    for row, share in zip(rows, shares.values(), strict=True):
-        axes.annotate(f"{share:.0%}", (100 * share, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set(yticks=rows, yticklabels=list(shares), xlabel="% of channels that are 0 everywhere")
+    bars = axes.barh([*shares], [100 * share for share in shares.values()], color=BLUE)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=4, fontsize=9)
+    axes.set(xlabel="% of channels that are 0 everywhere")
     axes.set(xlim=(0, max(115 * max(shares.values()), 5)), ylim=(len(shares) - 0.4, -0.6))
     return figure
 

@@ -194,13 +194,10 @@ def _cells(first: Timing | None, timing: Timing | None) -> list[str]:
         speed = f"{format_figure(timing.flops_per_second / 1e9)} GFLOP/s"
     if timing.share_of_probe:
         share = f"{format_figure(timing.share_of_probe * 100)} %"
-    return [format_time(timing), speed, share, _ratio(first, timing) if first else "-"]
-
-
-def _ratio(first: Timing, timing: Timing) -> str:
-    if not is_same_work(first, timing):
-        return "changed"
-    return str(ratio_of_sessions(first.seconds, timing.seconds) or format_figure(timing.median / first.median))
+    ratio = "-" if first is None else "changed"
+    if first and is_same_work(first, timing):
+        ratio = str(ratio_of_sessions(first.seconds, timing.seconds) or format_figure(timing.median / first.median))
+    return [format_time(timing), speed, share, ratio]
 
 
 def format_time(timing: Timing | None) -> str:

@@ -259,10 +259,10 @@ def test_many_pictures_are_each_resized_and_keep_their_order(
 ) -> None:
     paths = noise_files(tmp_path, 6)
     for ordered in (paths, paths[::-1]):
-        loaded, failures = load_images(ordered, 3, interpolation)
+        loaded, failures, _ = load_images(ordered, 3, interpolation)
         assert not failures
         np.testing.assert_array_equal(loaded, [from_keras(path, 3, interpolation) for path in ordered])
-    strict, _ = load_images(ordered, 3, interpolation, strict=True)
+    strict, *_ = load_images(ordered, 3, interpolation, strict=True)
     np.testing.assert_array_equal(strict, loaded)
 
 
@@ -270,7 +270,7 @@ def test_files_that_cannot_be_read_are_black_and_reported_in_order(tmp_path: Pat
     paths = noise_files(tmp_path, 6)
     paths[1].write_bytes(b"")
     paths[4].unlink()
-    loaded, failures = load_images(paths, 7)
+    loaded, failures, _ = load_images(paths, 7)
     assert list(failures) == [1, 4], "the order of the positions, not that in which threads came to them"
     assert failures[1].startswith(f"{str(paths[1])!r} is not a readable picture: ")
     assert failures[4] == f"{str(paths[4])!r} is gone since the folder was listed"
@@ -278,7 +278,7 @@ def test_files_that_cannot_be_read_are_black_and_reported_in_order(tmp_path: Pat
 
 
 def test_no_pictures_are_an_empty_array() -> None:
-    loaded, failures = load_images([], 7)
+    loaded, failures, _ = load_images([], 7)
     assert (loaded.shape, failures) == ((0, 7, 7, 3), {})
 
 
@@ -314,7 +314,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pictures_above_the_budget_are_the_same_in_a_nameless_file(tmp_path: Path, room: Path) -> None:
     paths = noise_files(tmp_path, 6)
     paths[2].write_bytes(b"")
-    (within, failures), (above, same) = (load_images(paths, 7, budget=6 * 7 * 7 * 3 - over) for over in (0, 1))
+    (within, failures, _), (above, same, _) = (load_images(paths, 7, budget=6 * 7 * 7 * 3 - over) for over in (0, 1))
     assert (type(within), type(above)) == (np.ndarray, np.memmap)
     assert (above.dtype, failures) == (within.dtype, same)
     np.testing.assert_array_equal(above, within)
@@ -344,5 +344,5 @@ def test_no_file_stays_open_whether_it_was_a_picture_or_not(tmp_path: Path) -> N
         path.write_bytes(refused[number % len(refused)])
     load_images(paths, 7)
     before = psutil.Process().num_fds()
-    _, failures = load_images(paths, 7)
+    _, failures, _ = load_images(paths, 7)
     assert (len(failures), psutil.Process().num_fds()) == (20, before)
