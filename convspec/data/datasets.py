@@ -26,15 +26,11 @@ TRAINING_DIGITS = 900  # of 1,797
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a dataset.
+    """One part of a dataset."""
 
-    `images`: uint8 (n, height, width, channels); `labels`: int64 (n,), positions in the dataset's classes; `names`: one
-    for each picture, the same in every run.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
+    images: np.ndarray  # uint8 (n, height, width, channels)
+    labels: np.ndarray  # int64 (n,), positions in the dataset's classes
+    names: tuple[str, ...]  # one for each picture, the same in every run
 
     def __len__(self) -> int:
         return len(self.labels)

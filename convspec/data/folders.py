@@ -37,27 +37,20 @@ EXAMPLES = 3  # named for each kind of what was left out
 
 @dataclass(frozen=True)
 class Reading:
-    """Files of a folder of classes, by part, class and name, and how the folder was read.
-
-    `labels`: int64 (n,), positions in `classes`; `names`: one for each file, CLASS/FILE; `parts`: for each file one of
-    PARTS, or None where the folder does not say; `groups`: positions of files, for each group that must stay in one
-    part. `bad` names what cannot be a picture, `duplicates` what has the same content as another file, `left_out` all
-    else by kind; none of them is among the files. `notes` say what was taken for what. `copies` are near copies, once
-    `compare` has looked for them.
-    """
+    """Files of a folder of classes, by part, class and name, and how the folder was read."""
 
     folder: Path
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
-    labels: np.ndarray
-    names: tuple[str, ...]
-    parts: tuple[str, ...] | None
-    bad: tuple[str, ...]
-    duplicates: tuple[str, ...]
-    left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    groups: tuple[tuple[int, ...], ...] = ()
-    notes: tuple[str, ...] = ()
-    copies: "Copies | None" = None
+    labels: np.ndarray  # int64 (n,), positions in `classes`
+    names: tuple[str, ...]  # CLASS/FILE
+    parts: tuple[str, ...] | None  # of each file, one of PARTS; None where the folder does not say
+    bad: tuple[str, ...]  # why files, which are not among these, cannot be pictures
+    duplicates: tuple[str, ...]  # which others have the same content as one of these
+    left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # all else, by kind
+    groups: tuple[tuple[int, ...], ...] = ()  # positions of files, for each group that must stay in one part
+    notes: tuple[str, ...] = ()  # what was taken for what
+    copies: "Copies | None" = None  # near copies, once `compare` has looked for them
 
     @property
     def missing(self) -> list[str]:

@@ -36,17 +36,14 @@ MAX_POINTER = 1024  # bytes, by its specification
 
 @dataclass(eq=False)  # compared by identity: by content is slow for thousands
 class Folder:
-    """A folder and all below it, without what is hidden: pictures, others by kind, and why some cannot be pictures.
-
-    `pointers` are the pictures in whose place Git LFS has left a text.
-    """
+    """A folder and all below it, without what is hidden."""
 
     path: Path
     pictures: list[Path] = field(default_factory=list)
     folders: list["Folder"] = field(default_factory=list)
-    others: list[tuple[str, Path]] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
-    pointers: list[Path] = field(default_factory=list)
+    others: list[tuple[str, Path]] = field(default_factory=list)  # with their kinds
+    bad: list[str] = field(default_factory=list)  # why some cannot be pictures
+    pointers: list[Path] = field(default_factory=list)  # pictures in whose place Git LFS has left a text
 
     @cached_property
     def filled(self) -> "list[Folder]":

@@ -30,16 +30,12 @@ _Place = Callable[[Path, Path], object]  # puts a picture under a new name
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of a split folder; paths are relative to it, `source` to the folder that the pictures came from.
-
-    `files`: for each PART/CLASS/NAME its source and sha256; `counts`: of files, for each part and class; `skipped` and
-    `duplicates`: each file that was left out, with the reason.
-    """
+    """Content of a split folder; `skipped` and `duplicates` are what was left out, with the reason for each file."""
 
     seed: int
     classes: tuple[str, ...]
-    counts: dict[str, dict[str, int]]
-    files: dict[str, dict[str, str]]
+    counts: dict[str, dict[str, int]]  # of files, by part and class
+    files: dict[str, dict[str, str]]  # by PART/CLASS/NAME: sha256, and source, as a path in the folder it came from
     skipped: tuple[str, ...]
     duplicates: tuple[str, ...]
 

@@ -29,23 +29,18 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Settings, datasets and runs of one pytest session.
-
-    `runs` holds the finished rungs, `begun` the finished seeds of every rung that was begun, `judgements` the verdicts
-    of this process's gates, `repeats` whether a rung repeated itself, `failed` rungs whose own test did not finish, and
-    `costs` what the timings of whole rungs came to.
-    """
+    """Settings, datasets and runs of one pytest session."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.settings = settings = Settings(config)
         self.scale, self.folder, self.seeds = settings.scale, settings.folder, range(settings.looks[0])
-        self.runs: dict[str, list[Result]] = {}
-        self.begun: dict[str, list[int]] = {}
-        self.failed: set[str] = set()
-        self.judgements: list[Judgement] = []
-        self.repeats: dict[str, Repeat] = {}
-        self.costs: list[Cost] = []
+        self.runs: dict[str, list[Result]] = {}  # of the finished rungs
+        self.begun: dict[str, list[int]] = {}  # finished seeds of every rung that was begun
+        self.failed: set[str] = set()  # rungs whose own test did not finish
+        self.judgements: list[Judgement] = []  # by this process's gates
+        self.repeats: dict[str, Repeat] = {}  # whether a rung repeated itself
+        self.costs: list[Cost] = []  # of whole rungs that were timed
         self._datasets: dict[tuple[str, int, str], Dataset] = {}
         self._results: dict[Path, Result] = {}  # by the file, which another session may remove
 

@@ -23,7 +23,7 @@ CHANCE = 0.05  # that some class is recognised so much worse than the others, wh
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Lines of text, and the run whose model they recommend, None for none; `compared` where several rungs were."""
+    """Lines of text, and the run whose model they recommend; `compared` where several rungs were."""
 
     lines: list[str]
     run: "Result | None" = None
