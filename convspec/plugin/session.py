@@ -214,11 +214,9 @@ def skip_or_fail_on_bad_data(config: pytest.Config) -> Iterator[None]:
     try:
         with require_extras():
             yield
-    except MissingData as error:
-        if config.stash[SESSION].settings.require_data:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-        pytest.skip(str(error))
-    except BadInput as error:
+    except (MissingData, BadInput) as error:
+        if isinstance(error, MissingData) and not config.stash[SESSION].settings.require_data:
+            pytest.skip(str(error))
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
