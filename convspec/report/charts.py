@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unicodedata import bidirectional
 
 import numpy as np
@@ -14,11 +14,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from convspec import BadInput
 from convspec.accuracy.measures import BINS, Measures
 from convspec.files import atomic_write
+from convspec.ladder.result import Result
 from convspec.report.tables import Runs, published, short, summary
 from convspec.training import smooth_curve
-
-if TYPE_CHECKING:
-    from convspec.ladder.result import Result
 
 BLUE, ORANGE, GREEN, GREY = "#4477aa", "#cc6633", "#228833", "#777777"
 # Blue and orange differ under all common kinds of colour blindness; solid and dashed differ without colour.
@@ -67,7 +65,7 @@ def chart(runs: Runs, width: float = 8) -> Figure:
     return figure
 
 
-def curve(runs: Sequence["Result"], metric: str) -> Figure:
+def curve(runs: Sequence[Result], metric: str) -> Figure:
     """Draw one metric, "accuracy" or "loss", of the runs of a rung over the epochs, in training and validation.
 
     Dots are means of the raw values over seeds. Lines are means of the smoothed ones (`smooth_curve`), or of the raw
@@ -94,7 +92,7 @@ def curve(runs: Sequence["Result"], metric: str) -> Figure:
     return figure
 
 
-def values_by_part(runs: Sequence["Result"], metric: str) -> dict[str, np.ndarray]:
+def values_by_part(runs: Sequence[Result], metric: str) -> dict[str, np.ndarray]:
     """Return the metric, (seeds, epochs), in "training" and, if there is any, "validation".
 
     Where seeds differ in epochs, those that all have are returned. Raises BadInput for runs without that metric.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
@@ -11,12 +10,10 @@ from scipy import special
 from convspec import BadInput
 from convspec.accuracy import statistics
 from convspec.accuracy.gate import AccuracyVerdict, gate
+from convspec.ladder.learning_curve import Gain, LearningCurve
+from convspec.ladder.result import Result
 from convspec.report.answer import duration
 from convspec.report.tables import Runs, best_rung, measures, summary
-
-if TYPE_CHECKING:
-    from convspec.ladder.learning_curve import Gain, LearningCurve
-    from convspec.ladder.result import Result
 
 CHANCE = 0.05  # that some class is recognised so much worse than the others, where all are alike
 
@@ -26,7 +23,7 @@ class Recommendation:
     """Lines of text, and the run whose model they recommend; `compared` where several rungs were."""
 
     lines: list[str]
-    run: "Result | None" = None
+    run: Result | None = None
     compared: bool = False
 
 
@@ -74,7 +71,7 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
     return Recommendation(lines, _model_run(runs[chosen]), compared=True)
 
 
-def describe_curve(curve: "LearningCurve", margin: float) -> list[str]:
+def describe_curve(curve: LearningCurve, margin: float) -> list[str]:
     """Return what more training pictures brought and would bring, in words."""
     points = [
         f"{np.mean(draws):.3f} with {pictures}" + (f" ({min(draws):.3f} to {max(draws):.3f})" if len(draws) > 1 else "")
@@ -125,7 +122,7 @@ def _no_worse(verdict: AccuracyVerdict) -> bool:
     return verdict.outcome == "pass" or (verdict.runs == (1, 1) and verdict.low > -verdict.margin)
 
 
-def _change(of: "AccuracyVerdict | Gain") -> str:
+def _change(of: AccuracyVerdict | Gain) -> str:
     return f"{100 * of.change:+.1f} points [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
 
 
@@ -179,6 +176,6 @@ def _describe_next(runs: Runs, chosen: str, following: str, margin: float, point
     return f"The next by time, {following}, takes {_duration(runs, following)} and {says}: {_change(verdict)}."
 
 
-def _model_run(runs: Sequence["Result"]) -> "Result":
+def _model_run(runs: Sequence[Result]) -> Result:
     """Return the run that is best on the validation pictures, the first where there are none."""
     return max(runs, key=lambda run: run.validation_accuracy or 0.0)
