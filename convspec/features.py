@@ -18,8 +18,7 @@ import numpy as np
 from convspec import BadInput, backend
 from convspec.data.batches import Batches, BatchStream
 from convspec.files import DAMAGED, atomic_write, checksum, lock, remove
-from convspec.progress import Clock
-from convspec.progress import bar as progress_bar
+from convspec.progress import Clock, bar
 
 SCHEMA = 1  # of a store; a part of its name, so that a store of another schema is never read
 
@@ -152,7 +151,7 @@ def _compute(
         file.truncate(start + done * batch_bytes if done else 0)
         if not done:
             file.write(header.getvalue())
-        with progress_bar(shape[0], title, "picture", progress, done * batches.batch_size) as bar:
+        with bar(shape[0], title, "picture", progress, done * batches.batch_size) as shown:
             began = saved = time.perf_counter()
             for _, predicted in zip(range(done, len(batches)), predict(base, batches, done), strict=True):
                 with np.errstate(over="ignore"):
@@ -160,7 +159,7 @@ def _compute(
                 if not np.isfinite(output).all():
                     raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
                 file.write(output.data)
-                bar.update(len(output))
+                shown.update(len(output))
                 if (now := time.perf_counter()) - saved > 1:
                     file.flush()
                     with atomic_write(spent) as new:

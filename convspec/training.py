@@ -16,8 +16,7 @@ from tqdm import tqdm
 from convspec import BadInput, backend
 from convspec.data.batches import Batches
 from convspec.files import DAMAGED, atomic_write
-from convspec.progress import Clock
-from convspec.progress import bar as progress_bar
+from convspec.progress import Clock, bar
 
 CHECKPOINT_EVERY = 20.0  # seconds: an interrupted run loses at most this and one epoch
 CHECKPOINT_SCHEMA = 1  # a checkpoint of another schema is ignored
@@ -236,10 +235,10 @@ def fit(
     done = len(history.get("loss", []))
     source = _BufferedBatches(batches, clock, devices)
     with (
-        progress_bar(epochs * steps, title, "step", progress, done * steps) as bar,
+        bar(epochs * steps, title, "step", progress, done * steps) as shown,
         backend.data_parallel(model, devices) as trained,
     ):
-        monitor = _FitMonitor(clock, bar, history, checkpoint, source)
+        monitor = _FitMonitor(clock, shown, history, checkpoint, source)
         if devices > 1:
             monitor.validation, validation = validation, None
         with _steps(model, source, title or model.name):

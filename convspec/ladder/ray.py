@@ -22,7 +22,7 @@ from convspec.files import atomic_write
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_key, run_recipe
-from convspec.progress import bar as progress_bar
+from convspec.progress import bar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else each cluster begun here is reported to Ray's makers
 try:
@@ -113,7 +113,7 @@ def runs(
         result, model = task.remote(run.recipe, *shared, devices, backend.precision())
         pending[result] = run, model
         models[run_key(*run)] = model
-    with progress_bar(len(wanted), "runs on the cluster", "run", progress) as bar:
+    with bar(len(wanted), "runs on the cluster", "run", progress) as shown:
         try:
             while pending:
                 (done,), _ = ray.wait(list(pending))
@@ -122,7 +122,7 @@ def runs(
                     with atomic_write(folder / "models" / name) as partial:
                         partial.write_bytes(content)
                 yield run, result
-                bar.update()
+                shown.update()
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         finally:

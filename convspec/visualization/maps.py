@@ -16,7 +16,7 @@ from keras import ops
 
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
-from convspec.progress import bar as progress_bar
+from convspec.progress import bar
 from convspec.visualization.trace import Trace, check_finite, input_shape, to_array
 
 VIRIDIS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)[0, :, ::-1]  # OpenCV's are BGR
@@ -300,7 +300,7 @@ def occlusion_map(
     classes = np.repeat(index, batch + 1)
     score = compiled(lambda images: _scores(trace.logits(images), classes), model.variables)
     falls, counts = np.zeros((2, *sides))
-    with progress_bar(len(places), "covering parts", "square", progress) as bar:
+    with bar(len(places), "covering parts", "square", progress) as shown:
         for start in range(0, len(places), batch):
             corners = places[start : start + batch]
             covered = np.stack([picture] * (batch + 1))  # the last stays whole: any other difference is rounding
@@ -310,7 +310,7 @@ def occlusion_map(
             for fall, (top, left) in zip(whole - scores, corners, strict=False):
                 falls[top : top + patch, left : left + patch] += fall
                 counts[top : top + patch, left : left + patch] += 1
-            bar.update(len(corners))
+            shown.update(len(corners))
     check_finite(falls, f"{model.name}'s scores for this image")
     return _normalise(falls / counts)
 

@@ -11,7 +11,7 @@ from keras import ops
 from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.data.batches import Prepare
-from convspec.progress import bar as progress_bar
+from convspec.progress import bar
 from convspec.visualization.trace import DEFAULT_SIDE, Trace, check_finite, input_shape, to_array
 
 EPSILON = 1e-5  # listings 5.34 and 5.37: against division by zero
@@ -96,13 +96,13 @@ def filter_patterns(
     _check_maps(trace, name, noise.shape)
     ascend = compiled(_ascent(trace, name, step * scale), model.variables)
     patterns = []
-    with progress_bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as bar:
+    with bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as shown:
         for start in range(0, len(filters), batch):
             selection = selections[start : start + batch]
             inputs: Any = np.repeat(noise, len(selection), axis=0)
             for _ in range(steps):
                 inputs = ascend(inputs, selection)
-                bar.update(len(selection))
+                shown.update(len(selection))
             patterns.append(to_array(inputs))
     check_finite(inputs := np.concatenate(patterns), f"{layer_name}'s patterns")
     return np.stack([deprocess_image(pattern) for pattern in inputs]) if as_pictures else inputs
