@@ -70,16 +70,27 @@ def extract(
     title: str = "",
     progress: TextIO | None = None,
 ) -> np.ndarray:
-    """Return a frozen base's output for every picture (listing 5.17), computed once and kept in `folder`.
+    """Return a base's output for every picture (listing 5.17), computed once and kept on disk.
 
     A store depends on the base, its weights, the pictures, their preparation and all else that `_identity` lists. An
     interrupted run continues its partial store; a damaged store is computed again, with a warning. Of several processes
     that need one store, one computes it and the others wait.
 
-    `dtype` is "float32" or "float16". `clock` counts the seconds of the computation, whenever it was, as the phase
-    "features". `predict` computes the features, in this process or with `ray.predict_batches` on many machines. Returns
-    them, (n, *base.output_shape[1:]), mapped into memory. Raises BadInput where memory does not suffice for a picture,
-    or the features do not fit into `dtype`.
+    Args:
+        base: A frozen base.
+        batches: Pictures, in the order of the features.
+        folder: Where stores are kept.
+        dtype: What features are stored in, "float32" or "float16".
+        clock: Counts the seconds of the computation, whenever it was, as the phase "features".
+        predict: Computes the features, in this process or with `ray.predict_batches` on many machines.
+        title: Text before the progress bar.
+        progress: Where a bar is shown, and which lock is waited for.
+
+    Returns:
+        Features, (n, *base.output_shape[1:]), mapped into memory.
+
+    Raises:
+        BadInput: Memory does not suffice for a picture, or the features do not fit into `dtype`.
     """
     identity = _identity(base, batches, dtype)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

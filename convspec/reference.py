@@ -28,11 +28,20 @@ def _reassemble(image: Array, spans: list[list[slice]], transform: Callable[[Arr
 def conv2d(
     image: ArrayLike, kernel: ArrayLike, bias: ArrayLike = 0.0, stride: Pair = 1, padding: str = "valid"
 ) -> Array:
-    """Convolve an image, (height, width, channels), with a kernel, (height, width, channels, filters) (figure 5.4).
+    """Convolve an image with a kernel (figure 5.4).
 
-    `bias` is one number, or one for each filter; padding "same" puts zeros around the image (figure 5.6). Returns
-    feature maps, (rows, columns, filters). Raises ValueError for a kernel of another number of channels, and impossible
-    sizes.
+    Args:
+        image: Of shape (height, width, channels).
+        kernel: Of shape (height, width, channels, filters).
+        bias: One number, or one for each filter.
+        stride: Pixels from one window to the next.
+        padding: "valid", or "same" for zeros around the image (figure 5.6).
+
+    Returns:
+        Feature maps of shape (rows, columns, filters).
+
+    Raises:
+        ValueError: For a kernel of another number of channels than the image, and impossible sizes.
     """
     pixels, weights = np.asarray(image, float), np.asarray(kernel)
     if pixels.shape[-1] != weights.shape[2]:

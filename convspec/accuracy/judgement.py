@@ -74,10 +74,17 @@ class Judgement:
 def judge(
     folder: Path, runs: Sequence[Run], margin: float = MARGIN, looks: int = 1, measure: Measure = "accuracy"
 ) -> Judgement:
-    """Return the judgement of one or more `runs`, of one model on one machine, by their baseline in `folder`.
+    """Return the judgement of `runs`, of one model on one machine, by their baseline in `folder`.
 
-    The folder may be missing. `margin` and `looks` are those of `gate`; in the balanced accuracy every class counts the
-    same. Raises BadInput for a folder with anything but sound baselines.
+    Args:
+        folder: That of the baselines; it may be missing.
+        runs: The new runs, at least one.
+        margin: The drop in accuracy that is tolerated.
+        looks: Number of verdicts asked for while runs are added.
+        measure: What is judged: the accuracy, or the balanced accuracy, in which every class counts the same.
+
+    Raises:
+        BadInput: For a folder with anything but sound baselines.
     """
     chosen = baselines.choose(baselines.read(folder, runs[0].name), runs)
     missing = Judgement(runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs))

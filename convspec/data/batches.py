@@ -71,9 +71,15 @@ def stream(
 ) -> BatchStream:
     """Yield training batches without end, each pass over the inputs in an order of its own (listings 5.7 and 5.14).
 
-    Of several `batches`, views of the same pictures, each pass shows the next. Orders and transforms depend on the seed
-    and the position alone, so that a stream can be continued at batch `start`. `threads` prepare batches ahead; None
-    takes one a core.
+    Orders and transforms depend on the seed and the position alone.
+
+    Args:
+        batches: Inputs, labels, batch size and preparation. Of several, views of the same pictures, each pass shows
+            the next.
+        seed: Fixes the order of each pass and the transform of each picture in it.
+        augmentation: Transform of each picture; None for none.
+        start: First batch to yield, so that a stream can be continued.
+        threads: Threads that prepare batches ahead; None for one a core.
     """
     sources: list[Batches] = [batches] if isinstance(batches, Batches) else list(batches)
     labels, size, prepare = sources[0].labels, sources[0].batch_size, sources[0].prepare

@@ -266,12 +266,24 @@ def load_images(
     budget: int = MEMORY_BUDGET,
     progress: TextIO | None = None,
 ) -> tuple[np.ndarray, dict[int, str], dict[int, str]]:
-    """Decode many files on all cores, as `load_image` does each.
+    """Decode many files on all cores.
 
-    Returns pictures, uint8 (n, size, size, 3), the reason for each position that could not be read and stays black, and
-    for each of which "fill" has read only what is there. Under `strict` the first file that is no picture raises
-    UnreadableImage. More than `budget` bytes of pictures are kept in a temporary file that is mapped into memory;
-    OSError where $TMPDIR has no room for it.
+    Args:
+        paths: Picture files.
+        size: Side of the decoded pictures, in pixels.
+        interpolation: As `load_image` takes it.
+        strict: Raise UnreadableImage for the first file that cannot be read.
+        truncated: As `load_image` takes it.
+        budget: Bytes of pictures to keep in memory; more are kept in a temporary file that is mapped into memory.
+        progress: Stream for a progress bar; None for none.
+
+    Returns:
+        Pictures, uint8 (n, size, size, 3), the reason for each position that could not be read and stays black, and
+        for each of which "fill" has read only what is there.
+
+    Raises:
+        UnreadableImage: Under `strict`, the first file that is no picture.
+        OSError: No room for the temporary file in $TMPDIR.
     """
     images = _allocate((len(paths), size, size, 3), budget)
     failures: dict[int, str] = {}

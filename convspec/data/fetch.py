@@ -85,11 +85,22 @@ def _is_ready(name: str, file: Path, ready: Path) -> bool:
 
 
 def download(url: str, path: Path, checksum: str, progress: TextIO | None = None, retries: int = RETRIES) -> bool:
-    """Get `url` to `path`, unless a file with that checksum, "sha256:HEX" or "md5:HEX", is there already.
+    """Get `url` to `path`, unless a file with that checksum is there already.
 
-    The file appears once it is complete and its checksum is right; each of the `retries` begins anew. Returns whether
-    it had to be fetched. Raises BadInput for a wrong checksum, of what is there or of what came, MissingData where the
-    server does not have the file or cannot be reached, and OSError where it cannot be written.
+    Args:
+        url: Address that begins with https:// or http://.
+        path: File to write; it appears once it is complete and its checksum is right.
+        checksum: "sha256:HEX" or "md5:HEX".
+        progress: Stream for a progress bar; None for none.
+        retries: Further attempts after a failure, each from the beginning.
+
+    Returns:
+        Whether the file had to be fetched.
+
+    Raises:
+        BadInput: The checksum is wrong, of what is there or of what came.
+        MissingData: The server does not have the file or cannot be reached.
+        OSError: The file cannot be written.
     """
     import pooch
     from requests import RequestException

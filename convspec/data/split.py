@@ -66,15 +66,25 @@ def split(
     link: bool = False,
     progress: TextIO | None = None,
 ) -> Manifest:
-    """Copy the pictures of `source` to `target`/PART/CLASS/NAME, then write `target`/manifest.json, and return that.
+    """Copy the pictures of `source` to `target`/PART/CLASS/NAME, then write `target`/manifest.json.
 
-    `source` is a folder in one of the layouts of `folders.read_layout`, or a zip or tar of one; it is never changed.
-    `seed` splits what listing 5.4 says nothing about (see `folders.assign`); `link` hard-links a folder's pictures.
-    Files that cannot be decoded are left out. What `target` has already is compared, never overwritten, so that an
-    interrupted run can be repeated.
+    What `target` has already is compared, never overwritten, so that an interrupted run can be repeated.
 
-    Raises MissingData where there is no `source`, BadInput where it cannot be split or overlaps with `target`, or
-    `target` holds anything else, and OSError where `target` cannot be written.
+    Args:
+        source: Folder in one of the layouts of `folders.read_layout`, or a zip or tar of one; never changed.
+        target: New folder, or one that a run with the same source and seed left unfinished.
+        seed: Splits a folder that listing 5.4 says nothing about (see `folders.assign`).
+        layout: Whether subfolders are classes or parts, where the source can be read in two ways.
+        link: Hard-link a folder's pictures instead of copying them.
+        progress: Stream for progress bars; None for none.
+
+    Returns:
+        What the target holds and what was left out; files that cannot be decoded are.
+
+    Raises:
+        MissingData: There is no `source`.
+        BadInput: `source` cannot be split or overlaps with `target`, or `target` holds anything else.
+        OSError: `target` cannot be written.
     """
     if not source.is_dir() and not source.is_file():
         raise MissingData(f"no folder or archive {str(source)!r}: give a folder of pictures, or a zip or tar of one")

@@ -77,13 +77,22 @@ def write(
     model: Callable[[Result], Path],
     progress: TextIO | None = None,
 ) -> list[str]:
-    """Write the page of a session; return a line for each part that could not be drawn.
+    """Write the page of a session; the reason stands in the place of what cannot be drawn.
 
-    In such a part's place the reason stands. `metadata` is what the record has beside the runs: "outcome" ("complete",
-    "failed" or "interrupted"), "failures" (a "test" and "why" for each), "unfinished" (finished seeds of each rung that
-    is not finished), "command" (a list of words), "scale", "repeats" (outcome by rung), "costs" (a `Cost` for each
-    whole rung timed) and "written" (date and time). `dataset` returns the pictures of a recipe, `model` the file of a
-    run's trained model.
+    Args:
+        path: file to write.
+        runs: runs by rung, in the ladder's order.
+        judgements: what the gate says of them.
+        metadata: what the record has beside the runs: "outcome" ("complete", "failed" or "interrupted"), "failures" (a
+            "test" and "why" for each), "unfinished" (finished seeds of each rung that is not finished), "command" (a
+            list of words), "scale", "repeats" (outcome by rung), "costs" (a `Cost` for each whole rung timed) and
+            "written" (date and time).
+        dataset: returns the pictures of a recipe.
+        model: returns the file of a run's trained model.
+        progress: stream for a progress bar.
+
+    Returns:
+        The parts that could not be drawn and why, one a line.
     """
     best = cache(lambda: _load_best(runs, dataset, model))
     means = ", ".join(f"{rung} {tables.summary(group)['test_accuracy']:.3f}" for rung, group in runs.items())

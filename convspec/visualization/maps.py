@@ -124,11 +124,17 @@ def channel_tiles(maps: np.ndarray) -> np.ndarray:
 def tile(
     pictures: Sequence[np.ndarray] | np.ndarray, columns: int = 8, margin: int = 0, fill: int = 0, down: bool = False
 ) -> np.ndarray:
-    """Tile pictures, (height, width) or (height, width, channels), `columns` in a row (listing 5.39).
+    """Tile pictures with margins (listing 5.39), row by row or down the columns.
 
-    `fill` is the value of the margins, and of places without a picture. `down` fills one column after the other, of
-    `columns` pictures each, as the listing does. Raises BadInput for no pictures, pictures of several shapes, and
-    numbers that make no grid.
+    Args:
+        pictures: Of one shape, (height, width) or (height, width, channels).
+        columns: Pictures in a row.
+        margin: Pixels between pictures.
+        fill: Value of the margins, and of places without a picture.
+        down: Fill one column after the other, of `columns` pictures each, as the listing does.
+
+    Raises:
+        BadInput: For no pictures, pictures of several shapes, and numbers that make no grid.
     """
     shapes = {np.shape(picture) for picture in pictures}
     if len(shapes) > 1:
