@@ -30,21 +30,6 @@ def test_the_option_precision_is_set_and_shown_in_the_header(pytester: pytest.Py
     result.stdout.re_match_lines([r"convspec: keras .*, precision mixed_bfloat16"])
 
 
-def test_progress_is_shown_past_pytests_capturing(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
-        from convspec.plugin.session import terminal_stream
-
-        def test_speaks(pytestconfig):
-            print("captured")
-            print("shown", file=terminal_stream(pytestconfig))
-        """
-    )
-    result = pytester.runpytest_subprocess()
-    assert "shown" in result.errlines
-    assert "captured" not in result.outlines
-
-
 def test_a_missing_backend_is_an_error_in_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makepyfile(hidden="import sys\nsys.modules['jax'] = None")
     paths = [str(pytester.path), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,12 @@ from convspec.data.batches import Batches, identity
 MIXED: list[backend.Precision] = ["mixed_bfloat16", "mixed_float16"]
 on_tensorflow = pytest.mark.skipif(backend.BACKEND != "tensorflow", reason="TensorFlow's own switch")
 on_gpu = pytest.mark.skipif(not backend.accelerators(), reason="needs a GPU")
+
+
+def test_channels_first_in_kerass_settings_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(BadInput, match="image_data_format must be channels_last, as pictures are, got channels_first"):
+        runpy.run_path(str(backend.__file__))
 
 
 @pytest.mark.skipif(backend.BACKEND == "jax", reason="JAX's kernels on a CPU are deterministic")

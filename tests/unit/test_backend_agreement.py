@@ -49,13 +49,6 @@ def test_a_missing_backend_is_named_with_what_installs_it() -> None:
     assert all(f"or set KERAS_BACKEND={name}" in message for name in others), "what is installed would do, too"
 
 
-def test_channels_first_in_kerass_settings_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
-    command = [sys.executable, "-c", "import convspec.ladder.rungs"]
-    ended = subprocess.run(command, env=os.environ | {"KERAS_HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True)
-    assert "BadInput: image_data_format must be channels_last, as pictures are" in ended.stderr.splitlines()[-1]
-
-
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arrays]:
     """What the program computed on each backend that is installed."""

@@ -10,27 +10,30 @@ from convspec import BadInput, models, progress
 from convspec.data.batches import Batches, identity, stream
 from convspec.training import compile_model, fit
 
-SIZES = {"mini": 16, "mobilenet": 32}
 
-
-def _model(name: str, weights: bool = False) -> tuple[keras.Model, keras.Model]:
-    """Return a small base from a fixed seed, MobileNet cut after three blocks, and the same with a head."""
-    keras.utils.set_random_seed(3)
-    size = SIZES[name]
-    base = models.conv_base(name, models.MINI_WEIGHTS if weights else None, (size, size, 3))
-    if name == "mobilenet":
-        base = keras.Model(base.input, base.get_layer("conv_pw_3_relu").output, name=name)
+def _mini() -> tuple[keras.Model, keras.Model]:
+    """Return a small base with random weights, and the same with a head."""
+    base = models.conv_base("mini", None, (16, 16, 3))
     return base, models.end_to_end(base)
 
 
-def _pictures(size: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.random.default_rng(5).random((8, size, size, 3), np.float32), np.arange(8) % 2
+def _normalised() -> tuple[keras.Model, keras.Model]:
+    """Return a base of three convolutions, each normalised, and the same with a head."""
+    keras.utils.set_random_seed(3)
+    base = keras.Sequential([keras.Input((16, 16, 3))], name="normalised")
+    for number in (1, 2, 3):
+        base.add(keras.layers.Conv2D(4, 3, activation="relu", use_bias=False, name=f"conv_{number}"))
+        base.add(keras.layers.BatchNormalization(name=f"norm_{number}"))
+    return base, models.end_to_end(base)
+
+
+def _pictures() -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(5).random((8, 16, 16, 3), np.float32), np.arange(8) % 2
 
 
 def _train(model: keras.Model, steps: int = 3) -> None:
     """Take a few real training steps through the package."""
-    pictures, labels = _pictures(model.input_shape[1])
-    batches = Batches(pictures, labels, 4, identity)
+    batches = Batches(*_pictures(), 4, identity)
     fit(model, stream(batches, 0), 1, steps, None, clock=progress.Clock(), history={})
 
 
@@ -54,31 +57,19 @@ def _head(model: keras.Model) -> set[str]:
     return _paths(model.layers[-2:])
 
 
-def test_every_tensor_moves_where_nothing_is_frozen() -> None:
-    _, model = _model("mobilenet")
-    compile_model(model, 1e-3)
-    assert _moved(model, lambda: _train(model)) == {weight.path for weight in model.weights}
-
-
 def test_frozen_only_the_head_moves_and_once_thawed_the_top_as_well() -> None:
     """Section 5.3.1, "only the weights from the two Dense layers that you added", and listing 5.22.
 
-    Moving statistics, of which MobileNet has some below and some above, are like other tensors.
+    Moving statistics, of which there are some below and some above, are like other tensors.
     """
-    base, model = _model("mobilenet")
+    base, model = _normalised()
     models.freeze(base)
     compile_model(model, 1e-3)
     assert len(_head(model)) == 4
     assert _moved(model, lambda: _train(model)) == _head(model)
-    models.thaw_from(base, "conv_pw_2")
+    models.thaw_from(base, "conv_2")
     compile_model(model, 1e-3)
-    names = [layer.name for layer in base.layers]
-    top = _paths(base.layers[names.index("conv_pw_2") :])
-    statistics = [
-        weight.path in top for weight in base.weights if weight.path.endswith(("moving_mean", "moving_variance"))
-    ]
-    assert (statistics.count(False), statistics.count(True)) == (2 * 4, 2 * 3)
-    assert 0 < len(top) < len(base.weights)
+    top = _paths(base.layers[-4:])
     assert _moved(model, lambda: _train(model)) == top | _head(model)
 
 
@@ -90,7 +81,7 @@ CHANGES: dict[str, Callable[[keras.Model], None]] = {
 
 
 def _compiled_before(change: str) -> tuple[keras.Model, keras.Model]:
-    base, model = _model("mini")
+    base, model = _mini()
     base.trainable = change == "frozen"
     compile_model(model, 1e-3)
     return base, model
@@ -98,7 +89,7 @@ def _compiled_before(change: str) -> tuple[keras.Model, keras.Model]:
 
 def _keras_steps(model: keras.Model) -> None:
     """Train by Keras alone, without the package's guard."""
-    model.fit(*_pictures(16), batch_size=4, verbose=0)
+    model.fit(*_pictures(), batch_size=4, verbose=0)
 
 
 only_tensorflow = pytest.mark.skipif(
@@ -126,8 +117,9 @@ def test_keras_heeds_a_change_of_trainable_before_the_first_step() -> None:
     assert _moved(model, lambda: _keras_steps(model)) == {weight.path for weight in model.trainable_weights} != compiled
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(
+    ("change", "trained"), [("frozen", True), ("thawed", False), ("partly thawed", True), ("partly thawed", False)]
+)
 def test_a_change_of_trainable_that_was_not_compiled_is_refused(change: str, trained: bool) -> None:
     """Caught, not ignored, and the same on every backend; nothing is trained."""
     base, model = _compiled_before(change)
