@@ -87,31 +87,6 @@ def test_a_projects_own_fixtures_and_markers_are_left_alone(pytester: pytest.Pyt
     pytester.runpytest().assert_outcomes(passed=2)
 
 
-def test_a_projects_own_options_of_the_same_names_are_its_own(pytester: pytest.Pytester) -> None:
-    names = "dataset scale mode report devices seeds"
-    pytester.makeconftest(
-        f"""
-        def pytest_addoption(parser):
-            for name in "{names}".split():
-                parser.addoption("--" + name, default="theirs")
-        """
-    )
-    pytester.makepyfile(
-        f"""
-        def test_theirs(pytestconfig):
-            assert [pytestconfig.getoption(name) for name in "{names}".split()] == ["x", *["theirs"] * 5]
-        """
-    )
-    pytester.runpytest("--dataset", "x").assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize("option", ["--scale=full", "--rungs=fine_tuned", "--update-baselines"])
-def test_a_short_name_of_an_earlier_version_is_a_usage_error(option: str, pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest(option)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*unrecognized arguments: {option}*"])
-
-
 def test_an_ini_option_counts_where_the_command_line_has_none(pytester: pytest.Pytester) -> None:
     ini = "convspec_margin = 0.02\nconvspec_seeds = 4\nconvspec_strict_images = true\nconvspec_data_root = data"
     pytester.makeini(f"[pytest]\n{ini}\nconvspec_baselines = kept\nconvspec_truncated = fill")
