@@ -59,11 +59,6 @@ def test_every_recipe_names_an_architecture_that_fits_its_base(recipe: Recipe) -
     assert recipe.base or not (recipe.views or ARCHITECTURES[recipe.model].cached)
 
 
-def test_an_unknown_rung_is_refused_with_the_list_of_rungs() -> None:
-    with pytest.raises(BadInput, match=r"unknown rung 'fine_tune' at scale mini; choose from .*fine_tuned"):
-        find_recipe("fine_tune", "mini")
-
-
 # Of "augmented" and "fine_tuned", the tests of a run that is resumed, or waits for another, say the same and more.
 @pytest.mark.parametrize("rung", by_speed([*RUNGS, "fine_tuned_fast"], "augmented", "fine_tuned"))
 def test_the_same_seed_gives_the_same_result_to_the_last_digit(
@@ -118,13 +113,6 @@ def test_the_result_has_a_prediction_for_every_test_picture(result: Result, few_
     assert result.test_labels == few_shapes.test.labels.tolist()
     assert result.test_names == list(few_shapes.test.names)
     assert all(0.5 <= confidence <= 1 for confidence in result.confidence)
-
-
-@pytest.mark.parametrize("rung", ["fine_tuned", "fine_tuned_fast"])
-def test_a_result_survives_being_saved_and_loaded(rung: str, result: Result, tmp_path: Path) -> None:
-    result = replace(result, recipe=find_recipe(rung, "mini"))
-    result.save(tmp_path / "result.json")
-    assert Result.load(tmp_path / "result.json") == result
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": {}}', '{"seed": 1}'])

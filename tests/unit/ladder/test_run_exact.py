@@ -14,9 +14,9 @@ from convspec.ladder.rungs import find_recipe
 
 
 def run(name: str, dataset: Dataset, folder: Path) -> tuple[Result, list[np.ndarray]]:
-    """Return the result of a rung after 20 steps, its predecessor after 4, and the weights of its model."""
-    recipe = find_recipe(name, "mini")
-    start = replace(recipe.starts_from, epochs=2, batch_size=20) if recipe.starts_from else None
+    """Return the result of a rung after 20 steps, its literal predecessor after 4, and the weights of its model."""
+    recipe, frozen = find_recipe(name, "mini"), find_recipe("frozen_end_to_end", "mini")
+    start = replace(frozen, epochs=2, batch_size=20) if recipe.starts_from else None
     result = run_recipe(replace(recipe, epochs=2, steps=10, batch_size=4, starts_from=start), dataset, 0, folder)
     file = folder / "models" / f"{run_key(result.recipe, dataset, 0)}.keras"
     return result, keras.models.load_model(file).get_weights()
