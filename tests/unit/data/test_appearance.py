@@ -63,11 +63,8 @@ def profile(gamma: float, primaries: str | None) -> bytes:
     def place(numbers: tuple[float, ...]) -> bytes:
         return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(number * 65536) for number in numbers))
 
-    tags = {
-        b"wtpt": place(D50),
-        b"cprt": b"text" + bytes(8),
-        b"desc": b"desc" + bytes(4) + struct.pack(">I", 1) + bytes(84),
-    }
+    tags = {b"wtpt": place(D50), b"cprt": b"text" + bytes(8)}
+    tags[b"desc"] = b"desc" + bytes(4) + struct.pack(">I", 1) + bytes(84)
     if primaries:
         for name, numbers in zip("rgb", PRIMARIES[primaries], strict=True):
             tags |= {f"{name}XYZ".encode(): place(numbers), f"{name}TRC".encode(): curve}
@@ -77,15 +74,9 @@ def profile(gamma: float, primaries: str | None) -> bytes:
     for tag, data in tags.items():
         table += tag + struct.pack(">II", start + len(content), len(data))
         content += data
-    head = (
-        struct.pack(">I4xI", start + len(content), 0x02400000) + b"mntr" + (b"RGB " if primaries else b"GRAY") + b"XYZ "
-    )
-    head += (
-        struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
-        + b"acsp"
-        + bytes(28)
-        + struct.pack(">3i", *(round(n * 65536) for n in D50))
-    )
+    head = struct.pack(">I4xI", start + len(content), 0x02400000)
+    head += b"mntr" + (b"RGB " if primaries else b"GRAY") + b"XYZ "
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + place(D50)[8:]
     return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + content
 
 
@@ -342,10 +333,8 @@ def test_a_jpeg_with_restart_intervals_is_what_it_is_without_and_silent(
 
 @pytest.mark.parametrize(
     ("restarts", "inserted", "lost", "rows"),
-    [
-        pytest.param(1, b"more", 0, 30, id="bytes-before-a-restart"),
-        pytest.param(0, b"", 40, 14, id="bytes-lost"),
-    ],
+    [(1, b"more", 0, 30), (0, b"", 40, 14)],
+    ids=["bytes before a restart", "bytes lost"],
 )
 def test_damage_that_viewers_read_past_is_read_past_in_silence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], restarts: int, inserted: bytes, lost: int, rows: int

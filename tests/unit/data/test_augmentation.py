@@ -17,7 +17,7 @@ Two of Keras's habits are not what its documentation says, and are not followed:
   beyond the last pixel's centre. SciPy's "grid-wrap" and "grid-constant" are what Keras's documentation draws.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import cv2
 import keras
@@ -210,17 +210,6 @@ def test_each_parameter_is_uniform_on_its_range(
 def test_the_parameters_are_drawn_independently(draws: dict[str, np.ndarray]) -> None:
     correlations = np.corrcoef(list(draws.values())) - np.eye(len(draws))
     assert np.abs(correlations).max() < 4 / 4000**0.5, "four standard deviations of a correlation of 4,000 pairs"
-
-
-@each_dtype
-@each_depth
-@each_fill_mode
-def test_the_state_of_the_generator_decides_the_picture(dtype: type, channels: int, fill_mode: str) -> None:
-    augmentation = Augmentation(**(asdict(CHAPTER) | {"fill_mode": fill_mode}))
-    image = picture(15, 20, channels, dtype)
-    first, again, other = (augmentation(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
 
 
 @each_dtype

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -356,19 +354,6 @@ def test_pictures_are_resized_by_the_interpolation_that_is_asked_for(folder: Pat
             assert pixels == load_image(folder / name, 6, interpolation).tobytes(), name
 
 
-@given(st.integers(0, 40).flatmap(lambda count: st.tuples(st.permutations(range(count)), st.integers(0, count))))
-def test_pictures_are_put_in_order_in_place(drawn: tuple[list[int], int]) -> None:
-    permuted, kept = drawn
-    order = np.array(permuted[:kept], np.int64)
-    pictures = np.random.default_rng(0).integers(0, 256, (len(permuted), 2, 2, 3), dtype=np.uint8)
-    before, place = pictures.copy(), pictures.ctypes.data
-    datasets._arrange(pictures, order)
-    assert pictures.ctypes.data == place
-    np.testing.assert_array_equal(pictures[:kept], before[order])
-    rows = [sorted(picture.tobytes() for picture in group) for group in (pictures, before)]
-    assert rows[0] == rows[1], "none lost, none doubled"
-
-
 def test_pictures_above_the_memory_budget_are_the_same_dataset_in_a_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +442,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         f"'FOLDER' has no subfolders with pictures beside 1 loose pictures; {TWO}",
     ),
     "single class": (lambda folder: fill(folder, cats=9), f"'FOLDER' has only the class 'cats'; {TWO}"),
+    "empty class": (
+        lambda folder: fill(folder, cats=9, dogs=0),
+        f"'FOLDER' has only the class 'cats', and no picture in 'dogs'; {TWO}",
+    ),
     "unreadable class": (unreadable_class, "the class 'newts' is empty: no readable picture of it in 'FOLDER'"),
     "unlike classes": (unlike_classes, "'FOLDER/test' has the classes cats, newts; train has cats, dogs"),
     "too few pictures": (

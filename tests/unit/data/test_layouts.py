@@ -308,10 +308,9 @@ def test_an_archive_or_a_table_beside_no_classes_is_named(
 
 
 @pytest.mark.parametrize("name", ["1", "photo.dat", "1.txt", "1.ini"])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_a_picture_under_any_name_is_told_by_its_content(kind: str, name: str, tmp_path: Path) -> None:
+def test_a_picture_under_any_name_is_told_by_its_content(name: str, tmp_path: Path) -> None:
     put(tmp_path, *PETS)
-    Image.new("RGB", (9, 9), "red").save(tmp_path / "cats" / name, kind)
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "cats" / name, "JPEG")
     reading = read_layout(tmp_path)
     assert tmp_path / "cats" / name in reading.paths
     assert reading.left_out == {}
