@@ -10,7 +10,6 @@ import pytest
 from builders import assert_builds_as_listed
 
 from convspec import BadInput, MissingData, models
-from convspec.arithmetic import dense_parameters
 
 SUMMARIES = json.loads((Path(__file__).parents[2] / "fixtures" / "summaries.json").read_text())
 BUILT: dict[str, Callable[[], list[keras.Layer]]] = {
@@ -35,12 +34,6 @@ def test_every_layer_and_the_total_are_as_the_text_prints_them(name: str) -> Non
     assert sum(count for *_, count in layers) == SUMMARIES[name]["total"]
 
 
-def test_the_dense_baseline_is_784_512_10_with_407050_parameters() -> None:
-    model = models.dense_baseline()
-    assert [model.input_shape[1], *(layer.units for layer in model.layers)] == [784, 512, 10]
-    assert model.count_params() == 407_050 == dense_parameters(784, 512) + dense_parameters(512, 10)
-
-
 def test_the_small_convnet_has_four_dense_units_for_each_last_filter() -> None:
     assert models.small_convnet((20, 20, 3), filters=(8, 16)).layers[-2].units == 64
 
@@ -53,19 +46,6 @@ def test_each_dropout_has_a_seed_that_follows_from_the_sessions() -> None:
     assert None not in seeds, "without one, PyTorch draws from a generator that no checkpoint has"
     assert seeds[:2] == seeds[2:4], "the same seed repeats a run"
     assert len(set(seeds)) == 4, "another run, or another layer, drops other units"
-
-
-def test_30_tensors_train_4_once_frozen_and_10_with_block5_thawed() -> None:
-    base = models.conv_base()
-    model = models.end_to_end(base)
-    counts = [len(model.trainable_weights)]
-    models.freeze(base)
-    counts.append(len(model.trainable_weights))
-    models.thaw_from(base, "block5_conv1")
-    counts.append(len(model.trainable_weights))
-    assert counts == [30, 4, 10], "section 5.3: before freezing, after freezing, block5_conv1 and up thawed"
-    thawed = [layer.name for layer in base.layers if layer.trainable_weights]
-    assert thawed == ["block5_conv1", "block5_conv2", "block5_conv3"]
 
 
 def test_thawing_works_whether_or_not_the_base_was_frozen_before() -> None:

@@ -10,17 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from convspec import BadInput, backend, models, training
 from convspec.data.batches import Batches, identity, stream
 from convspec.progress import Clock
 from convspec.training import Checkpoint, smooth_curve
-
-# 12 points of 10 bits, multiplied 11 times by 3 bits at most: 43 of a double's 53 bits, so that sums are exact.
-CURVES = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=12)
-FACTORS = st.integers(0, 8).map(lambda eighths: eighths / 8)
 
 
 def model_and_batches(seed: int = 0) -> tuple[keras.Model, Batches]:
@@ -244,20 +238,10 @@ def test_the_predicted_class_is_the_likelier_one(probabilities: list, classes: l
     np.testing.assert_allclose(training.confidence(np.array(probabilities)), confidence)
 
 
-@given(points=CURVES, factor=FACTORS)
-def test_each_smoothed_value_weighs_older_points_less_by_the_factor(points: list[float], factor: float) -> None:
-    """Which makes smoothing linear and causal, leaves constants alone, and starts at the first point."""
-    before = list(points)
-    smoothed = smooth_curve(points, factor)
-    assert len(smoothed) == len(points)
-    for n, value in enumerate(smoothed):
-        weights = [factor**n] + [(1 - factor) * factor ** (n - k) for k in range(1, n + 1)]
-        assert value == sum(weight * point for weight, point in zip(weights, points, strict=False)), f"value {n}"
-    assert points == before, "the points are left as they were"
-
-
 def test_the_smoothing_factor_is_what_is_kept_of_the_past_by_default_0_8() -> None:
-    assert smooth_curve([0.0, 8.0, 8.0], 0.75) == [0.0, 2.0, 3.5]
+    points = [0.0, 8.0, 8.0]
+    assert smooth_curve(points, 0.75) == [0.0, 2.0, 3.5]
+    assert points == [0.0, 8.0, 8.0], "the points are left as they were"
     assert smooth_curve([0.0, 8.0, 3.0]) == smooth_curve([0.0, 8.0, 3.0], 0.8)
     assert smooth_curve([]) == []
 
