@@ -253,7 +253,7 @@ def test_runs_that_can_differ_never_share_a_key(few_shapes: Dataset, tmp_path: P
     assert run_key(recipe, few_shapes, 0, models.MINI_WEIGHTS) == keys[0], "the default weights, by name"
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", [*RUNGS, "fine_tuned_fast"])
 def test_a_result_read_from_its_file_has_the_key_of_its_run(rung: str, few_shapes: Dataset, tmp_path: Path) -> None:
     """So that the report finds its model, and the session its unfinished run."""
     made = builders.result(rung, "mini", 0.9)
