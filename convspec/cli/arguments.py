@@ -43,7 +43,10 @@ def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:
     """Add --weights, --preprocessing and --overwrite."""
-    parser.add_argument("--weights", metavar="FILE", help="a base's weights (default: the data folder's, else Keras's)")
+    parser.add_argument(
+        "--weights", "--convspec-weights", metavar="FILE",  # errors speak of the second
+        help="a base's weights (default: the data folder's, else Keras's)",
+    )  # fmt: skip
     parser.add_argument(
         "--preprocessing", metavar="HOW",
         help="how the model's inputs are prepared: rescale (0 to 1), none (0 to 255), or as for the weights of a"

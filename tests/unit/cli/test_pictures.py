@@ -395,3 +395,10 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_command(capsys: pyt
     err = capsys.readouterr().err
     assert err.startswith("usage: convspec filters [-h]")
     assert err.endswith("convspec filters: error: unrecognized arguments: --filters 3\n")
+
+
+def test_the_option_for_weights_that_an_error_names_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["filters", "vgg16", "--convspec-weights", str(tmp_path / "no.h5")]) == 1
+    assert f"no weights file '{tmp_path}/no.h5'; give a file" in capsys.readouterr().err
