@@ -17,7 +17,7 @@ OUTCOMES: dict[Outcome | Literal["missing"], str] = {
 
 
 def answer(runs: Runs, judgements: Sequence[Judgement], advice: str = "") -> list[str]:
-    """Return a sentence on the verdicts, without any the advice, and with runs one on the best rung and the time."""
+    """Return a sentence on the verdicts, else the advice, and with runs one on the best rung and the time."""
     latest = {judgement.name: judgement for judgement in judgements}  # of a gate that was run again
     compared = any(judgement.verdict for judgement in judgements)
     first = _accuracy([*latest.values()]) if compared or not advice else advice
