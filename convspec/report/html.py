@@ -218,9 +218,11 @@ def _samples(runs: Runs, dataset: Load) -> dict[str, list[Picture]]:
     """Return a row of pictures for each class, by dataset."""
     samples = {}
     for data in {id(each): each for each in (dataset(group[0].recipe) for group in runs.values())}.values():
-        rows = zip(data.classes, sample_rows(data), strict=False)
-        samples[f"{data.name}, {data.train.images.shape[1]} pixels wide"] = [
-            _row(row, f"Training pictures of the class {name}", title) for name, (title, row) in rows
+        rows = sample_rows(data)
+        some = f": {len(rows)} of {len(data.classes)} classes" if len(rows) < len(data.classes) else ""
+        samples[f"{data.name}, {data.train.images.shape[1]} pixels wide{some}"] = [
+            _row(row, f"Training pictures of the class {name}", title)
+            for name, (title, row) in zip(data.classes, rows, strict=False)
         ]
     return samples
 

@@ -290,6 +290,13 @@ def test_the_samples_and_views_are_those_of_each_class(page: Element, case: Case
     assert ["then as augmented" in text(figure) for figure in figures[2:]] == [True, True]
 
 
+def test_the_samples_of_ten_classes_say_of_how_many(case: Case) -> None:
+    train = replace(case.dataset.train, labels=np.arange(40) % 12)
+    many = replace(case.dataset, name="many", classes=tuple("abcdefghijkl"), train=train)
+    assert [*html_module._samples(case.runs, lambda _: many)] == ["many, 48 pixels wide: 10 of 12 classes"]
+    assert [*html_module._samples(case.runs, lambda _: case.dataset)] == [f"{case.dataset.name}, 48 pixels wide"]
+
+
 def test_mistakes_come_most_confident_first_beside_their_heatmaps(page: Element, case: Case) -> None:
     mistakes, run, test = section(page, "wrong"), case.best, case.dataset.test
     wrong = sorted(np.flatnonzero(np.array(run.predicted) != test.labels), key=lambda place: -run.confidence[place])
