@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -132,6 +132,8 @@ def results_from_predictions(
         sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(np.asarray(confidence, float)).round(4)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{name}: confidence must be numbers, in rows of one length, got {confidence!r:.60}") from error
+    if names is not None and not isinstance(names, Iterable):
+        raise BadInput(f"{name}: names must be those of the pictures, got {names!r:.60}")
     pictures = [_encodable(str(picture)) for picture in (range(truth.size) if names is None else names)]
     fits = rows.shape[1:] == truth.shape and sure.shape == rows.shape and len(pictures) == truth.size
     if truth.ndim != 1 or truth.size < 2 or not rows.size or not fits:

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         of: Literal["score", "probability"] = "probability" if options.probability else "score"
         heatmap = class_activation_map(model, inputs, index, layer, of)
     pictures.write(superimpose(picture, heatmap), find_output(options))
-    if names == numbers:
+    if not classes and not entries:
         print("classes go by their numbers here: --classes A,B,... names them")
     for number in (-probabilities).argsort(kind="stable")[:3]:
         print(f"{probabilities[number]:.3f}  {names[number]}" + (f" ({ids[number]}, {number})" if ids else ""))

@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from convspec import BadInput
 from convspec.data.appearance import DAMAGED, convert_as_seen, find_transform, find_transpose
 from convspec.data.content import CONVERT, identify
+from convspec.files import expand
 from convspec.progress import bar
 
 Truncated = Literal["skip", "fill"]
@@ -96,6 +97,7 @@ def load_image(
     if size is not None:
         check_size(size)
     check_truncated(truncated)
+    path = expand(path)
     # A damaged AVIF is a RuntimeError, a JPEG 2000 with tiles of an impossible size a MemoryError.
     failures = (*DAMAGED, RuntimeError, MemoryError, Image.DecompressionBombError)
     with _PILLOWS_WARNINGS:

@@ -82,7 +82,8 @@ class Reading:
             shown = ", ".join(f"{count[label]} {part}".strip() for part, count in counts.items())
             lines.append(f"  {_printable(name)}: {shown}")
         if rest := np.bincount(self.labels, minlength=len(self.classes))[MAX_CLASSES:].tolist():
-            lines.append(f"  and {len(rest)} more classes of {min(rest)} to {max(rest)} pictures")
+            sizes = " to ".join(map(str, sorted({min(rest), max(rest)})))
+            lines.append(f"  and {len(rest)} more classes of {sizes} pictures")
         lines += self._describe_balance(list(counts.values())[-1])
         for kind, paths in self.left_out.items():
             lines.append(f"left out: {len(paths)} {kind} ({_few([*map(self._name, paths)])})")

@@ -75,6 +75,7 @@ LABELS = [0, 1, 1]
             {"predicted": [[0, 1, 1], [0]]}, r"predicted must be .* rows of one length, got \[\[", id="ragged"
         ),
         pytest.param({"names": ["a", "b", "a"]}, "names must tell the pictures apart, got 'a' 2 times", id="one name"),
+        pytest.param({"names": 5}, "names must be those of the pictures, got 5", id="a number for names"),
         pytest.param({"predicted": [0.2, 0.9, 1]}, r"predicted must be classes, .*, got 0\.2; .* > 0\.5", id="sigmoid"),
         pytest.param({"predicted": [0, np.nan, 1]}, "predicted must be classes, .*, got nan", id="NaN"),
         pytest.param({"labels": ["a", np.nan, "b"]}, "labels must be classes, .*, got nan", id="NaN among names"),

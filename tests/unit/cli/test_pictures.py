@@ -123,6 +123,7 @@ def test_without_names_classes_go_by_number(foreign: Path, picture: Path, run: R
     assert lines[0] == "classes go by their numbers here: --classes A,B,... names them"
     best = lines[1].split()[1]
     assert f"what speaks for {best}, by Grad-CAM" in lines[-1], "the class predicted is the one explained"
+    assert "--classes" not in run("explain", foreign, picture, "--classes", "0,1,2", "--overwrite")[0], "named so"
 
 
 def test_a_thousand_classes_have_imagenets_names_if_keras_has_them(

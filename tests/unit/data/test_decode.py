@@ -231,6 +231,12 @@ def test_a_folder_is_bad_input_and_a_missing_file_is_not(tmp_path: Path) -> None
 # Many files
 
 
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
+    assert load_image("~/x.png").shape == (2, 3, 3)
+
+
 def noise_files(folder: Path, count: int) -> list[Path]:
     paths = [folder / f"{number:03d}.png" for number in range(count)]
     for number, path in enumerate(paths):
