@@ -217,9 +217,9 @@ def as_batches(images: np.ndarray, labels: np.ndarray) -> Batches:
 
 
 @cache
-def all_digits(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pictures and labels of all 1,797 digits."""
-    parts = datasets.load_dataset("digits", size)
+def all_digits(size: int, mnist: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pictures and labels of scikit-learn's 1,797 digits, or of MNIST's 70,000 from a data folder."""
+    parts = datasets.load_dataset("mnist" if mnist else "digits", size, mnist)
     images, labels = zip(*((part.images, part.labels) for part in (parts.train, parts.test)), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 

@@ -285,14 +285,19 @@ def write_run(
 def update(text: str, tests: Sequence[MarkedTest], records: Iterable[Mapping[str, Any]] = ()) -> str:
     """Return docs/claims.md with its claims and listings written anew.
 
-    Evidence stays as it is, but for the claims of which a record of a run has evidence.
+    Evidence stays as it is, but for the claims of which a record of a run has evidence. Where it says "not run: ...", no
+    verdict stands.
     """
     fresh: dict[float, list[str]] = {}
     for row in (row for record in records for row in record["claims"]):
         fresh.setdefault(row["number"], []).extend(line for test in row["tests"] for line in test["evidence"])
     evidence = dict(_read_evidence(text))
     evidence |= {number: escape("; ".join(dict.fromkeys(lines))) for number, lines in fresh.items() if lines}
-    blocks = {"claims": markdown(build_rows(tests), evidence), "listings": listings_table()}
+    rows = build_rows(tests)
+    for row in rows:
+        if evidence.get(row.number, "").startswith("not run: "):
+            row.outcome = "not run here"
+    blocks = {"claims": markdown(rows, evidence), "listings": listings_table()}
     for name, block in blocks.items():
         start, end = re.search(rf"<!-- {name}: [^>]*-->\n", text), text.find(f"<!-- end of {name} -->")
         if not start or end < 0:

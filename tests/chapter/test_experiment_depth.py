@@ -134,11 +134,15 @@ def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: E
     contents, classes = (trend(values) for values in lines.values())
     experiment(contents, "explained variance of the pixels, a stage deeper", figure)
     experiment(classes, "accuracy of a linear probe for the class, a stage deeper")
+    learned = []
     for row, about in enumerate(("explained variance of the pixels", "accuracy of a linear probe for the class")):
         after, before = ([information(seed, trained)[row, -1] for seed in SEEDS] for trained in (True, False))
-        experiment(paired(after, before), f"{about}, at the end, convnet after over before training")
+        learned.append(paired(after, before))
+        experiment(learned[row], f"{about}, at the end, convnet after over before training")
     assert_effect(contents, below=0, why="maps shrink, and what doesn't tell classes is left out")
     assert_effect(classes, above=0, why="what tells classes is magnified")
+    assert_effect(learned[0], below=0, why="maps of the same size keep more before anything is learned")
+    assert_effect(learned[1], above=0, why="that is what is learned")
 
 
 @pytest.mark.experiment

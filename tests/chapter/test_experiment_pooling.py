@@ -50,6 +50,7 @@ def accuracies(network: str, seeds: int = len(SEEDS), steps: int = STEPS) -> np.
         parts = draw_parts(all_digits(SIDE), seed, TRAINING, 1797 - TRAINING)
         learner.train(parts[0], seed, steps)
         results[:, seed] = [learner.accuracy(part) for part in parts]
+    assert steps < STEPS or results[0].min() > 0.98, f"{network} has not learned its training digits: {results[0]}"
     return results
 
 

@@ -11,10 +11,12 @@ from typing import cast
 
 import numpy as np
 import pytest
-from claims import Evidence, Kind, claim
+from claims import LEVEL, Evidence, Kind, claim
 from scipy import stats
+from sklearn.svm import SVC
 
 from convspec.accuracy import baselines, gate
+from convspec.data.datasets import load_dataset
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
 from convspec.plugin.options import DEFAULT_SEEDS
@@ -301,6 +303,57 @@ def test_a_frozen_base_reaches_96_percent_with_its_own_preprocessing(full: Full)
     for inputs_by_255 in ("frozen_end_to_end", "frozen_end_to_end_recorded"):
         assert full.judge(inputs_by_255) == "not reproduced"
     assert full.judge("frozen_end_to_end_preprocessed") == "reproduced"
+
+
+@claim(45.5, "5.2.2", "you'll get fairly close to this accuracy", "qualified", kind="recorded")
+def test_95_percent_is_reached_with_the_weights_own_preprocessing(full: Full) -> None:
+    """Not with inputs / 255, as the listings have them, by any rung that is recorded."""
+    rungs = "feature_extraction", "frozen_end_to_end", "frozen_end_to_end_preprocessed"
+    *listed, preprocessed = ([run.test_accuracy for run in full(rung)] for rung in rungs)
+    full.show(f"test {min(preprocessed):.3f}; as listed {min(chain(*listed)):.3f} to {max(chain(*listed)):.3f}")
+    assert max(chain(*listed)) < 0.92 < 0.94 < min(preprocessed)
+
+
+# Fine-tuning, figures 5.20 and 5.21: of the fast form, on recorded views with the weights' own preprocessing.
+
+
+@claim(113, "5.3.2", "a nice 1% absolute improvement in accuracy", "cannot tell", kind="recorded")
+def test_of_one_point_by_fine_tuning_a_run_in_fast_form_cannot_tell(full: Full) -> None:
+    """On the 1,000 test pictures, by McNemar's exact test."""
+    for tuned, frozen in zip(full("fine_tuned_fast"), full("frozen_end_to_end_fast"), strict=True):
+        assert tuned.test_names == frozen.test_names
+        right, before = (np.equal(run.predicted, run.test_labels) for run in (tuned, frozen))
+        won, lost = int(np.sum(right & ~before)), int(np.sum(before & ~right))
+        p = stats.binomtest(won, won + lost).pvalue
+        full.show(f"in fast form {won} of {len(right):,} test pictures won and {lost} lost, p = {p:.2g}")
+        assert 0 <= (won - lost) / len(right) < 0.01
+        assert p > LEVEL
+
+
+@claim(114.7, "5.3.2", "in fact, it's deteriorating", "qualified", kind="recorded")
+def test_in_fast_form_the_loss_of_fine_tuning_rises_and_accuracy_stays(full: Full) -> None:
+    """The first ten of 30 epochs against the last ten, in validation."""
+    for run in full("fine_tuned_fast"):
+        loss, accuracy = (np.array(run.history[name]) for name in ("val_loss", "val_accuracy"))
+        full.show(
+            f"seed {run.seed}: validation loss {loss[:10].mean():.4f} to {loss[-10:].mean():.4f}, accuracy"
+            f" {accuracy[:10].mean():.3f} to {accuracy[-10:].mean():.3f}"
+        )
+        assert loss[-10:].mean() > loss[:10].mean()
+        assert abs(accuracy[-10:].mean() - accuracy[:10].mean()) < 0.005
+
+
+@claim(118.5, "5.3.3", "Convnets are the best type of machine-learning models", "qualified", kind="recorded")
+def test_of_digits_of_8_by_8_pixels_a_support_vector_machine_knows_more(evidence: Evidence) -> None:
+    """On MNIST the convnet is ahead of the dense network (claim 10.5); on scikit-learn's digits not even of this."""
+    digits = load_dataset("digits", 28)
+    (train, truth), (test, expected) = (
+        (part.images.reshape(len(part), -1) / 255, part.labels) for part in (digits.train, digits.test)
+    )
+    machine = SVC().fit(train, truth).score(test, expected)
+    convnets = [run.test_accuracy for run in AT["mini"]["mnist_convnet"]]
+    evidence(f"test {machine:.3f}, the convnet {min(convnets):.3f} to {max(convnets):.3f}, from 900 digits")
+    assert max(convnets) < machine
 
 
 def test_recorded_features_took_as_long_as_over_100_epochs_on_them() -> None:

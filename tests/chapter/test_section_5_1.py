@@ -216,9 +216,11 @@ def test_the_whole_convnet_is_not_translation_invariant(convnet: keras.Model) ->
     assert not np.allclose(first, second, rtol=1e-3)
 
 
-@claim(17, "5.1.1", "a second convolution layer will learn larger patterns", "holds", source="figure 5.2")
+@claim(17, "5.1.1", "a second convolution layer will learn larger patterns", "qualified", source="figure 5.2")
 def test_each_layer_sees_larger_windows_than_the_layers_before() -> None:
-    """By arithmetic and in the model itself, where no weight is negative, so that relu hides nothing."""
+    """How large its patterns can be; what it learns is for claim 129. By arithmetic and in the model itself, where no
+    weight is negative, so that relu hides nothing.
+    """
     model, sizes = models.mnist_convnet(), [3, 4, 8, 10, 18]
     assert [field.size for field in receptive_fields(28, windows(model))] == sizes
     model.set_weights([np.full(weight.shape, len(weight.shape) > 1) for weight in model.weights])

@@ -257,6 +257,14 @@ def test_the_page_keeps_its_evidence_until_a_record_brings_newer(chapter: pytest
         update(page.replace("end of listings", ""), tests)
 
 
+def test_a_claim_whose_tests_never_ran_has_no_verdict_on_the_page(chapter: pytest.Pytester) -> None:
+    page = "<!-- claims: x -->\n<!-- end of claims -->\n<!-- listings: y -->\n<!-- end of listings -->\n"
+    record = {"claims": [{"number": 1, "tests": [{"evidence": ["not run: needs weights"]}]}]}
+    written = update(page, read_tests(chapter.path), [record])
+    assert "**not run here** | not run: needs weights" in written
+    assert "1 not run here" in written
+
+
 def test_two_tests_of_one_claim_that_disagree_are_named(chapter: pytest.Pytester) -> None:
     more = TESTS.replace("test_true", "test_more").replace('"97.8%", "holds"', '"97.8%", "refuted"')
     (chapter.path / "tests" / "chapter" / "test_more.py").write_text(more)
