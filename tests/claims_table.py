@@ -285,8 +285,8 @@ def write_run(
 def update(text: str, tests: Sequence[MarkedTest], records: Iterable[Mapping[str, Any]] = ()) -> str:
     """Return docs/claims.md with its claims and listings written anew.
 
-    Evidence stays as it is, but for the claims of which a record of a run has evidence. Where it says "not run: ...", no
-    verdict stands.
+    Evidence stays as it is, but for the claims of which a record of a run has evidence. Where it begins with "not
+    run: ", no verdict stands.
     """
     fresh: dict[float, list[str]] = {}
     for row in (row for record in records for row in record["claims"]):

@@ -169,12 +169,10 @@ def test_few_kernels_span_less_than_half_of_what_a_layer_gets(experiment: Experi
 
 @pytest.mark.full
 @claim(130, "5.4.2", "inputs can be expressed as a combination of the filters", "qualified", kind="measured")
-def test_vgg16s_kernels_span_most_of_what_a_layer_gets_random_ones_do_not(
-    data_folder: Path, evidence: Evidence
-) -> None:
-    """All of it in the first layer, where kernels are more than a patch has values; from there on not all."""
+def test_vgg16s_kernels_span_more_of_what_they_get_than_random_ones(data_folder: Path, evidence: Evidence) -> None:
+    """All of it in the first layer, where kernels are more than a patch has values; then less, down to a half."""
     model = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (96, 96, 3))
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)][:7]  # three blocks
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)][:9]  # up to block4_conv2
     files = sorted((data_folder / "dogs_vs_cats_small" / "test").glob("*/*.jpg"))[::50]
     pictures = models.PREPROCESSING["vgg16"](np.stack([load_image(file, 96) for file in files]).astype(np.float32))
     inputs = keras.Model(model.inputs, [layer.input for layer in layers]).predict(pictures, verbose=0)
@@ -188,7 +186,7 @@ def test_vgg16s_kernels_span_most_of_what_a_layer_gets_random_ones_do_not(
         f" layers, of random ones {', '.join(f'{share:.0%}' for share in random)}"
     )
     assert learned[0] == pytest.approx(1)
-    assert learned[1:].min() > 0.5 > 0.3 > random[1:].max()
+    assert learned[1:].min() > 0.4 > 0.3 > random[1:].max()
     assert learned[1:].max() < 0.97
 
 

@@ -180,7 +180,7 @@ def probe_chart() -> Figure:
 @pytest.mark.experiment
 @claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="measured")
 def test_a_random_head_does_not_destroy_a_thawed_base_at_2e_5(experiment: Experiment) -> None:
-    """At the listing's rate; and the network as a whole is the better for it."""
+    """At the listing's rate, in the first of its thirty epochs; and the network as a whole is the better for it."""
     effects = {rate: lost("thawed, random head", rate) for rate in RATES}
     for rate, effect in effects.items():
         experiment(effect, f"lost of what the base knew, all thawed under a random head, rate {rate:g}",

@@ -119,8 +119,8 @@ def test_a_filter_of_vgg16s_first_layer_is_a_diagonal_edge(
 def test_a_filter_of_vgg16s_first_layer_finds_green_dots_alone(
     first_filters: tuple[np.ndarray, np.ndarray], evidence: Evidence
 ) -> None:
-    """Not of the chapter's convnet, whose filters vary from training to training. It does not answer at all to a red or a
-    blue one, nor as much to a white one.
+    """Not of the chapter's convnet, whose filters vary from training to training. It answers to no red or blue one, and
+    less to a white one.
     """
     responses = {}
     for name, colour in {"blue": (1, 0, 0), "green": (0, 1, 0), "red": (0, 0, 1), "white": (1, 1, 1)}.items():
@@ -267,15 +267,30 @@ def test_a_pattern_is_that_of_listing_5_38_and_its_filter_responds_more(evidence
     assert responses[0] < responses[1] < responses[2]
 
 
+def step(scale: float) -> np.ndarray:
+    """Return the first step towards a pattern of a filter whose weights are so many times those drawn for it."""
+    keras.utils.set_random_seed(54)
+    model = models.small_convnet((46, 46, 3))
+    kernel, bias = model.layers[0].get_weights()
+    model.layers[0].set_weights([scale * kernel, bias])
+    start, end = (filter_patterns(model, model.layers[0].name, [0], 150, n, as_pictures=False) for n in (0, 1))
+    return end - start
+
+
 @claim(127, "5.4.2", "dividing it by its L2 norm", "refuted", source="listing 5.34")
 def test_a_step_by_the_l2_norm_that_the_text_names_would_be_260_times_less() -> None:
     """What it describes, "the square root of the average of the square", is the root mean square."""
-    model = models.small_convnet((46, 46, 3))
-    kernel, bias = model.layers[0].get_weights()
-    model.layers[0].set_weights([1e4 * kernel, bias])  # a gradient to which 1e-5 is nothing
-    start, end = (filter_patterns(model, model.layers[0].name, [0], 150, n, as_pictures=False) for n in (0, 1))
-    assert np.sqrt(np.mean((end - start) ** 2)) == pytest.approx(1, rel=0.01)
-    assert np.linalg.norm(end - start) == pytest.approx(260, rel=0.01)
+    moved = step(1e4)  # a gradient to which 1e-5 is nothing
+    assert np.sqrt(np.mean(moved**2)) == pytest.approx(1, rel=0.01)
+    assert np.linalg.norm(moved) == pytest.approx(260, rel=0.01)
+
+
+@claim(127.2, "5.4.2", "magnitude of the updates ... always within the same range", "qualified", source="listing 5.34")
+def test_steps_are_equally_large_for_gradients_far_above_1e_5() -> None:
+    """Which is added to the divisor: a gradient of less is a smaller step."""
+    *large, small = (np.sqrt(np.mean(step(scale) ** 2)) for scale in (1e4, 1e6, 1e-2))
+    assert large == pytest.approx([1, 1], rel=0.01)
+    assert 0 < small < 0.5
 
 
 @claim(127.5, "5.4.2", "is responsive to a polka-dot pattern", "holds", source="figure 5.29")
