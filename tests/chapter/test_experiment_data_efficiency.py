@@ -22,7 +22,7 @@ from convspec.report.charts import BLUE, GREEN, ORANGE
 
 SEEDS, STEPS, SIDE = seeds(5), 300, 28
 COUNTS = (50, 100, 300, 1000)
-SHAPES_COUNTS, SHAPES_STEPS, SOLVED = (50, 300, 9600), 1200, 2 / 3
+SHAPES_COUNTS, SHAPES_STEPS = (50, 300, 9600), 1200
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "convnet": models.mnist_convnet,
     "dense network": partial(models.dense_baseline, (SIDE, SIDE, 1)),
@@ -124,7 +124,7 @@ def shape_accuracies() -> np.ndarray:
 @claim(77, "5.2.1", "complex problem with just a few tens of samples", "holds", kind="measured")
 @claim(77.5, "5.2.1", "a few hundred can potentially suffice", "holds", kind="measured")
 def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experiment: Experiment) -> None:
-    """Solved is what has lost two thirds of the errors of guessing. The network can solve the complex task, too."""
+    """From tens less than a quarter of the errors of guessing is avoided, from thousands over half, in as many steps."""
     simple, forms = digit_accuracies("convnet")[[0, 2]], shape_accuracies()
     skills = {"digits (simple)": (simple - 0.1) / 0.9, "shapes (complex)": (forms - 0.5) / 0.5}
     figure, axes = claim_axes(
@@ -134,7 +134,6 @@ def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experi
     )
     for colour, (name, skill) in zip((BLUE, GREEN), skills.items(), strict=True):
         plot_seeds(axes, SHAPES_COUNTS[: len(skill)], skill, colour, name)
-    axes.axhline(100 * SOLVED, color="grey", linestyle=":", label="solved")
     axes.set(xscale="log", xticks=SHAPES_COUNTS, xticklabels=[f"{n:,}" for n in SHAPES_COUNTS], ylim=(-5, 103))
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
@@ -145,6 +144,6 @@ def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experi
     experiment(thousands, "on shapes from 9,600")
     experiment(simple_tens, "on digits from 50")
     experiment(simple_hundreds, "on digits from 300")
-    assert_effect(tens, below=SOLVED, why="fifty pictures do not show what all fish have in common")
-    assert_effect(thousands, above=SOLVED, why="in as many steps the network learns it from enough pictures")
-    assert_effect(simple_hundreds, above=SOLVED, why="digits are small, centred and without background")
+    assert_effect(tens, below=0.25, why="fifty pictures do not show what all fish have in common")
+    assert_effect(thousands, above=0.5, why="the network and its steps would do")
+    assert_effect(simple_hundreds, above=0.75, why="digits are small, centred and without background")

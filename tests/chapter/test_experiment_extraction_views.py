@@ -90,6 +90,15 @@ def test_extraction_overfits_for_lack_of_augmented_views(experiment: Experiment)
 
 
 @pytest.mark.experiment
+@claim(98, "5.3.1", "you’re overfitting almost from the start", "qualified", kind="measured")
+def test_after_3_epochs_extraction_knows_its_own_pictures_better(experiment: Experiment) -> None:
+    """Without dropout, which what the chapter plots is measured with."""
+    training, test = accuracies(0, epochs=3)
+    experiment(early := paired(training, test), "training over test accuracy after 3 of 30 epochs, without dropout")
+    assert_effect(early, above=0, why="400 pictures are few for 221,000 parameters")
+
+
+@pytest.mark.experiment
 @claim(99, "5.3.1", "That's because this technique doesn't use data augmentation", "holds", kind="measured")
 def test_views_that_are_all_the_same_change_nothing(experiment: Experiment) -> None:
     """Augmentation off: features of the pictures themselves, twice."""

@@ -296,9 +296,11 @@ def test_a_pretrained_base_is_far_ahead_of_a_network_from_scratch(rung: str, ful
     assert min(pretrained) > max(scratch) + 0.1
 
 
-@claim(98, "5.3.1", "you’re overfitting almost from the start", "refuted", kind="recorded")
-def test_feature_extraction_does_not_overfit_in_its_first_5_epochs(full: Full) -> None:
-    """By accuracy it does from epoch 6 to 8 of 30 on; the validation loss falls for 20 epochs and more."""
+@claim(98, "5.3.1", "you’re overfitting almost from the start", "qualified", kind="recorded")
+def test_feature_extraction_as_plotted_does_not_overfit_in_5_epochs(full: Full) -> None:
+    """The training accuracy that is plotted is with dropout, and a mean over each epoch while it is learned. By it the
+    network overfits from epoch 6 to 8 of 30 on; the validation loss falls for 20 epochs and more.
+    """
     for run in full("feature_extraction"):
         ahead = np.array(run.history["accuracy"]) > np.array(run.history["val_accuracy"])
         lowest = int(np.argmin(run.history["val_loss"])) + 1
