@@ -124,7 +124,7 @@ def shape_accuracies() -> np.ndarray:
 @claim(77, "5.2.1", "complex problem with just a few tens of samples", "holds", kind="measured")
 @claim(77.5, "5.2.1", "a few hundred can potentially suffice", "holds", kind="measured")
 def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experiment: Experiment) -> None:
-    """From tens less than a quarter of the errors of guessing is avoided, from thousands over half, in as many steps."""
+    """From tens less than a quarter of the errors of guessing is avoided, from thousands half, in as many steps."""
     simple, forms = digit_accuracies("convnet")[[0, 2]], shape_accuracies()
     skills = {"digits (simple)": (simple - 0.1) / 0.9, "shapes (complex)": (forms - 0.5) / 0.5}
     figure, axes = claim_axes(
