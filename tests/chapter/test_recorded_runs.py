@@ -231,6 +231,7 @@ def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Fu
 
 @claim(63, "5.2.4", "reaches its minimum after only five epochs and then stalls", "refuted", kind="recorded")
 def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) -> None:
+    """In the one run that is recorded."""
     for run in full("from_scratch"):
         losses = run.history["val_loss"]
         lowest = int(np.argmin(losses)) + 1
