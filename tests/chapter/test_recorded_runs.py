@@ -210,7 +210,7 @@ def test_from_scratch_training_nears_its_limits_and_the_loss_linearly(full: Full
 
 @claim(62, "5.2.4", "the validation accuracy stalls at 70–72%", "qualified", kind="recorded")
 def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Full) -> None:
-    """It stalls; at what level other seeds would, one seed cannot tell."""
+    """It stalls, with two seeds at 72 % and with one at 75."""
     plateaus = []
     for run in full("from_scratch"):
         training, validation = (
@@ -226,12 +226,12 @@ def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Fu
         assert training.mean() - validation.mean() > 0.15
     assert full.judge("from_scratch") != "not reproduced"
     if full.kind == "recorded":
-        assert 70 <= round(100 * np.mean(plateaus)) <= 72
+        assert sorted(round(100 * plateau) for plateau in plateaus) == [72, 72, 75]
 
 
 @claim(63, "5.2.4", "reaches its minimum after only five epochs and then stalls", "refuted", kind="recorded")
 def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) -> None:
-    """In the one run that is recorded."""
+    """In each run."""
     for run in full("from_scratch"):
         losses = run.history["val_loss"]
         lowest = int(np.argmin(losses)) + 1
@@ -249,15 +249,21 @@ def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) 
 
 @claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "cannot tell", kind="recorded")
 def test_the_recorded_relative_improvement_may_be_15_percent_or_less(full: Full) -> None:
-    """By the 95 % interval of two shares of 1,000 pictures each: one seed a rung has no other."""
-    (without, few), (beside, many) = (
-        (np.mean([run.history["val_accuracy"][-claims_module.LAST :] for run in runs]), 1000 * len(runs))
-        for runs in map(full, ("from_scratch", "augmented"))
+    """By the scatter between the seeds of the network without, which stands for that of both: the other has one."""
+    without, beside = (
+        np.array([np.mean(run.history["val_accuracy"][-claims_module.LAST :]) for run in full(rung)])
+        for rung in ("from_scratch", "augmented")
     )
-    reach = 1.96 * np.sqrt((1 - without) / without / few + (1 - beside) / beside / many)
-    low, high = beside / without * np.exp([-reach, reach]) - 1
-    full.show(f"validation {without:.3f} to {beside:.3f}, {beside / without - 1:+.0%} [{low:.0%}, {high:.0%}]")
-    assert low > 0
+    if len(without) < 2:
+        pytest.skip("one seed does not show how much seeds scatter: --convspec-seeds 3")
+    ratio = beside.mean() / without.mean()
+    error = without.std(ddof=1) * np.hypot(
+        1 / without.mean() / len(without) ** 0.5, 1 / beside.mean() / len(beside) ** 0.5
+    )
+    reach = stats.t.ppf(0.975, len(without) - 1) * error
+    low, high = ratio * np.exp([-reach, reach]) - 1
+    full.show(f"validation {without.mean():.3f} to {beside.mean():.3f}, {ratio - 1:+.0%} [{low:.0%}, {high:.0%}]")
+    assert ratio > 1
     if full.kind == "recorded":
         assert low < 0.15 < high
 
