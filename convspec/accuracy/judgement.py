@@ -132,9 +132,7 @@ def results_from_predictions(
         sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(np.asarray(confidence, float)).round(4)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{name}: confidence must be numbers, in rows of one length, got {confidence!r:.60}") from error
-    if names is not None and not isinstance(names, Iterable):
-        raise BadInput(f"{name}: names must be those of the pictures, got {names!r:.60}")
-    pictures = [_encodable(str(picture)) for picture in (range(truth.size) if names is None else names)]
+    pictures = _as_pictures(name, range(truth.size) if names is None else names)
     fits = rows.shape[1:] == truth.shape and sure.shape == rows.shape and len(pictures) == truth.size
     if truth.ndim != 1 or truth.size < 2 or not rows.size or not fits:
         got = {"predicted": rows.shape, "labels": truth.shape}
@@ -147,9 +145,6 @@ def results_from_predictions(
         )
     if unsure := sure[~((sure >= 0) & (sure <= 1))].tolist():
         raise BadInput(f"{name}: confidence must be probabilities from 0 to 1, got {unsure[0]}")
-    ((picture, times),) = Counter(pictures).most_common(1)
-    if times > 1:
-        raise BadInput(f"{name}: names must tell the pictures apart, got {picture!r} {times} times; a path does")
     classes, given = np.unique(truth).tolist(), np.unique(rows).tolist()
     if len(classes) > 1 and set(classes).isdisjoint(given):
         raise BadInput(f"{name}: none of the classes predicted, {_few(given)}, is one of the labels, {_few(classes)}")
@@ -169,6 +164,17 @@ def results_from_predictions(
         )
         for seed, (row, confidences) in enumerate(zip(rows.tolist(), sure, strict=True))
     ]
+
+
+def _as_pictures(name: str, names: Iterable[object]) -> list[str]:
+    """Return the pictures' names as text; BadInput, naming the model, where two are the same."""
+    if not isinstance(names, Iterable):
+        raise BadInput(f"{name}: names must be those of the pictures, got {names!r:.60}")
+    pictures = [_encodable(str(picture)) for picture in names]
+    for picture, times in Counter(pictures).most_common(1):
+        if times > 1:
+            raise BadInput(f"{name}: names must tell the pictures apart, got {picture!r} {times} times; a path does")
+    return pictures
 
 
 def _encodable(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from convspec import BadInput, MissingData
 from convspec.plugin.options import FLAG, OPTIONS
 from convspec.plugin.session import Session
 
@@ -74,7 +75,7 @@ def obstacle(session: Session, items: Sequence[pytest.Item]) -> str | None:
             return f"--convspec-report: {why}; give a folder that can be written: --convspec-report=DIR"
         if problem := session.explanation[1]:
             return str(problem)
-        if settings.require_data and (why := session.why_without_weights()):
+        if settings.require_data and (why := _why_without_weights(session)):
             return why
     begins = gates and not any(settings.baselines.rglob("*.json"))
     if (begins or (settings.update_baselines and (ladder or gates))) and (why := why_unwritable(settings.baselines)):
@@ -83,6 +84,19 @@ def obstacle(session: Session, items: Sequence[pytest.Item]) -> str | None:
 
 
 OTHER_BASELINES = "give a folder that can be written: convspec_baselines in the ini file, or -o convspec_baselines=DIR"
+
+
+def _why_without_weights(session: Session) -> str | None:
+    """Return why a base's published weights cannot be had, which Keras fetches; None where they can."""
+    from convspec.models import conv_base
+
+    fetched = [recipe for recipe in session.recipes if recipe.base and session.weights(recipe) == "imagenet"]
+    try:
+        for base, size in {(str(recipe.base), recipe.size) for recipe in fetched}:
+            conv_base(base, "imagenet", (size, size, 3))
+    except (BadInput, MissingData) as error:
+        return str(error)
+    return None
 
 
 def why_unwritable(folder: Path) -> str | None:

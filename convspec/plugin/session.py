@@ -113,18 +113,6 @@ class Session:
         except (BadInput, OSError) as error:
             return [], error
 
-    def why_without_weights(self) -> str | None:
-        """Return why a base's published weights cannot be had, which Keras fetches; None where they can."""
-        from convspec.models import conv_base
-
-        fetched = [recipe for recipe in self.recipes if recipe.base and self.weights(recipe) == "imagenet"]
-        try:
-            for base, size in {(str(recipe.base), recipe.size) for recipe in fetched}:
-                conv_base(base, "imagenet", (size, size, 3))
-        except (BadInput, MissingData) as error:
-            return str(error)
-        return None
-
     def unfinished(self, recipe: "Recipe", seed: int) -> Path:
         """Return the file that keeps a run's result until its session ends, so that the next one can go on."""
         return self.folder / "unfinished" / f"{self._key(recipe, seed)}.json"

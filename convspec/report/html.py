@@ -80,16 +80,14 @@ def write(
     """Write the page of a session; the reason stands in the place of what cannot be drawn.
 
     Args:
-        path: file to write.
-        runs: runs by rung, in the ladder's order.
-        judgements: what the gate says of them.
-        metadata: what the record has beside the runs: "outcome" ("complete", "failed" or "interrupted"), "failures" (a
-            "test" and "why" for each), "unfinished" (finished seeds of each rung that is not finished), "command" (a
-            list of words), "scale", "repeats" (outcome by rung), "costs" (a `Cost` for each whole rung timed) and
-            "written" (date and time).
-        dataset: returns the pictures of a recipe.
-        model: returns the file of a run's trained model.
-        progress: stream for a progress bar.
+        path: File to write.
+        runs: Runs by rung, in the ladder's order.
+        judgements: What the gate says of them.
+        metadata: What the record has beside the runs, such as "outcome", "failures" and "unfinished"; see
+            `plugin.summary.write_report`.
+        dataset: Returns the pictures of a recipe.
+        model: Returns the file of a run's trained model.
+        progress: Stream for a progress bar.
 
     Returns:
         The parts that could not be drawn and why, one a line.
@@ -122,10 +120,10 @@ def write(
                 undrawn.append(f"{part} could not be drawn: {type(error).__name__}: {error}")
                 absent[part] = f"The part {undrawn[-1]}"
             shown.update()
-    pages = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=pages, autoescape=True, undefined=StrictUndefined).get_template("page.html")
     beside = {"absent": absent, "claims_page": path.with_name("claims.html").exists()}
-    text = template.render(dict(metadata) | parts | _facts(runs, judgements, metadata) | beside)
+    pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    facts = dict(metadata) | parts | _facts(runs, judgements, metadata) | beside
+    text = pages.get_template("page.html").render(facts)
     with atomic_write(path) as partial:
         # A file's name need not be Unicode: what isn't is written as Python escapes it.
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
