@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
@@ -225,9 +224,7 @@ def portable_config(config: Any) -> Any:
 
 def save_model(model: keras.Model, path: Path) -> None:
     """Write a .keras file that every backend can load and train further."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # of variables, by NumPy 2
-        model.save(path)
+    model.save(path)
     with ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     files["config.json"] = json.dumps(portable_config(json.loads(files["config.json"]))).encode()
@@ -302,4 +299,4 @@ def variables(model: keras.Model) -> list[keras.Variable]:
 def _copy_state(source: keras.Model, target: keras.Model) -> None:
     """Copy all variables of a compiled model and its optimizer to another of the same architecture."""
     for read, written in zip(variables(source), variables(target), strict=True):
-        written.assign(read.numpy())
+        written.assign(keras.ops.convert_to_numpy(read))

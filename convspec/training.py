@@ -62,7 +62,7 @@ class Checkpoint:
 
     def save(self, model: keras.Model, history: History, clock: Clock) -> None:
         """Replace the file atomically."""
-        values = [variable.numpy() for variable in backend.variables(model)]
+        values = [keras.ops.convert_to_numpy(variable) for variable in backend.variables(model)]
         state = json.dumps([history, clock.seconds])
         with atomic_write(self.path) as partial:
             np.savez(partial, *values, schema=CHECKPOINT_SCHEMA, key=self.key, state=state)

@@ -3,6 +3,7 @@
 Imported by every pytest run in an environment that has convspec, so nothing heavy is imported at the top.
 """
 
+import warnings
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import CHANNEL, Channel
 
 __all__ = ["accuracy_gate", "convspec_session", "pytest_addoption"]  # pytest looks in a plugin's module
+OF_ARRAYS = "__array__ implementation"  # NumPy 2 warns so when Keras makes arrays of variables and of PyTorch's tensors
 
 
 @pytest.hookimpl(tryfirst=True)  # before anything of a wrong root folder is read
@@ -69,6 +71,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let the ladder train under -W error, whose filters come after those of any ini file."""
+    if item.path.parent == checks.BENCHMARKS or "convspec_session" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.filterwarnings(f"ignore:{OF_ARRAYS}:DeprecationWarning"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """End the session before it trains where something is in the way; a worker of pytest-xdist fails tests instead."""
@@ -100,5 +108,7 @@ def pytest_terminal_summary(
     if channel.verdicts or session.begun:
         from convspec.plugin import summary
 
-        summary.show_verdicts(terminalreporter, channel)
-        summary.show_ladder(terminalreporter, session, exitstatus == pytest.ExitCode.INTERRUPTED)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", OF_ARRAYS, DeprecationWarning)
+            summary.show_verdicts(terminalreporter, channel)
+            summary.show_ladder(terminalreporter, session, exitstatus == pytest.ExitCode.INTERRUPTED)

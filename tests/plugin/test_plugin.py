@@ -375,6 +375,15 @@ def test_with_benchmarks_disabled_every_seed_still_runs(
     assert [run["seed"] for run in record["runs"]] == [0, 1]
 
 
+def test_a_rung_is_trained_and_saved_where_a_project_has_w_error(
+    pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "write", lambda *_: [])
+    options = "--convspec-rungs=dense_baseline", "--convspec-seeds=1", "-W", "error", "-k", "test_rung["
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, f"--convspec-dataset={few_pictures}", *options))
+    assert result.ret == pytest.ExitCode.OK, lines(result)
+
+
 @pytest.mark.slow
 def test_the_ladder_on_a_users_folder_ends_in_table_picture_and_record(
     pytester: pytest.Pytester, few_pictures: Path

