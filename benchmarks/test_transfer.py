@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from convspec import MissingData, features, machine, models, progress, training
+from convspec import MissingData, backend, features, machine, models, progress, training
 from convspec.arithmetic import multiply_adds
 from convspec.data import datasets, decode
 from convspec.data.batches import Batches, View, identity, rescale, stream
@@ -136,6 +137,27 @@ def test_a_base_does_nearly_the_arithmetic_that_the_machine_can(
         pictures=count,
         flop=flop,
         max_ratio=1 / 0.7 if (recipe.scale, name) == ("full", "vgg16") else None,
+    )
+
+
+def test_ncnn_computes_a_base_in_less_time_than_keras(
+    record: Callable[..., None], recipe: Recipe, base: keras.Model, paths: list[Path]
+) -> None:
+    """Claimed of VGG16 on a CPU."""
+    if not find_spec("ncnn"):
+        pytest.skip("needs ncnn: pip install -e '.[ncnn]'")
+    if recipe.base not in ("mini", "vgg16", "vgg19"):
+        pytest.skip(f"ncnn is not given {recipe.base}")
+    from convspec.ladder import ncnn
+
+    files, network = paths[: PICTURES[recipe.scale]], ncnn.Network(base)
+    prepared = [inputs for inputs, _ in map(read(files, recipe).__getitem__, range(len(files) // recipe.batch_size))]
+    record(
+        "a frozen base",
+        Side("ncnn", lambda: [network.predict_on_batch(batch) for batch in prepared], len(files)),
+        Side("Keras", lambda: [base.predict_on_batch(batch) for batch in prepared], len(files)),
+        pictures=len(files),
+        max_ratio=0.75 if recipe.scale == "full" and not backend.accelerators() else None,
     )
 
 

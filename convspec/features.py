@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import keras
 import numpy as np
@@ -23,7 +23,16 @@ from convspec.progress import Clock, bar
 SCHEMA = 1  # of a store; a part of its name, so that a store of another schema is never read
 
 
-def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+class Network(Protocol):
+    """What a base needs to be for its output to be computed: a Keras model, or one that stands in for it."""
+
+    name: str
+
+    def predict_on_batch(self, inputs: np.ndarray) -> Any:
+        """Return the output for a batch."""
+
+
+def predict_batches(base: Network, batches: Batches, first: int) -> Iterator[np.ndarray]:
     """Give the base's output for each batch from number `first` on, in smaller parts where memory runs out."""
     size = batches.batch_size  # no picture's output depends on the others', but for rounding
     for number in range(first, len(batches)):
@@ -49,7 +58,7 @@ def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator
         yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
-def stream_through(trunk: keras.Model, batches: BatchStream) -> BatchStream:
+def stream_through(trunk: Network, batches: BatchStream) -> BatchStream:
     """Yield each batch's features, which nothing keeps, and labels; closing this closes `batches`."""
     with closing(batches):
         for inputs, labels in batches:
@@ -59,6 +68,18 @@ def stream_through(trunk: keras.Model, batches: BatchStream) -> BatchStream:
 BatchPredictor = Callable[[keras.Model, Batches, int], Iterator[np.ndarray]]
 
 
+class Engine(NamedTuple):
+    """How a frozen base's output is computed: here by Keras, else as `ladder.ncnn` or `ladder.ray` do."""
+
+    predict: BatchPredictor = predict_batches  # for each batch from a number on
+    stream: Callable[[keras.Model, BatchStream], BatchStream] = stream_through
+    versions: tuple[tuple[str, str], ...] = ()  # name and version of what takes part in the result beside the backend
+    mixed: bool = True  # whether it computes in mixed precision, too
+
+
+KERAS = Engine()
+
+
 def extract(
     base: keras.Model,
     batches: Batches,
@@ -66,7 +87,7 @@ def extract(
     *,
     dtype: str = "float32",
     clock: Clock,
-    predict: BatchPredictor = predict_batches,
+    engine: Engine = KERAS,
     title: str = "",
     progress: TextIO | None = None,
 ) -> np.ndarray:
@@ -82,7 +103,7 @@ def extract(
         folder: Where stores are kept.
         dtype: What features are stored in, "float32" or "float16".
         clock: Counts the seconds of the computation, whenever it was, as the phase "features".
-        predict: Computes the features, in this process or with `ray.predict_batches` on many machines.
+        engine: Computes the features.
         title: Text before the progress bar.
         progress: Where a bar is shown, and which lock is waited for.
 
@@ -92,7 +113,7 @@ def extract(
     Raises:
         BadInput: Memory does not suffice for a picture, or the features do not fit into `dtype`.
     """
-    identity = _identity(base, batches, dtype)
+    identity = _identity(base, batches, dtype, engine)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     store = folder / f"{base.name}-{key}"
     with lock(store, progress):
@@ -104,11 +125,11 @@ def extract(
                     f"the features in {str(store)!r} cannot be used and are computed again: {error}", stacklevel=2
                 )
                 shutil.rmtree(store)
-        _compute(base, batches, store, identity, predict, title, progress)
+        _compute(base, batches, store, identity, engine, title, progress)
         return _open(store, identity, clock)
 
 
-def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]:
+def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -> dict[str, Any]:
     """Return everything that the features depend on."""
     weights = hashlib.sha256()
     for weight in base.get_weights():
@@ -125,7 +146,7 @@ def _identity(base: keras.Model, batches: Batches, dtype: str) -> dict[str, Any]
         "view": repr(batches.view),
         "batch": batches.batch_size,
         "dtype": [dtype, base.compute_dtype, *(["tf32"] if backend.precision() == "tf32" else [])],
-        "backend": [backend.BACKEND, keras.__version__],
+        "backend": [backend.BACKEND, keras.__version__, *map(" ".join, engine.versions)],
     }
 
 
@@ -140,7 +161,7 @@ def _compute(
     batches: Batches,
     store: Path,
     identity: dict[str, Any],
-    predict: BatchPredictor,
+    engine: Engine,
     title: str,
     progress: TextIO | None,
 ) -> None:
@@ -164,7 +185,7 @@ def _compute(
             file.write(header.getvalue())
         with bar(shape[0], title, "picture", progress, done * batches.batch_size) as shown:
             began = saved = time.perf_counter()
-            for _, predicted in zip(range(done, len(batches)), predict(base, batches, done), strict=True):
+            for _, predicted in zip(range(done, len(batches)), engine.predict(base, batches, done), strict=True):
                 with np.errstate(over="ignore"):
                     output = np.ascontiguousarray(predicted, dtype)  # PyTorch lays channels out first
                 if not np.isfinite(output).all():

@@ -12,7 +12,7 @@ DESCRIPTION = (
     "Run pytest on the ladder's benchmarks with the pictures of DIR, away from any project's settings."
     " Results go to .convspec in the current folder. What follows -- goes to pytest."
 )
-OPTIONS = "scale", "mode", "rungs", "seeds", "base", "margin", "weights", "report", "layout", "truncated"
+OPTIONS = "scale", "mode", "rungs", "seeds", "base", "margin", "weights", "report", "layout", "truncated", "engine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

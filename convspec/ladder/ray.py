@@ -78,6 +78,9 @@ def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator
     assert expected == len(batches), f"{expected} of {len(batches)} batches came"
 
 
+ENGINE = features.Engine(predict_batches)
+
+
 def runs(
     wanted: Sequence[Run], folder: Path, *, devices: int = 1, progress: TextIO | None = None
 ) -> Iterator[tuple[Run, Result]]:
@@ -89,7 +92,7 @@ def runs(
     """
     if len(wanted) == 1:
         (run,) = wanted
-        options: Any = {"devices": devices, "predict": predict_batches, "progress": progress}
+        options: Any = {"devices": devices, "engine": ENGINE, "progress": progress}
         yield run, run_recipe(run.recipe, run.dataset, run.seed, folder, weights=run.weights, **options)
         return
     gpus = _join_cluster()

@@ -57,14 +57,20 @@ ARCHITECTURES = {  # by the name that a recipe has in `model`
 }
 
 
-def run_key(recipe: Recipe, dataset: Dataset, seed: int, weights: str | Path | None = None) -> str:
+def run_key(
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    weights: str | Path | None = None,
+    engine: features.Engine = features.KERAS,
+) -> str:
     """Return a name for one run, such as "augmented-shapes-seed0-1a2b3c4d".
 
     Two runs share it only where recipe, pictures, seed, weights, versions and precision are the same.
     """
-    weights_name, versions = _weights_name(recipe, weights), machine.versions()
+    weights_name, versions = _weights_name(recipe, weights), machine.versions() | dict(engine.versions)
     settings = asdict(msgspec.convert(asdict(recipe), Recipe))  # 40 where a field is a float is 40.0, as in a file
-    parts = [settings, dataset.fingerprint, weights_name, versions, _precision(recipe)]
+    parts = [settings, dataset.fingerprint, weights_name, versions, _precision(recipe, engine)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
 
@@ -77,7 +83,7 @@ def run_recipe(
     *,
     weights: str | Path | None = None,
     devices: int = 1,
-    predict: features.BatchPredictor = features.predict_batches,
+    engine: features.Engine = features.KERAS,
     progress: TextIO | None = None,
 ) -> Result:
     """Train `recipe` on `dataset` and evaluate it on the test pictures.
@@ -93,7 +99,7 @@ def run_recipe(
             and, while the run lasts, a checkpoint.
         weights: A file or "imagenet" for the recipe's base; None takes `models.default_weights`.
         devices: How many devices share each batch, see `training.fit`; the test pictures are predicted on one.
-        predict: Computes the base's features, see `features.extract`.
+        engine: Computes what the base's frozen part gives where the recipe caches it or is exact.
         progress: Where a bar shows steps, accuracy and time left; None shows none.
 
     Returns:
@@ -102,7 +108,7 @@ def run_recipe(
     Raises:
         BadInput: As `backend.batch_share` and `models.conv_base` do; the disk is full, or the loss is no number.
     """
-    run = _Run(recipe, dataset, seed, folder, weights, devices, predict, progress)
+    run = _Run(recipe, dataset, seed, folder, weights, devices, engine, progress)
     backend.batch_share(recipe.batch_size, devices)
     try:
         with lock(run.model_file, progress):
@@ -124,8 +130,8 @@ def base_features(
     The arguments are those of `run_recipe`, whose stores of features are read where they are there.
     """
     backend.make_deterministic()
-    run = _Run(recipe, dataset, 0, folder, weights, 1, features.predict_batches, progress)
-    trunk = _build(recipe, dataset, weights, None).trunk
+    run = _Run(recipe, dataset, 0, folder, weights, 1, features.KERAS, progress)
+    trunk = _build(recipe, dataset, weights, None, features.KERAS).trunk
     assert trunk is not None, f"{recipe.name} caches no features"
     inputs = run.cached_features(trunk, _pixels(recipe, dataset))
     return inputs.passes[0], inputs.validation, inputs.test
@@ -179,13 +185,13 @@ class _Run:
     folder: Path
     weights: str | Path | None
     devices: int
-    predict: features.BatchPredictor
+    engine: features.Engine
     progress: TextIO | None
     clock: Clock = field(default_factory=Clock)
 
     @cached_property
     def key(self) -> str:
-        return run_key(self.recipe, self.dataset, self.seed, self.weights)
+        return run_key(self.recipe, self.dataset, self.seed, self.weights, self.engine)
 
     @property
     def model_file(self) -> Path:
@@ -206,7 +212,7 @@ class _Run:
             start = self.train_predecessor(self.recipe.starts_from) if self.recipe.starts_from else None
             keras.utils.set_random_seed(self.seed)
             with self.clock("build"):
-                network = _build(self.recipe, self.dataset, self.weights, start)
+                network = _build(self.recipe, self.dataset, self.weights, start, self.engine)
             inputs = _pixels(self.recipe, self.dataset)
             if network.trunk:
                 inputs = self.cached_features(network.trunk, inputs)
@@ -229,7 +235,7 @@ class _Run:
 
     def cached_features(self, trunk: keras.Model, pixels: _Inputs) -> _Inputs:
         recipe, (train,), folder = self.recipe, pixels.passes, self.folder / "features"
-        options: Any = {"dtype": "float16" if recipe.views else "float32", "predict": self.predict}
+        options: Any = {"dtype": "float16" if recipe.views else "float32", "engine": self.engine}
         options |= {"clock": self.clock, "progress": self.progress}
 
         def extract(batches: Batches, name: str) -> Batches:
@@ -256,7 +262,7 @@ class _Run:
         batches = stream(inputs.passes, self.seed, inputs.augmentation, start=done)
         return training.fit(
             head,
-            features.stream_through(inputs.trunk, batches) if inputs.trunk else batches,
+            self.engine.stream(inputs.trunk, batches) if inputs.trunk else batches,
             self.recipe.epochs,
             self.steps,
             inputs.validation,
@@ -299,12 +305,16 @@ class _Run:
             seconds={phase: round(seconds, 3) for phase, seconds in self.clock.seconds.items()},
             images_per_second=round(in_training / self.clock.seconds["train"], 1),
             peak_memory_mib=memory_mib,
-            machine=machine.machine() | {"precision": _precision(recipe), "devices": self.devices},
+            machine=machine.machine()
+            | {"precision": _precision(recipe, self.engine), "devices": self.devices}
+            | {"versions": machine.versions() | dict(self.engine.versions)},
             base_pictures=through_base if network.base else None,
         )
 
 
-def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None) -> _Network:
+def _build(
+    recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: Path | None, engine: features.Engine
+) -> _Network:
     """Build the network or load it from `start`; freeze, thaw and split it as the recipe says."""
     shape, classes = dataset.train.images.shape[1:], len(dataset.classes)
     architecture = ARCHITECTURES[recipe.model]
@@ -316,7 +326,7 @@ def _build(recipe: Recipe, dataset: Dataset, weights: str | Path | None, start: 
         base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     else:
         sides = (None, None) if recipe.extra_sizes else shape[:2]
-        policy = precision if (precision := _precision(recipe)).startswith("mixed") else None
+        policy = precision if (precision := _precision(recipe, engine)).startswith("mixed") else None
         base = models.conv_base(recipe.base, weights or models.default_weights(recipe.base), (*sides, 3), policy)
         model = architecture.build(recipe, base, classes)
     thaw = recipe.thaw and models.first_thawed(base, recipe.thaw)
@@ -345,10 +355,10 @@ def _pixels(recipe: Recipe, dataset: Dataset) -> _Inputs:
     return _Inputs([batches(dataset.train, recipe.batch_size)], validation, batches(dataset.test), recipe.augmentation)
 
 
-def _precision(recipe: Recipe) -> str:
+def _precision(recipe: Recipe, engine: features.Engine) -> str:
     """Return the session's precision, or the fast one for the base where the recipe asks and the session doesn't."""
     running = backend.precision()
-    if recipe.precision == "fast" and not running.startswith("mixed"):
+    if recipe.precision == "fast" and engine.mixed and not running.startswith("mixed"):
         return fast if (fast := machine.fast_precision()) != "float32" else running
     return running
 

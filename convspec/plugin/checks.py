@@ -77,6 +77,8 @@ def obstacle(session: Session, items: Sequence[pytest.Item]) -> str | None:
             return str(problem)
         if settings.require_data and (why := _why_without_weights(session)):
             return why
+        if settings.engine == "ncnn" and (why := _why_not_on_ncnn(session)):
+            return why
     begins = gates and not any(settings.baselines.rglob("*.json"))
     if (begins or (settings.update_baselines and (ladder or gates))) and (why := why_unwritable(settings.baselines)):
         return f"no baselines can be kept: {why}; {OTHER_BASELINES}"
@@ -95,6 +97,19 @@ def _why_without_weights(session: Session) -> str | None:
         for base, size in {(str(recipe.base), recipe.size) for recipe in fetched}:
             conv_base(base, "imagenet", (size, size, 3))
     except (BadInput, MissingData) as error:
+        return str(error)
+    return None
+
+
+def _why_not_on_ncnn(session: Session) -> str | None:
+    """Return which layer of a base ncnn is not given, or that the precision isn't its own; None where all is well."""
+    from convspec.ladder import ncnn
+    from convspec.models import conv_base
+
+    try:
+        for base, size in {(recipe.base, recipe.size) for recipe in session.recipes if recipe.base}:
+            ncnn.check(conv_base(base, None, (size, size, 3)))
+    except BadInput as error:
         return str(error)
     return None
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ Scale = Literal["mini", "full"]
 Mode = Literal["literal", "exact", "fast", "both"]
 Precision = Literal["float32", "tf32", "mixed_bfloat16", "mixed_float16"]
 Layout = Literal["classes", "parts"]
-Engine = Literal["local", "ray"]
+Engine = Literal["keras", "ncnn", "ray"]
 Truncated = Literal["skip", "fill"]
 Measure = Literal["accuracy", "balanced"]
 
@@ -88,8 +89,9 @@ HELP = {
     " linear probe; both: literal beside fast",
     "precision": "what models compute in; each has its own baselines (default: Keras's, with the backend's TF32)",
     "devices": "train on N GPUs at once that share every batch; on TensorFlow or JAX (default: 1)",
-    "engine": "ray: spread all runs, or the features of a single run, over a Ray cluster ($RAY_ADDRESS, else this"
-    " machine); times are then those of machines that share work (default: local)",
+    "engine": "keras (default); ncnn: compute what is cached of a frozen base, or streamed in exact mode, with ncnn,"
+    " twice as fast on a CPU; ray: spread all runs, or the features of a single run, over a Ray cluster ($RAY_ADDRESS,"
+    " else this machine), whose times are those of machines that share work",
     "require-gpu": "fail, instead of running on the CPU, where there is no GPU",
     "require-data": "fail, instead of skipping, where pictures or weights are missing",
     "strict-images": "fail at the first unreadable picture (default: skip and name them, and fail above 5 %%)",
@@ -157,7 +159,7 @@ class Settings:
         self.mode: Mode = values["mode"] or "literal"
         self.precision: Precision | None = values["precision"]
         self.devices: int = values["devices"] or 1
-        self.engine: Engine = values["engine"] or "local"
+        self.engine: Engine = values["engine"] or "keras"
         self.require_gpu, self.require_data, self.strict_images, self.update_baselines = (
             bool(values[name]) for name in ("require-gpu", "require-data", "strict-images", "update-baselines")
         )
@@ -186,8 +188,8 @@ def prepare_ladder(settings: Settings) -> None:
         from convspec.data import datasets
         from convspec.ladder.rungs import find_recipe
 
-        if settings.engine == "ray":
-            from convspec.ladder import ray  # noqa: F401  raises BadInput where Ray is missing
+        if settings.engine != "keras":
+            import_module(f"convspec.ladder.{settings.engine}")  # raises BadInput where its package is missing
     if settings.precision:
         backend.set_precision(settings.precision)
     for name in settings.rungs or ():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from convspec.accuracy.judgement import Judgement
     from convspec.data.datasets import Dataset
     from convspec.data.folders import Reading
+    from convspec.features import Engine
     from convspec.ladder.determinism import Repeat
     from convspec.ladder.recipe import Recipe
     from convspec.ladder.result import Result
@@ -124,7 +125,18 @@ class Session:
     def _key(self, recipe: "Recipe", seed: int) -> str:
         from convspec.ladder.run import run_key
 
-        return run_key(recipe, self.dataset(recipe), seed, self.weights(recipe))
+        return run_key(recipe, self.dataset(recipe), seed, self.weights(recipe), self.engine)
+
+    @property
+    def engine(self) -> "Engine":
+        """What computes frozen bases in this process; with --convspec-engine ray, workers do as Keras does."""
+        from convspec import features
+
+        if self.settings.engine != "ncnn":
+            return features.KERAS
+        from convspec.ladder import ncnn
+
+        return ncnn.ENGINE
 
     def run(self, recipe: "Recipe", seed: int) -> "Result":
         """Train a recipe with one seed, unless a session that was interrupted has finished that run."""
@@ -143,7 +155,8 @@ class Session:
                         results = _train_on_ray(self, recipe, seed, options)
                     else:
                         inputs = recipe, self.dataset(recipe), seed, self.folder
-                        results = iter([run_recipe(*inputs, weights=self.weights(recipe), **options)])
+                        options |= {"weights": self.weights(recipe), "engine": self.engine}
+                        results = iter([run_recipe(*inputs, **options)])
                     for result in results:
                         self._results[place := self.unfinished(result.recipe, result.seed)] = result
                         result.save(place)

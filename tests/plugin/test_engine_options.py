@@ -1,6 +1,7 @@
 """What the options for devices and precision reach, and where progress is shown."""
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
@@ -20,6 +21,23 @@ def test_the_option_devices_reaches_the_run(pytester: pytest.Pytester) -> None:
         """
     )
     pytester.runpytest("--convspec-devices", "64").assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(not find_spec("ncnn"), reason="needs ncnn: pip install -e '.[ncnn]'")
+def test_the_option_engine_reaches_the_run_and_its_record(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from dataclasses import replace
+        from convspec.ladder.rungs import find_recipe
+
+        def test_it(convspec_session):
+            recipe = replace(find_recipe("feature_extraction", "mini"), epochs=1)
+            result = convspec_session.run(recipe, 0)
+            assert "ncnn" in result.machine["versions"]
+            assert convspec_session.model(result).is_file()
+        """
+    )
+    pytester.runpytest("--convspec-engine", "ncnn").assert_outcomes(passed=1)
 
 
 def test_the_option_precision_is_set_and_shown_in_the_header(pytester: pytest.Pytester) -> None:

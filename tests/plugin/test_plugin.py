@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,7 @@ OPTIONS = (
     "--convspec-enforce-timings",
     "--convspec-seeds", "--convspec-margin", "--convspec-measure", "--convspec-update-baselines", "--convspec-report",
 )  # fmt: skip
+NCNN = pytest.mark.skipif(not find_spec("ncnn"), reason="needs ncnn: pip install -e '.[ncnn]'")
 
 
 @pytest.fixture(autouse=True)
@@ -246,15 +248,17 @@ def test_required_weights_that_cannot_be_had_end_the_session_first(
         (["--benchmark-only"], "--benchmark-only would leave out rungs or gates of the ladder: leave that option out"),
         (["--benchmark-skip"], "--benchmark-skip would leave out rungs or gates of the ladder: leave that option out"),
         (["--convspec-report=file/report"], "--convspec-report: nothing can be written in '"),
+        pytest.param(["--convspec-engine=ncnn", "--convspec-rungs=feature_extraction", "--convspec-base=MobileNet"],
+                     "--convspec-engine ncnn computes chains of Conv2D", marks=NCNN),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
-)
+)  # fmt: skip
 def test_a_ladder_that_could_not_run_is_a_usage_error_in_one_line(
     arguments: list[str], message: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # there pytest-benchmark would refuse first
     (pytester.path / "file").touch()
-    options = arguments_of(pytester, *arguments, "--convspec-rungs=dense_baseline", "--convspec-seeds=1")
+    options = arguments_of(pytester, "--convspec-rungs=dense_baseline", "--convspec-seeds=1", *arguments)
     result = pytester.runpytest_inprocess(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert sum(line.startswith(f"ERROR: {message}") for line in result.errlines) == 1

@@ -25,6 +25,7 @@ from convspec.progress import Clock
 
 ROW = 3 * 3 * 96 * 4  # bytes of one picture's features
 HEADER = 128
+NOTHING = features.Engine(lambda *_: iter([]))  # computes no batch
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_channels_first_in_memory_is_recorded_channels_last(
     """As PyTorch gives them."""
     ones = np.arange(len(batches.inputs) * 864, dtype=np.float32).reshape(-1, 96, 3, 3).transpose(0, 2, 3, 1)
     parts = np.split(ones, range(8, len(ones), 8))
-    recorded = features.extract(base, batches, tmp_path, clock=Clock(), predict=lambda *_: iter(parts))
+    recorded = features.extract(base, batches, tmp_path, clock=Clock(), engine=features.Engine(lambda *_: iter(parts)))
     np.testing.assert_array_equal(recorded, ones)
 
 
@@ -60,7 +61,7 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
 ) -> None:
     clocks = Clock(), Clock()
     first = features.extract(base, batches, tmp_path, clock=clocks[0])
-    again = features.extract(base, batches, tmp_path, clock=clocks[1], predict=lambda *_: iter([]))
+    again = features.extract(base, batches, tmp_path, clock=clocks[1], engine=NOTHING)
     np.testing.assert_array_equal(again, first)
     assert isinstance(again, np.memmap)
     assert json.loads((store_in(tmp_path) / "store.json").read_text())["schema"] == features.SCHEMA
@@ -154,7 +155,7 @@ def test_a_store_that_another_process_computes_is_waited_for_and_read(
     recorded: list[np.ndarray] = []
 
     def read() -> None:
-        recorded.append(features.extract(base, batches, tmp_path / "one", clock=Clock(), predict=lambda *_: iter([])))
+        recorded.append(features.extract(base, batches, tmp_path / "one", clock=Clock(), engine=NOTHING))
 
     thread = threading.Thread(target=read)
     with lock(store):
@@ -183,7 +184,7 @@ def test_an_extraction_that_was_killed_ends_as_if_it_had_not_been(
         starts.append(first)
         return features.predict_batches(base, batches, first)
 
-    features.extract(base, batches, tmp_path / "killed", clock=Clock(), predict=predict)
+    features.extract(base, batches, tmp_path / "killed", clock=Clock(), engine=features.Engine(predict))
     assert contents(store_in(tmp_path / "killed")) == contents(whole)
     assert starts == [max(written - HEADER, 0) // (8 * ROW)], "whole batches are not computed again"
 

@@ -84,7 +84,7 @@ def test_after_a_worker_was_killed_the_store_is_that_of_one_machine(
     fateful = batches().inputs[8 * 28].astype(np.float32)
     one, many = tmp_path / "one", tmp_path / "many"
     features.extract(base, batches(), one, clock=Clock())
-    features.extract(base, batches(rescale_or_die), many, clock=Clock(), predict=cluster.predict_batches)
+    features.extract(base, batches(rescale_or_die), many, clock=Clock(), engine=cluster.ENGINE)
     assert not alive.exists(), "a worker was to be killed"
     assert store_in(many).name == store_in(one).name
     assert differing(one, many) == set()
@@ -109,7 +109,7 @@ def slowly(inputs):
 pictures, labels = shapes.pictures(shapes.TARGETS, 202, seed=1)
 view = View(Batches(pictures[:403], labels[:403], 8, slowly), CHAPTER_AUGMENTATION, 0, 1)
 base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
-features.extract(base, view, Path(sys.argv[1]), clock=Clock(), predict=ray.predict_batches)
+features.extract(base, view, Path(sys.argv[1]), clock=Clock(), engine=ray.ENGINE)
 """
 
 
@@ -134,7 +134,7 @@ def test_an_extraction_that_was_killed_itself_resumes(cluster: ModuleType, base:
 
     view = View(batches(), CHAPTER_AUGMENTATION, 0, 1)
     features.extract(base, view, one, clock=Clock())
-    features.extract(base, view, many, clock=Clock(), predict=noted)
+    features.extract(base, view, many, clock=Clock(), engine=features.Engine(noted))
     assert starts[0] >= 7, f"some eight batches were there, but it began at {starts}"
     assert differing(one, many) == set()
 
