@@ -64,7 +64,8 @@ def test_rung_repeats_itself(
         pytest.skip(f"needs the rung {rung}, whose own test did not finish")
     recipe = session.recipe(rung)
     with skip_or_fail_on_bad_data(request.config):
-        repeat = determinism.repeat(recipe, session.dataset(recipe), 0, tmp_path, session.weights(recipe))
+        inputs = session.dataset(recipe), 0, tmp_path, session.weights(recipe), session.engine
+        repeat = determinism.repeat(recipe, *inputs)
     session.repeats[rung] = repeat
     request.node.user_properties.append(("determinism", repeat.outcome))
     assert not repeat.outcome.startswith("diverging"), (

@@ -274,6 +274,7 @@ def test_what_a_whole_rung_costs(
     recipe = find_recipe(rung, convspec_session)
     with skip_or_fail_on_bad_data(convspec_session.config):
         pictures, weights = convspec_session.dataset(recipe), convspec_session.weights(recipe)
+    engine = convspec_session.engine
     kind = "literal" if rung == "frozen_end_to_end" else "recorded"
     has_epochs = recipe.model != "linear_probe"
     points: list[Point] = []
@@ -282,7 +283,7 @@ def test_what_a_whole_rung_costs(
         cut = replace(pictures, train=few(pictures.train, count), validation=None, test=few(pictures.test, 2))
         changed = replace(recipe, epochs=epochs if has_epochs else 1, steps=None)
         start = time.perf_counter()
-        result = run_recipe(changed, cut, 0, Path(tempfile.mkdtemp(dir=tmp_path)), weights=weights)
+        result = run_recipe(changed, cut, 0, Path(tempfile.mkdtemp(dir=tmp_path)), weights=weights, engine=engine)
         seconds, recording = time.perf_counter() - start, result.seconds.get("features", 0.0)
         if has_epochs:
             steps = epochs * -(-count // recipe.batch_size)

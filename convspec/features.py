@@ -24,7 +24,7 @@ SCHEMA = 1  # of a store; a part of its name, so that a store of another schema 
 
 
 class Network(Protocol):
-    """What a base needs to be for its output to be computed: a Keras model, or one that stands in for it."""
+    """A Keras model, or what stands in for it where a base's output is computed."""
 
     name: str
 

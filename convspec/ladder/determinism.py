@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convspec.data.datasets import Dataset, Split
+from convspec.features import KERAS, Engine
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_recipe
@@ -22,7 +23,14 @@ class Repeat:
     largest: float  # relative difference between the losses of any step
 
 
-def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: str | Path | None = None) -> Repeat:
+def repeat(
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    folder: Path,
+    weights: str | Path | None = None,
+    engine: Engine = KERAS,
+) -> Repeat:
     """Train the first steps of `recipe` twice with one seed, on some of the pictures, without validation, and compare.
 
     Args:
@@ -31,12 +39,14 @@ def repeat(recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: s
         seed: That of both runs.
         folder: Receives the files of both runs.
         weights: As `run_recipe` takes them.
+        engine: As `run_recipe` takes it.
     """
     short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1)
     if short.starts_from:
         short = replace(short, starts_from=replace(short.starts_from, epochs=1, steps=1))
     few = replace(dataset, train=_subsample(dataset.train), validation=None, test=_subsample(dataset.test))
-    return compare(*(run_recipe(short, few, seed, folder / name, weights=weights) for name in ("first", "second")))
+    runs = (run_recipe(short, few, seed, folder / name, weights=weights, engine=engine) for name in ("first", "second"))
+    return compare(*runs)
 
 
 def _subsample(split: Split) -> Split:

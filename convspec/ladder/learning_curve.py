@@ -14,6 +14,7 @@ from convspec import BadInput, training
 from convspec.accuracy.statistics import CONFIDENCE
 from convspec.data.batches import Batches, identity
 from convspec.data.datasets import Dataset
+from convspec.features import KERAS, Engine
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.run import base_features
 from convspec.progress import bar
@@ -42,7 +43,12 @@ class LearningCurve:
 
 
 def learning_curve(
-    recipe: Recipe, dataset: Dataset, folder: Path, weights: str | Path | None = None, progress: TextIO | None = None
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    weights: str | Path | None = None,
+    engine: Engine = KERAS,
+    progress: TextIO | None = None,
 ) -> LearningCurve:
     """Fit a linear probe to stratified draws of the training pictures, on cached features of the base.
 
@@ -51,6 +57,7 @@ def learning_curve(
         dataset: Its pictures; the penalty is chosen on the validation part, else on the draw.
         folder: As `run_recipe` takes it; features that a run of `recipe` left there are read.
         weights: As `run_recipe` takes them.
+        engine: As `run_recipe` takes it.
         progress: Where bars are shown.
 
     Raises:
@@ -62,7 +69,7 @@ def learning_curve(
             f"too few pictures for a learning curve: {dataset.classes[int(counts.argmin())]} has {rarest} in training,"
             f" and a curve takes {MIN_OF_CLASS} of each class"
         )
-    train, validation, test = base_features(recipe, dataset, folder, weights, progress)
+    train, validation, test = base_features(recipe, dataset, folder, weights, engine, progress)
     sizes, right = [], []
     with bar(len(SHARES) * DRAWS - DRAWS + 1, "learning curve", "fit", progress) as shown:
         for share in SHARES:

@@ -1,4 +1,4 @@
-"""Compute a frozen base with ncnn: on a CPU twice as fast as Keras, with the same features; needs the extra "ncnn".
+"""Compute a frozen base with ncnn, on a CPU faster than Keras; needs the extra "ncnn".
 
 Its convolutions with 3 x 3 kernels are Winograd's (Lavin and Gray, arXiv:1509.09308), in float32.
 """

@@ -123,15 +123,20 @@ def run_recipe(
 
 
 def base_features(
-    recipe: Recipe, dataset: Dataset, folder: Path, weights: str | Path | None = None, progress: TextIO | None = None
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    weights: str | Path | None = None,
+    engine: features.Engine = features.KERAS,
+    progress: TextIO | None = None,
 ) -> tuple[Batches, Batches | None, Batches]:
     """Return the features, by part, that a recipe with a cached base and no views trains its head on.
 
     The arguments are those of `run_recipe`, whose stores of features are read where they are there.
     """
     backend.make_deterministic()
-    run = _Run(recipe, dataset, 0, folder, weights, 1, features.KERAS, progress)
-    trunk = _build(recipe, dataset, weights, None, features.KERAS).trunk
+    run = _Run(recipe, dataset, 0, folder, weights, 1, engine, progress)
+    trunk = _build(recipe, dataset, weights, None, engine).trunk
     assert trunk is not None, f"{recipe.name} caches no features"
     inputs = run.cached_features(trunk, _pixels(recipe, dataset))
     return inputs.passes[0], inputs.validation, inputs.test

@@ -102,7 +102,7 @@ def _why_without_weights(session: Session) -> str | None:
 
 
 def _why_not_on_ncnn(session: Session) -> str | None:
-    """Return which layer of a base ncnn is not given, or that the precision isn't its own; None where all is well."""
+    """Return what keeps ncnn from computing a base; None where nothing does."""
     from convspec.ladder import ncnn
     from convspec.models import conv_base
 

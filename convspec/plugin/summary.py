@@ -110,7 +110,7 @@ def _learning_curve(session: Session) -> "LearningCurve":
         raise BadInput("no rung with a base ran, so that there is no learning curve on its features")
     own = replace(find_recipe("feature_extraction_fast", session.scale), base=with_base[0].base)
     recipe = next((each for each in with_base if ARCHITECTURES[each.model].fit == "logistic regression"), own)
-    inputs = session.dataset(recipe), session.folder, session.weights(recipe)
+    inputs = session.dataset(recipe), session.folder, session.weights(recipe), session.engine
     return learning_curve(recipe, *inputs, progress=terminal_stream(session.config))
 
 

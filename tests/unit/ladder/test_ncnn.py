@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from convspec import BadInput, features, models
 from convspec.data.batches import Batches, rescale
 from convspec.data.datasets import Dataset
-from convspec.ladder.run import run_key, run_recipe
+from convspec.ladder.run import base_features, run_key, run_recipe
 from convspec.ladder.rungs import find_recipe
 from convspec.progress import Clock
 
@@ -84,10 +84,15 @@ def test_features_of_ncnn_have_a_store_of_their_own(few_shapes: Dataset, tmp_pat
     np.testing.assert_allclose(by_ncnn, by_keras, rtol=0, atol=1e-5 * by_keras.max())
 
 
-def test_the_fast_form_of_a_rung_computes_in_float32_on_ncnn(few_shapes: Dataset, tmp_path: Path) -> None:
+def test_a_linear_probe_on_ncnn_is_in_float32_and_its_features_are_read_again(
+    few_shapes: Dataset, tmp_path: Path
+) -> None:
     recipe = find_recipe("feature_extraction_fast", "mini")
     result = run_recipe(recipe, few_shapes, 0, tmp_path, engine=ncnn.ENGINE)
     assert result.machine["precision"] == "float32"
+    stores = set((tmp_path / "features").iterdir())
+    base_features(recipe, few_shapes, tmp_path, engine=ncnn.ENGINE)
+    assert set((tmp_path / "features").iterdir()) == stores
 
 
 @pytest.mark.parametrize(
