@@ -67,7 +67,7 @@ def _mini() -> dict[str, Recipe]:
         digits("dense_baseline", 10),
         digits("mnist_convnet", 12),
         mini("from_scratch", 40, 1e-3, ema_momentum=0.99),
-        mini("augmented", 100, 1e-3, ema_momentum=0.99),
+        mini("augmented", 80, 1e-3, ema_momentum=0.99, dropout=0.25),
         mini("feature_extraction", 10, 1e-4, base="mini"),
         frozen,
         mini("fine_tuned", 8, 1e-4, base="mini", thaw="block3_conv1", starts_from=frozen),

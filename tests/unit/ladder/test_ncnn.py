@@ -84,9 +84,7 @@ def test_features_of_ncnn_have_a_store_of_their_own(few_shapes: Dataset, tmp_pat
     np.testing.assert_allclose(by_ncnn, by_keras, rtol=0, atol=1e-5 * by_keras.max())
 
 
-def test_a_linear_probe_on_ncnn_is_in_float32_and_its_features_are_read_again(
-    few_shapes: Dataset, tmp_path: Path
-) -> None:
+def test_a_linear_probe_on_ncnn_is_in_float32_and_leaves_its_features(few_shapes: Dataset, tmp_path: Path) -> None:
     recipe = find_recipe("feature_extraction_fast", "mini")
     result = run_recipe(recipe, few_shapes, 0, tmp_path, engine=ncnn.ENGINE)
     assert result.machine["precision"] == "float32"
