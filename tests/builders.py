@@ -319,6 +319,7 @@ def explained(predict: Callable[[np.ndarray], np.ndarray], targets: np.ndarray, 
     return float(1 - np.sum((predict(targets) - test) ** 2) / np.sum((test - test.mean(axis=0)) ** 2))
 
 
+# Folders of pictures.
 def put_noise(folder: Path, *classes: str, count: int = 10) -> Path:
     """Write pictures of noise into each of these subfolders."""
     for name in classes:
@@ -328,3 +329,41 @@ def put_noise(folder: Path, *classes: str, count: int = 10) -> Path:
             noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(noise).save(folder / name / f"{number}.png")
     return folder
+
+
+def tiny_picture(number: int) -> bytes:
+    """Return a whole picture of four pixels, another one for each number."""
+    return b"P6 2 2 255\n" + number.to_bytes(4, "big") * 3
+
+
+def put_tiny(folder: Path, **counts: int) -> Path:
+    """Write so many pictures a class, no two of them alike."""
+    number = 0
+    for label, count in counts.items():
+        (folder / label).mkdir(parents=True)
+        for position in range(count):
+            (folder / label / f"{position:02d}.ppm").write_bytes(tiny_picture(number))
+            number += 1
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return all that is in a folder, hidden or not; folders as themselves."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"folder"
+        for path in folder.rglob("*")
+    }
+
+
+def pictures_in(folder: Path) -> dict[str, bytes]:
+    """Return the pictures in a folder that are tiny ones."""
+    return {name: content for name, content in tree(folder).items() if content.startswith(b"P6")}
+
+
+def states(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return what changes when somebody writes to a file, or puts another in its place."""
+    return {
+        str(path): (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+        for path in folder.rglob("*")
+        if (status := path.lstat())
+    }
