@@ -185,6 +185,12 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture
+def no_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no variable name the folder of real data."""
+    monkeypatch.delenv("CONVSPEC_DATA", raising=False)
+
+
+@pytest.fixture
 def rng() -> "np.random.Generator":
     """Return a generator that draws the same for every test, in whatever order they run."""
     import numpy as np
