@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from convspec import backend, training
+from convspec.accuracy.baselines import Run
 from convspec.accuracy.statistics import interval
 from convspec.data import datasets, shapes
 from convspec.data.augmentation import Augmentation
@@ -69,6 +70,28 @@ def result_with_history(rung: str, scale: Scale, accuracy: float, seed: int = 0)
         "val_loss": 0.55 + 0.15 * np.exp(-epochs / 3) + 0.0004 * epochs**2 + wave,
     }
     return replace(run, history={name: values.tolist() for name, values in history.items()})
+
+
+# Runs as baselines keep them.
+H200 = {"accelerators": ["NVIDIA H200"], "accelerator_state": [{"name": "NVIDIA H200", "driver": "570.1"}]}
+CPU = {
+    "backend": "tensorflow", "accelerators": [], "processor": "AMD EPYC", "threads": 2, "system": "Linux x86_64",
+    "precision": "float32", "load_average": [0.1, 0.2, 0.3],
+    "versions": {"python": "3.11.7", "keras": "3.15.1", "tensorflow": "2.21.0", "pillow": "11.0.0"},
+}  # fmt: skip
+
+
+def baseline_run(seed: int = 0, machine: dict[str, Any] | None = None, **changes: Any) -> Run:
+    """Return a run on four test pictures, of which three are right."""
+    recipe = {"epochs": 100, "learning_rate": 1e-5, "starts_from": {"epochs": 30}}
+    usual: dict[str, Any] = {
+        "name": "fine_tuned", "dataset": "pets-full", "seed": seed, "machine": CPU | (machine or {}),
+        "predicted": [0, 0, 1, 0], "labels": [0, 0, 1, 1], "pictures": ["cats/1", "cats/2", "dogs/1", "dogs/2"],
+        "confidence": [0.9, 0.8, 0.7, 0.6],
+        "conditions": {"recipe": recipe, "dataset": {"fingerprint": "2002bfeb03a8"}, "weights": "a2f5"},
+        "measurements": {"history": {"loss": [0.7, 0.25]}, "seconds": {"train": 12.5}},
+    }  # fmt: skip
+    return Run(**usual | changes)
 
 
 def store_in(folder: Path) -> Path:
