@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one 
     from collections.abc import Callable, Iterator
 
     import numpy as np
+    from pages import Case
     from playwright.sync_api import Browser
 
     from convspec.data.datasets import Dataset
@@ -165,6 +166,14 @@ def trained(few_shapes: "Dataset", run_folder: Path) -> "Callable[[str], Result]
     return cache(lambda rung: run_recipe(short_recipe(rung), few_shapes, 0, run_folder))
 
 
+@pytest.fixture(scope="session")
+def case(few_shapes: "Dataset", tmp_path_factory: pytest.TempPathFactory) -> "Case":
+    """Return a whole run at mini, on pictures and classes with hostile names, and its page."""
+    from pages import write_whole_run
+
+    return write_whole_run(tmp_path_factory.mktemp("page"), few_shapes)
+
+
 PROGRAMS = "chromium", "chromium-browser", "google-chrome"
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -182,6 +191,12 @@ def browser() -> "Iterator[Browser]":
         chromium = started.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def no_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no variable name the folder of real data."""
+    monkeypatch.delenv("CONVSPEC_DATA", raising=False)
 
 
 @pytest.fixture

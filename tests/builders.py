@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from convspec import backend, training
+from convspec.accuracy.baselines import Run
 from convspec.accuracy.statistics import interval
 from convspec.data import datasets, shapes
 from convspec.data.augmentation import Augmentation
@@ -69,6 +70,28 @@ def result_with_history(rung: str, scale: Scale, accuracy: float, seed: int = 0)
         "val_loss": 0.55 + 0.15 * np.exp(-epochs / 3) + 0.0004 * epochs**2 + wave,
     }
     return replace(run, history={name: values.tolist() for name, values in history.items()})
+
+
+# Runs as baselines keep them.
+H200 = {"accelerators": ["NVIDIA H200"], "accelerator_state": [{"name": "NVIDIA H200", "driver": "570.1"}]}
+CPU = {
+    "backend": "tensorflow", "accelerators": [], "processor": "AMD EPYC", "threads": 2, "system": "Linux x86_64",
+    "precision": "float32", "load_average": [0.1, 0.2, 0.3],
+    "versions": {"python": "3.11.7", "keras": "3.15.1", "tensorflow": "2.21.0", "pillow": "11.0.0"},
+}  # fmt: skip
+
+
+def baseline_run(seed: int = 0, machine: dict[str, Any] | None = None, **changes: Any) -> Run:
+    """Return a run on four test pictures, of which three are right."""
+    recipe = {"epochs": 100, "learning_rate": 1e-5, "starts_from": {"epochs": 30}}
+    usual: dict[str, Any] = {
+        "name": "fine_tuned", "dataset": "pets-full", "seed": seed, "machine": CPU | (machine or {}),
+        "predicted": [0, 0, 1, 0], "labels": [0, 0, 1, 1], "pictures": ["cats/1", "cats/2", "dogs/1", "dogs/2"],
+        "confidence": [0.9, 0.8, 0.7, 0.6],
+        "conditions": {"recipe": recipe, "dataset": {"fingerprint": "2002bfeb03a8"}, "weights": "a2f5"},
+        "measurements": {"history": {"loss": [0.7, 0.25]}, "seconds": {"train": 12.5}},
+    }  # fmt: skip
+    return Run(**usual | changes)
 
 
 def store_in(folder: Path) -> Path:
@@ -319,6 +342,7 @@ def explained(predict: Callable[[np.ndarray], np.ndarray], targets: np.ndarray, 
     return float(1 - np.sum((predict(targets) - test) ** 2) / np.sum((test - test.mean(axis=0)) ** 2))
 
 
+# Folders of pictures.
 def put_noise(folder: Path, *classes: str, count: int = 10) -> Path:
     """Write pictures of noise into each of these subfolders."""
     for name in classes:
@@ -328,3 +352,41 @@ def put_noise(folder: Path, *classes: str, count: int = 10) -> Path:
             noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(noise).save(folder / name / f"{number}.png")
     return folder
+
+
+def tiny_picture(number: int) -> bytes:
+    """Return a whole picture of four pixels, another one for each number."""
+    return b"P6 2 2 255\n" + number.to_bytes(4, "big") * 3
+
+
+def put_tiny(folder: Path, **counts: int) -> Path:
+    """Write so many pictures a class, no two of them alike."""
+    number = 0
+    for label, count in counts.items():
+        (folder / label).mkdir(parents=True)
+        for position in range(count):
+            (folder / label / f"{position:02d}.ppm").write_bytes(tiny_picture(number))
+            number += 1
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return all that is in a folder, hidden or not; folders as themselves."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"folder"
+        for path in folder.rglob("*")
+    }
+
+
+def pictures_in(folder: Path) -> dict[str, bytes]:
+    """Return the pictures in a folder that are tiny ones."""
+    return {name: content for name, content in tree(folder).items() if content.startswith(b"P6")}
+
+
+def states(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return what changes when somebody writes to a file, or puts another in its place."""
+    return {
+        str(path): (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+        for path in folder.rglob("*")
+        if (status := path.lstat())
+    }

@@ -81,6 +81,11 @@ def full(convspec_session: Session, evidence: Evidence) -> Full:
     return Full(convspec_session, evidence)
 
 
+def last_epochs(run: Result, metric: str = "val_accuracy") -> np.ndarray:
+    """Return a metric in the last ten epochs, whose mean is where a run ends."""
+    return np.array(run.history[metric][-claims_module.LAST :])
+
+
 @pytest.mark.parametrize("rung", RUNGS[:-1])
 def test_a_run_with_the_chapters_schedule_is_recorded(rung: str) -> None:
     assert {len(run.history["loss"]) for run in RUNS[rung]} == {find_recipe(rung, "full").epochs}
@@ -97,7 +102,7 @@ def test_seeds_scatter_no_more_in_validation_than_chance_over_the_pictures() -> 
     groups = [runs for runs in groups if "val_accuracy" in runs[0].history]
     assert len(groups) >= 6
     for runs in groups:
-        ends = [np.mean(run.history["val_accuracy"][-claims_module.LAST :]) for run in runs]
+        ends = [last_epochs(run).mean() for run in runs]
         mean = np.mean(ends)
         chance = mean * (1 - mean) / runs[0].dataset["pictures"]["validation"]
         assert stats.chi2.sf((len(ends) - 1) * np.var(ends, ddof=1) / chance, len(ends) - 1) > 0.01
@@ -118,44 +123,22 @@ def test_runs_of_this_session_are_judged_in_the_place_of_recorded_ones() -> None
 # Published accuracies.
 
 
-@pytest.mark.parametrize(
-    ("rung", "part"),
-    [
-        pytest.param(
-            "dense_baseline",
-            "test",
-            marks=claim(10, "5.1", "our test accuracy then was 97.8%", "holds", kind="recorded"),
-        ),
-        pytest.param(
-            "mnist_convnet",
-            "test",
-            marks=claim(11, "5.1", "the basic convnet has a test accuracy of 99.3%", "qualified", kind="recorded"),
-        ),
-        pytest.param(
-            "from_scratch",
-            "validation",
-            marks=claim(64, "5.2", "a classification accuracy of 71%", "cannot tell", kind="recorded"),
-        ),
-        pytest.param(
-            "augmented",
-            "validation",
-            marks=claim(74, "5.2.5", "You now reach an accuracy of 82%", "cannot tell", kind="recorded"),
-        ),
-        pytest.param(
-            "feature_extraction",
-            "validation",
-            marks=claim(97, "5.3.1", "a validation accuracy of about 90%", "holds", kind="recorded"),
-        ),
-        pytest.param(
-            "fine_tuned",
-            "validation",
-            marks=claim(113, "5.3.2", "a nice 1% absolute improvement in accuracy", "cannot tell", kind="recorded"),
-        ),
-        pytest.param(
-            "fine_tuned", "test", marks=claim(117, "5.3.2", "a test accuracy of 97%", "cannot tell", kind="recorded")
-        ),
-    ],
-)
+@pytest.mark.parametrize(("rung", "part"), [
+    pytest.param("dense_baseline", "test", marks=claim(
+        10, "5.1", "our test accuracy then was 97.8%", "holds", kind="recorded")),
+    pytest.param("mnist_convnet", "test", marks=claim(
+        11, "5.1", "the basic convnet has a test accuracy of 99.3%", "qualified", kind="recorded")),
+    pytest.param("from_scratch", "validation", marks=claim(
+        64, "5.2", "a classification accuracy of 71%", "cannot tell", kind="recorded")),
+    pytest.param("augmented", "validation", marks=claim(
+        74, "5.2.5", "You now reach an accuracy of 82%", "cannot tell", kind="recorded")),
+    pytest.param("feature_extraction", "validation", marks=claim(
+        97, "5.3.1", "a validation accuracy of about 90%", "holds", kind="recorded")),
+    pytest.param("fine_tuned", "validation", marks=claim(
+        113, "5.3.2", "a nice 1% absolute improvement in accuracy", "cannot tell", kind="recorded")),
+    pytest.param("fine_tuned", "test", marks=claim(
+        117, "5.3.2", "a test accuracy of 97%", "cannot tell", kind="recorded")),
+])  # fmt: skip
 def test_the_published_accuracy_is_what_runs_give(
     rung: str, part: str, full: Full, request: pytest.FixtureRequest
 ) -> None:
@@ -213,9 +196,7 @@ def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Fu
     """It stalls, with two seeds at 72 % and with one at 75."""
     plateaus = []
     for run in full("from_scratch"):
-        training, validation = (
-            np.array(run.history[name][-claims_module.LAST :]) for name in ("accuracy", "val_accuracy")
-        )
+        training, validation = (last_epochs(run, name) for name in ("accuracy", "val_accuracy"))
         rises = [9 * np.polyfit(np.arange(10), curve, 1)[0] for curve in (training, validation)]
         full.show(
             f"seed {run.seed}: last ten epochs {validation.mean():.3f}, {100 * rises[1]:+.1f} points over them,"
@@ -251,8 +232,7 @@ def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) 
 def test_the_recorded_relative_improvement_may_be_15_percent_or_less(full: Full) -> None:
     """By the scatter between the seeds of the network without, which stands for that of both: the other has one."""
     without, beside = (
-        np.array([np.mean(run.history["val_accuracy"][-claims_module.LAST :]) for run in full(rung)])
-        for rung in ("from_scratch", "augmented")
+        np.array([last_epochs(run).mean() for run in full(rung)]) for rung in ("from_scratch", "augmented")
     )
     if len(without) < 2:
         pytest.skip("one seed does not show how much seeds scatter: --convspec-seeds 3")
@@ -274,9 +254,7 @@ def test_augmented_curves_stay_within_5_points_and_the_loss_falls_on(full: Full)
     """Of training on augmented pictures with dropout, both of which hold the training accuracy down."""
     gaps = {}
     for rung in ("from_scratch", "augmented"):
-        ends = [
-            [np.mean(run.history[n][-claims_module.LAST :]) for n in ("accuracy", "val_accuracy")] for run in full(rung)
-        ]
+        ends = [[last_epochs(run, name).mean() for name in ("accuracy", "val_accuracy")] for run in full(rung)]
         gaps[rung] = max(float(training - validation) for training, validation in ends)
     lowest = [int(np.argmin(run.history["val_loss"])) + 1 for run in full("augmented")]
     full.show(
@@ -295,10 +273,7 @@ def test_augmented_curves_stay_within_5_points_and_the_loss_falls_on(full: Full)
 @pytest.mark.parametrize("rung", ["feature_extraction", "frozen_end_to_end"])
 def test_a_pretrained_base_is_far_ahead_of_a_network_from_scratch(rung: str, full: Full) -> None:
     """By more than ten points in validation, in the mean of the last ten epochs, run against run."""
-    pretrained, scratch = (
-        [float(np.mean(run.history["val_accuracy"][-claims_module.LAST :])) for run in full(name)]
-        for name in (rung, "from_scratch")
-    )
+    pretrained, scratch = ([float(last_epochs(run).mean()) for run in full(name)] for name in (rung, "from_scratch"))
     full.show(f"{rung} {min(pretrained):.3f} to {max(pretrained):.3f}, from scratch at most {max(scratch):.3f}")
     assert min(pretrained) > max(scratch) + 0.1
 

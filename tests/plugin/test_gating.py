@@ -1,23 +1,13 @@
-"""The gate as a user meets it: what fails, what it says, the exit code, and what a machine can read."""
+"""The gate as a user meets it: what fails, what it says, the exit code, and what machines can read."""
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
-import builders
-import numpy as np
 import pytest
+from builders import lines
 
-from convspec.accuracy import judgement
-from convspec.accuracy.baselines import Run, write
-from convspec.ladder import run as run_module
-from convspec.ladder import rungs
-from convspec.ladder.recipe import Recipe
-from convspec.ladder.result import Result
 from convspec.plugin import checks
-from convspec.plugin.session import SESSION, Session
 from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
-from convspec.report import tables
 
 OK, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
 MODEL = """
@@ -36,7 +26,7 @@ WORSE = {"hard": 150, "generator": 1}  # the pictures below `hard` are often wro
 def pytest_run(pytester: pytest.Pytester, *arguments: str) -> tuple[int, str]:
     """Return the exit code and what the terminal shows."""
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-    return int(result.ret), builders.lines(result)
+    return int(result.ret), lines(result)
 
 
 def run(
@@ -337,48 +327,6 @@ def test_seeds_that_an_update_leaves_in_place_are_named(pytester: pytest.Pyteste
     assert "seeds 3, 4 of the old baseline still count: train as many, or delete their files" in text
 
 
-BOTH = """
-    failures = []
-    for name in "ab":
-        try:
-            accuracy_gate(name, labels[None].repeat(3, 0), labels)
-        except pytest.fail.Exception as failure:
-            failures.append(failure)
-    if failures:
-        raise failures[0]
-"""
-
-
-def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester: pytest.Pytester) -> None:
-    model = f"import pytest\n{MODEL.partition('    wrong')[0]}{BOTH}"
-    pytester.makepyfile(test_model=model.replace("{generator}", "0"))
-    assert [pytest_run(pytester)[0] for _ in range(2)] == [NO_BASELINE, OK]
-
-
-SUBTESTS = """
-import numpy as np
-
-labels = np.arange(1000) % 2
-
-def test_models(accuracy_gate, subtests):
-    for name in "ab":
-        with subtests.test(name):
-            accuracy_gate(name, np.array([labels, labels]), labels)
-    with subtests.test():
-        assert {sound}
-"""
-
-
-@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest has subtests from 9.0 on")
-@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
-@pytest.mark.parametrize(("sound", "expected"), [(True, NO_BASELINE), (False, FAILED)])
-def test_a_test_whose_gates_fail_in_subtests_ends_as_a_gate(
-    sound: bool, expected: int, arguments: tuple[str, ...], pytester: pytest.Pytester
-) -> None:
-    pytester.makepyfile(test_models=SUBTESTS.format(sound=sound))
-    assert pytest_run(pytester, *arguments)[0] == expected
-
-
 def test_a_baseline_that_cannot_be_written_in_the_end_is_one_error(pytester: pytest.Pytester) -> None:
     (pytester.mkdir("tests") / "baselines").symlink_to("gone")
     code, text = run(pytester)
@@ -447,57 +395,3 @@ def test_a_changed_test_set_is_named_and_not_compared(pytester: pytest.Pytester)
     assert "To compare runs with these from now on: --convspec-update-baselines" in text
     assert baselines(pytester) == written, "what cannot be compared is not replaced unasked"
     assert [pytest_run(pytester, *options)[0] for options in (["--convspec-update-baselines"], [])] == [OK, OK]
-
-
-def train(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, drop: float, deviation: float
-) -> tuple[Session, list[Result]]:
-    """Return what is trained at auto: runs get 0.9 right, give or take `deviation`, `drop` less after a baseline."""
-    session = pytester.parseconfigure("--convspec-seeds", "auto").stash[SESSION]
-    recipe, rng = rungs.find_recipe("fine_tuned", "mini"), np.random.default_rng(0)
-
-    def run(recipe: Recipe, dataset: object, seed: int, *_: object, **__: object) -> Result:
-        right = round(1000 * (0.9 - (drop if written else 0) + rng.normal(0, deviation)))
-        return builders.result("fine_tuned", "mini", right / 1000, seed)
-
-    monkeypatch.setattr(run_module, "run_recipe", run)
-    monkeypatch.setattr(Session, "dataset", lambda *_: None)
-    monkeypatch.setattr(Session, "unfinished", lambda _, __, seed: session.folder / f"{len(written)}-{seed}.json")
-    written: list[Path] = []
-    written = [write(session.settings.baselines, session.run(recipe, seed).as_run()) for seed in range(5)]
-    return session, session.run_all_seeds(recipe)
-
-
-@pytest.mark.parametrize(("drop", "deviation", "expected"), [(0.0, 0.002, 3), (0.05, 0.002, 3), (0.01, 0.02, 12)])
-def test_seeds_auto_adds_seeds_until_the_verdict_is_certain(
-    drop: float, deviation: float, expected: int, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, results = train(pytester, monkeypatch, drop, deviation)
-    assert [result.seed for result in results] == list(range(expected))
-
-
-def test_each_look_of_seeds_auto_takes_its_share_of_the_error(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session, results = train(pytester, monkeypatch, 0.0, 0.002)
-    alone = judgement.judge(session.settings.baselines, as_runs(results)).verdict
-    shared = session.judge(as_runs(results)).verdict
-    assert alone and shared and shared.low < alone.low, "the interval of one of four looks is wider"  # noqa: PT018
-
-
-def as_runs(results: list[Result]) -> list[Run]:
-    return [result.as_run() for result in results]
-
-
-def test_the_markdown_summary_has_a_row_and_verdict_for_each_rung(tmp_path: Path) -> None:
-    groups = {
-        rung: [builders.result(rung, "mini", 0.9, seed) for seed in (0, 1)] for rung in ("augmented", "fine_tuned")
-    }
-    for run in as_runs(groups["augmented"]):
-        write(tmp_path / "baselines", run)
-    judgements = [judgement.judge(tmp_path / "baselines", as_runs(group)) for group in groups.values()]
-    tables.markdown(groups, judgements, [], [], tmp_path / "ladder.md")
-    text = (tmp_path / "ladder.md").read_text()
-    assert re.search(r"^\| augmented \|.* \| 0\.900 .* \| \**pass\** \|$", text, re.MULTILINE)
-    assert re.search(r"^\| fine_tuned \|.* \**missing\** \|$", text, re.MULTILINE)
-    assert "- fine_tuned: no baseline yet of fine_tuned" in text

@@ -17,6 +17,8 @@ from convspec.ladder import saved_model
 from convspec.visualization import class_activation_map, filter_patterns, superimpose
 from convspec.visualization.maps import activations, channel_tiles, occlusion_map, tile, viridis
 
+Run = Callable[..., list[str]]
+
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
@@ -40,8 +42,7 @@ def own(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def foreign(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "foreign.keras"
-    model.save(path)
+    model.save(path := tmp_path_factory.mktemp("models") / "foreign.keras")
     return path
 
 
@@ -54,9 +55,6 @@ def picture(rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return path
-
-
-Run = Callable[..., list[str]]
 
 
 @pytest.fixture
@@ -107,9 +105,8 @@ def test_the_map_lies_on_the_whole_picture_beside_the_likeliest(
     ],
 )
 def test_preparation_is_as_asked_for_else_as_the_file_tells(
-    how: str | None, prepare: Callable[[np.ndarray], np.ndarray], model: keras.Model, own: Path, picture: Path,
-    run: Run,
-) -> None:  # fmt: skip
+    how: str | None, prepare: Callable[..., np.ndarray], model: keras.Model, own: Path, picture: Path, run: Run
+) -> None:
     """The file tells of vgg16's, bilinear resizing, and the names of the classes."""
     lines = run("explain", own, picture, "--class", "Emu", *(["--preprocessing", how] if how else []))
     prepared = prepare(decode.load_image(picture, 12, "bilinear").astype(np.float32))
@@ -206,12 +203,11 @@ def test_occlusion_instead_of_gradients(model: keras.Model, foreign: Path, pictu
 
 
 def test_what_cannot_be_shown_of_a_model_is_refused(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flat = keras.Sequential([keras.Input((5, 5, 3)), layers.Flatten(), layers.Dense(2, "softmax")], name="flat")
-    flat.save("flat.keras")
-    inputs = keras.Input((5, 5, 2))
-    keras.Model(inputs, layers.Flatten()(layers.Conv2D(2, 3)(inputs)), name="pairs").save("pairs.keras")
-    inputs = keras.Input((5, 5, 3))
-    maps = layers.Flatten()(layers.Conv2D(2, 3)(inputs))
+    flat = [keras.Input((5, 5, 3)), layers.Flatten(), layers.Dense(2, "softmax")]
+    keras.Sequential(flat, name="flat").save("flat.keras")
+    pairs = [keras.Input((5, 5, 2)), layers.Conv2D(2, 3), layers.Flatten()]
+    keras.Sequential(pairs, name="pairs").save("pairs.keras")
+    maps = layers.Flatten()(layers.Conv2D(2, 3)(inputs := keras.Input((5, 5, 3))))
     keras.Model(inputs, [layers.Dense(2)(maps), layers.Dense(3)(maps)], name="forked").save("forked.keras")
     grey = [keras.Input((5, 5, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2, "softmax")]
     keras.Sequential(grey, name="grey").save("grey.keras")
@@ -276,9 +272,8 @@ def test_a_channel_alone_has_its_colours_and_its_range(
 
 def test_a_base_by_its_name_shows_the_picture_as_it_is_prepared_for_it(picture: Path, run: Run) -> None:
     lines = run("activations", "mini", picture, "block4_conv2")
-    (maps,) = models.conv_base("mini", models.MINI_WEIGHTS, (224, 224, 3)).predict(
-        seen(picture, 224, 224)[None], verbose=0
-    )
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (224, 224, 3))
+    (maps,) = base.predict(seen(picture, 224, 224)[None], verbose=0)
     assert lines[0].startswith("block4_conv2: 96 maps of 28 x 28, ")
     pooled = run("activations", "mini", picture, "block4_pool")
     assert pooled[0] == f"block4_pool: 96 maps of 14 x 14, {np.mean(~maps.any(axis=(0, 1))):.0%} of them dead"

@@ -1,66 +1,22 @@
-"""Pictures split as in listing 5.4: completely, verifiably, repeatably, and never at the source's cost."""
+"""Pictures split as in listing 5.4, completely, with a manifest, from folders and archives that stay as they are."""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import pictures_in, put_tiny, states, tiny_picture, tree
 
-import convspec
 from convspec import BadInput, MissingData
 from convspec.data import datasets
 from convspec.data.split import Manifest, split
 
-PARTS = ("train", "validation", "test")
 LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
-REMEDY = "give a target that is new or empty"
-
-
-def picture(number: int) -> bytes:
-    """Return a whole picture of four pixels, another one for each number."""
-    return b"P6 2 2 255\n" + number.to_bytes(4, "big") * 3
-
-
-def fill(folder: Path, **counts: int) -> Path:
-    """Write so many pictures a class, no two of them alike."""
-    number = 0
-    for label, count in counts.items():
-        (folder / label).mkdir(parents=True)
-        for position in range(count):
-            (folder / label / f"{position:02d}.ppm").write_bytes(picture(number))
-            number += 1
-    return folder
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Return all that is in a folder, hidden or not; folders as themselves."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"folder"
-        for path in folder.rglob("*")
-    }
-
-
-def in_parts(folder: Path) -> dict[str, bytes]:
-    """Return the pictures of a split folder."""
-    return {name: content for name, content in tree(folder).items() if content.startswith(b"P6")}
-
-
-def states(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return what changes when somebody writes to a file, or puts another in its place."""
-    return {
-        str(path): (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
-        for path in folder.rglob("*")
-        if (status := path.lstat())
-    }
 
 
 def archived(folder: Path, archive: Path, top: str = "") -> Path:
@@ -79,7 +35,7 @@ def archived(folder: Path, archive: Path, top: str = "") -> Path:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    return fill(tmp_path / "pets", cats=8, dogs=4)
+    return put_tiny(tmp_path / "pets", cats=8, dogs=4)
 
 
 # Which part a picture belongs to
@@ -87,7 +43,8 @@ def pets(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("layout", ["Kaggle", pytest.param("PetImages", marks=pytest.mark.slow)])
 def test_cats_and_dogs_are_split_as_in_listing_5_4(layout: str, tmp_path: Path) -> None:
-    sources = {(animal, n): picture(n + first) for animal, first in (("cat", 0), ("dog", 5000)) for n in range(2003)}
+    first = {"cat": 0, "dog": 5000}
+    sources = {(animal, n): tiny_picture(first[animal] + n) for animal in first for n in range(2003)}
     expected = {
         f"{part}/{animal}s/{animal}.{number}.jpg": sources[animal, number]
         for part, numbers in LISTING_5_4.items()
@@ -112,7 +69,7 @@ def test_cats_and_dogs_are_split_as_in_listing_5_4(layout: str, tmp_path: Path) 
         counts["train"]["cats"] -= 1
         counts["test"]["dogs"] -= 1
         bad = ["'PetImages/Cat/666.jpg'", "'PetImages/Dog/1702.jpg'"]
-    assert in_parts(tmp_path / "small") == expected
+    assert pictures_in(tmp_path / "small") == expected
     assert (manifest.classes, manifest.counts) == (("cats", "dogs"), counts)
     assert [reason.partition(" is not a readable picture: ")[0] for reason in manifest.skipped] == bad
 
@@ -149,7 +106,7 @@ def test_what_was_split_loads_as_the_source_does(seed: int, tmp_path: Path, pets
 def test_what_is_no_picture_is_left_out_and_named(tmp_path: Path, pets: Path) -> None:
     expected = split(pets, tmp_path / "before").files
     (pets / "cats" / "Thumbs.db").write_bytes(b"no picture")
-    (pets / "dogs" / "cut.ppm").write_bytes(picture(0)[:-1])
+    (pets / "dogs" / "cut.ppm").write_bytes(tiny_picture(0)[:-1])
     (pets / "cats" / "gone.ppm").symlink_to("nowhere")
     manifest = split(pets, tmp_path / "small")
     assert manifest.files == expected, "what is left out must not change the split of the others"
@@ -204,7 +161,7 @@ def test_a_copy_is_a_file_of_its_own_and_a_link_is_the_picture_itself(tmp_path: 
             for name, file in split(source, target, link=link).files.items():
                 assert (target / name).samefile(source / file["source"]) == link
                 assert not (target / name).is_symlink()
-            assert in_parts(target) == in_parts(tmp_path / "pets False")
+            assert pictures_in(target) == pictures_in(tmp_path / "pets False")
 
 
 @pytest.mark.parametrize(
@@ -223,9 +180,18 @@ def test_a_link_that_fails_says_what_to_do(
     monkeypatch.setattr(os, "link", fail)
     with pytest.raises(error, match=message):
         split(pets, tmp_path / "small", link=True)
-    assert in_parts(tmp_path / "small") == {}
+    assert pictures_in(tmp_path / "small") == {}
     split(pets, tmp_path / "small")
-    assert len(in_parts(tmp_path / "small")) == 12
+    assert len(pictures_in(tmp_path / "small")) == 12
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["nothing", "device"])
+def test_a_source_that_does_not_exist_says_what_to_give(device: bool, tmp_path: Path) -> None:
+    if device:
+        (tmp_path / "pets").symlink_to("/dev/null")
+    with pytest.raises(MissingData, match=f"^no folder or archive '{tmp_path}/pets': give a folder of pictures, or a"):
+        split(tmp_path / "pets", tmp_path / "small")
+    assert not (tmp_path / "small").exists()
 
 
 # Archives
@@ -241,7 +207,7 @@ def test_an_archive_is_split_as_the_folder_in_it(suffix: str, top: str, tmp_path
     target = tmp_path / "work" / "small"
     (tmp_path / "work" / ".small.unpacked" / "archive").mkdir(parents=True)  # of a run that was killed
     manifest = split(archive, target)
-    assert in_parts(target) == in_parts(tmp_path / "expected")
+    assert pictures_in(target) == pictures_in(tmp_path / "expected")
     sources = {file["source"] for file in manifest.files.values()}
     assert sources == {f"{top}{file['source']}" for file in expected.files.values()}
     assert sorted(os.listdir(tmp_path / "work")) == [archive.name, "small"], "nothing else is left behind"
@@ -267,7 +233,7 @@ def test_a_link_in_an_archive_is_split_as_its_picture(tmp_path: Path, pets: Path
     with tarfile.open(tmp_path / "pets.tar", "w") as tar:
         tar.add(pets, "pets")
     split(tmp_path / "pets.tar", tmp_path / "small")
-    assert picture(0) in in_parts(tmp_path / "small").values()
+    assert tiny_picture(0) in pictures_in(tmp_path / "small").values()
     assert not any(path.is_symlink() for path in (tmp_path / "small").rglob("*"))
 
 
@@ -275,177 +241,10 @@ def test_an_error_about_an_archive_names_it_and_leaves_nothing_behind(tmp_path: 
     archive = archived(pets / "cats", tmp_path / "pets.zip", "all/cats/")
     with pytest.raises(BadInput, match=f"^'{archive}/all' has only the class 'cats';"):
         split(archive, tmp_path / "small")
-    archive.write_bytes(archive.read_bytes().replace(picture(7), picture(77)))
+    archive.write_bytes(archive.read_bytes().replace(tiny_picture(7), tiny_picture(77)))
     with pytest.raises(BadInput, match=f"^cannot unpack '{archive}' .*CRC"):
         split(archive, tmp_path / "small")
     assert sorted(os.listdir(tmp_path)) == ["pets", "pets.zip"]
-
-
-# Interrupted, and run again
-
-
-class Interruption:
-    """os.replace that raises at one of the final names in a folder, before or after it did its work."""
-
-    def __init__(self, folder: Path, number: int, error: BaseException, late: bool) -> None:
-        self.folder, self.left, self.error, self.late, self.replace = folder, number, error, late, os.replace
-
-    def __call__(self, source: Path, target: Path) -> None:
-        final = Path(target).is_relative_to(self.folder) and ".partial" not in str(target)
-        self.left -= final
-        if final and self.left == -1 and not self.late:
-            raise self.error
-        self.replace(source, target)
-        if final and self.left == -1:
-            raise self.error
-
-
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_run_interrupted_at_any_file_is_completed_by_the_next(
-    packed: bool, late: bool, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = archived(pets, tmp_path / "pets.tar") if packed else pets
-    split(source, tmp_path / "expected")
-    expected = tree(tmp_path / "expected")
-    for number in range(13):  # 12 pictures and the manifest
-        target = tmp_path / str(number)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", Interruption(target, number, KeyboardInterrupt(), late))
-            with pytest.raises(KeyboardInterrupt):
-                split(source, target)
-        assert tree(target).items() <= expected.items(), f"interrupted at file {number}"
-        assert len(in_parts(target)) == min(number + late, 12)
-        assert ("manifest.json" in tree(target)) == (number == 12 and late), "the manifest says: complete"
-        assert not list(tmp_path.glob(".*")), "what was unpacked must go"
-        split(source, target)
-        assert tree(target) == expected, f"interrupted at file {number}"
-
-
-# Counts the renames and the files opened in the target, and kills its own process at one of them.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from convspec.data import split
-source, target, event, left = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-def watch(name, arguments):
-    global left
-    if name == event and str(arguments[0]).startswith(target):
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-split.split(Path(source), Path(target))
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
-def test_a_killed_run_leaves_whole_files_only_and_is_completed_by_the_next(tmp_path: Path, pets: Path) -> None:
-    split(pets, tmp_path / "expected")
-    expected = tree(tmp_path / "expected")
-    target, partials = tmp_path / "small", []
-    for event, number in (("open", 0), ("os.rename", 0), ("os.rename", 6), ("os.rename", 5)):
-        arguments = [KILLED, str(pets), str(target), event, str(number)]
-        child = subprocess.run(
-            [sys.executable, "-P", "-c", *arguments],
-            env=os.environ | {"PYTHONPATH": str(Path(convspec.__file__).parents[1])},
-            check=False,
-        )
-        assert child.returncode == -signal.SIGKILL
-        left = tree(target)
-        partial = {name for name in left if ".partial" in name}
-        partials.append(sum(left[name] == b"folder" for name in partial))
-        whole = {name: left[name] for name in left.keys() - partial}
-        assert whole.items() <= expected.items()
-        assert "manifest.json" not in whole
-    assert partials == [1, 1, 1, 1]
-    assert len(in_parts(target)) == 11 + 1, "six, five and the last, still under its other name"
-    split(pets, target)
-    assert tree(target) == expected
-
-
-def test_files_that_are_there_already_are_verified_and_left_alone(tmp_path: Path, pets: Path) -> None:
-    first = split(pets, tmp_path / "small")
-    before, expected = states(tmp_path / "small"), tree(tmp_path / "small")
-    assert split(pets, tmp_path / "small") == first
-    assert states(tmp_path / "small") == before
-    for name in sorted(first.files)[::2]:
-        (tmp_path / "small" / name).unlink()
-    before = {path: state for path, state in states(tmp_path / "small").items() if path.endswith(".ppm")}
-    split(pets, tmp_path / "small")
-    assert tree(tmp_path / "small") == expected
-    assert before.items() <= states(tmp_path / "small").items()
-
-
-def put(content: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(content)
-
-
-def link_to(target: str) -> Callable[[Path], object]:
-    return lambda path: path.symlink_to(target)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [put(picture(99)), put(b""), Path.mkdir, link_to("nowhere"), link_to("/dev/null")],
-    ids=["other", "empty", "folder", "dangling", "device"],
-)
-def test_something_else_in_a_files_place_is_refused(
-    other: Callable[[Path], object], tmp_path: Path, pets: Path
-) -> None:
-    name = list(split(pets, tmp_path / "elsewhere").files)[7]
-    path = tmp_path / "small" / name
-    path.parent.mkdir(parents=True)
-    other(path)
-    before = states(tmp_path / "small")
-    with pytest.raises(BadInput) as refused:
-        split(pets, tmp_path / "small")
-    source = pets / name.partition("/")[2]
-    assert str(refused.value) == f"'{path}' is there with other content than '{source}'; move it away, or {REMEDY}"
-    assert states(tmp_path / "small") == before
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["notes.txt", "train/cats/other.ppm", "train/partial12-00.ppm",
-     "train/newts/", "extra/", "train/cats/deep/", "test/cats/manifest.json", "old/manifest.json"],
-)  # fmt: skip
-@pytest.mark.parametrize("complete", [False, True])
-def test_what_does_not_belong_in_the_target_is_refused(name: str, complete: bool, tmp_path: Path, pets: Path) -> None:
-    if complete:
-        split(pets, tmp_path / "small")
-    path = tmp_path / "small" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if name.endswith("/"):
-        path.mkdir()
-    else:
-        path.write_bytes(picture(0))
-    before = states(tmp_path / "small")
-    with pytest.raises(BadInput) as refused:
-        split(pets, tmp_path / "small")
-    named = tmp_path / "small" / ("old" if name.startswith("old") else name)
-    assert str(refused.value) == (
-        f"'{named}' does not belong to this split (another source or seed?); move it away, or {REMEDY}"
-    )
-    assert states(tmp_path / "small") == before
-
-
-def test_a_part_that_is_a_link_is_refused(tmp_path: Path, pets: Path) -> None:
-    for folder in ("small", "elsewhere"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "small" / "train").symlink_to("../elsewhere")
-    with pytest.raises(BadInput, match="small/train' does not belong"):
-        split(pets, tmp_path / "small")
-    assert os.listdir(tmp_path / "elsewhere") == []
-
-
-def test_hidden_files_in_the_target_are_ignored(tmp_path: Path, pets: Path) -> None:
-    for name in (".DS_Store", "train/cats/.DS_Store", "test/.cache/00.ppm"):
-        (tmp_path / "small" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "small" / name).write_bytes(b"hidden")
-    split(pets, tmp_path / "small")
-    assert len(in_parts(tmp_path / "small")) == 12
-    assert list(tree(tmp_path / "small").values()).count(b"hidden") == 3
 
 
 # The manifest
@@ -455,7 +254,7 @@ def test_the_manifest_names_each_file_with_checksum_and_source(tmp_path: Path, p
     manifest = split(pets, tmp_path / "small", seed=7)
     written = json.loads((tmp_path / "small" / "manifest.json").read_bytes())
     assert written.pop("schema") == 1
-    assert written["files"].keys() == in_parts(tmp_path / "small").keys()
+    assert written["files"].keys() == pictures_in(tmp_path / "small").keys()
     for name, file in written["files"].items():
         content = (tmp_path / "small" / name).read_bytes()
         assert file == {"source": name.partition("/")[2], "sha256": hashlib.sha256(content).hexdigest()}
@@ -488,41 +287,6 @@ def test_the_manifest_has_the_same_bytes_wherever_the_source_lies(
 
 
 @pytest.mark.parametrize(
-    "other", [put(b"{}"), put(b""), put(b"[1]"), put(b'{"schema": 2}'), Path.mkdir, link_to("nowhere")]
-)
-def test_a_manifest_of_something_else_is_refused(other: Callable[[Path], object], tmp_path: Path, pets: Path) -> None:
-    (tmp_path / "small").mkdir()
-    other(tmp_path / "small" / "manifest.json")
-    before = states(tmp_path / "small")
-    with pytest.raises(BadInput) as refused:
-        split(pets, tmp_path / "small", seed=4)
-    assert str(refused.value) == f"'{tmp_path}/small/manifest.json' is not that of this source and seed 4; {REMEDY}"
-    assert states(tmp_path / "small") == before
-
-
-def test_a_manifest_is_read_by_its_schema(tmp_path: Path, pets: Path) -> None:
-    file = tmp_path / "small" / "manifest.json"
-    manifest = split(pets, file.parent)
-    written = json.loads(file.read_bytes())
-    file.write_text(json.dumps({key: value for key, value in written.items() if key != "schema"}))
-    assert split(pets, file.parent) == manifest, "without a number it is of schema 1"
-    file.write_text(json.dumps(written | {"schema": 2}))
-    with pytest.raises(BadInput, match=r"manifest\.json' is not that of this source"):
-        split(pets, file.parent)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_source_that_has_changed_or_another_seed_is_refused(seed: int, tmp_path: Path, pets: Path) -> None:
-    split(pets, tmp_path / "small")
-    if not seed:
-        (pets / "cats" / "bad.ppm").touch()
-    before = states(tmp_path / "small")
-    with pytest.raises(BadInput, match=rf"manifest\.json' is not that of this source and seed {seed}"):
-        split(pets, tmp_path / "small", seed=seed)
-    assert states(tmp_path / "small") == before
-
-
-@pytest.mark.parametrize(
     "name",
     [
         b"with spaces.ppm",
@@ -536,16 +300,16 @@ def test_a_source_that_has_changed_or_another_seed_is_refused(seed: int, tmp_pat
 def test_any_name_comes_through_the_split_and_its_manifest(name: bytes, tmp_path: Path, pets: Path) -> None:
     odd = os.fsdecode(name)
     try:
-        (pets / "cats" / odd).write_bytes(picture(50))
+        (pets / "cats" / odd).write_bytes(tiny_picture(50))
         (pets / "cats" / f"bad {odd}").touch()
-        fill(pets, **{odd: 4})
+        put_tiny(pets, **{odd: 4})
     except OSError:
         pytest.skip("this file system does not have such names")
     for number, path in enumerate((pets / odd).iterdir()):
-        path.write_bytes(picture(60 + number))
+        path.write_bytes(tiny_picture(60 + number))
     manifest = split(pets, tmp_path / "small")
     written = json.loads((tmp_path / "small" / "manifest.json").read_bytes())
-    assert manifest.files.keys() == written["files"].keys() == in_parts(tmp_path / "small").keys()
+    assert manifest.files.keys() == written["files"].keys() == pictures_in(tmp_path / "small").keys()
     assert odd in {Path(name).name for name in written["files"]}
     assert written["classes"] == sorted(["cats", "dogs", odd])
     assert len(written["skipped"]) == 1
@@ -567,51 +331,3 @@ def test_the_summary_counts_each_class_and_names_what_was_left_out() -> None:
         *(f"  {reason}" for reason in reasons[:10]),
         "  ... and 2 more, see manifest.json",
     ]
-
-
-# What cannot be written or read
-
-
-def test_a_full_disk_names_the_file_and_leaves_whole_files_only(
-    tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = list(split(pets, tmp_path / "expected").files)
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, "replace", Interruption(tmp_path / "small", 5, full, late=False))
-    with pytest.raises(OSError, match="; make room and run this again, ") as refused:
-        split(pets, tmp_path / "small")
-    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "small" / names[5]))
-    assert len(in_parts(tmp_path / "small")) == 5
-    assert tree(tmp_path / "small").items() <= tree(tmp_path / "expected").items()
-
-
-def test_a_file_that_can_be_written_in_part_only_does_not_appear(tmp_path: Path, pets: Path) -> None:
-    resource = pytest.importorskip("resource")
-    (pets / "cats" / "00.ppm").write_bytes(b"P6 60 60 255\n" + bytes(range(240)) * 45)
-    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, most))
-        with pytest.raises(OSError, match="File too large; put that right and run this again") as refused:
-            split(pets, tmp_path / "small")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
-    assert "\n" not in str(refused.value)
-    assert "00.ppm" not in str(list(tree(tmp_path / "small")))
-    split(pets, tmp_path / "small")
-    assert sorted(in_parts(tmp_path / "small").values()) == sorted(in_parts(pets).values())
-
-
-def test_a_target_that_is_no_folder_is_refused_by_name(tmp_path: Path, pets: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match=f"^'{tmp_path}/file' is not a folder; give one that is new or empty$"):
-        split(pets, tmp_path / "file")
-    with pytest.raises(OSError, match=f"; put that right and run this again, .*: '{tmp_path}/file/small/train"):
-        split(pets, tmp_path / "file" / "small")
-
-
-@pytest.mark.parametrize("make", [lambda path: None, link_to("/dev/null")], ids=["nothing", "device"])
-def test_a_source_that_does_not_exist_says_what_to_give(make: Callable[[Path], object], tmp_path: Path) -> None:
-    make(tmp_path / "pets")
-    with pytest.raises(MissingData, match=f"^no folder or archive '{tmp_path}/pets': give a folder of pictures, or a"):
-        split(tmp_path / "pets", tmp_path / "small")
-    assert not (tmp_path / "small").exists()

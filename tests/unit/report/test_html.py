@@ -1,68 +1,25 @@
-"""The page of a run says what the runs say, and can be read by everyone, in any browser."""
+"""The page of a run says what the runs say, and what could not be drawn."""
 
-import base64
-import io
-import re
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import keras
 import numpy as np
 import pytest
 from builders import result, result_with_history
-from PIL import Image
+from pages import CLASSES, METADATA, Case, every, parse, pixels, text
 
-from convspec import models, training
+from convspec import models
 from convspec.accuracy import baselines, judgement
-from convspec.data.datasets import Dataset, Split
-from convspec.ladder.result import Result
 from convspec.ladder.rungs import RUNGS, find_recipe
 from convspec.report import html as html_module
 from convspec.report.claims import claims
 from convspec.report.html import MISTAKES, SLOW
 from convspec.report.images import flipped_pictures
 from convspec.timings import cost
-from convspec.timings.cost import Cost, Point
 from convspec.visualization import maps
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-# Names are a user's own. These try to be more than text, are no Unicode, or are formulas to matplotlib.
-CLASSES = ('<script>alert("fish")</script>', "key & 'lock' $x^$")
-NAMES = ('"><img src=x onerror=alert(1)>', "caf\udce9.png", "{{ 7 * 7 }}", "</table></main><h1>x</h1>")
-METADATA: dict[str, Any] = {
-    "scale": "mini",
-    "command": ["pytest", "benchmarks", "--convspec-dataset", "my pictures"],
-    "written": "2026-01-02 03:04 UTC",
-    "outcome": "complete",
-    "failures": [],
-    "unfinished": {},
-    "repeats": {"fine_tuned": "bit-identical"},
-    "costs": [
-        Cost("feature_extraction", 4.0, 0.01, 0.001, [Point(30, 600, 28.0)]),
-        Cost("literal", 2.0, 0.0, 0.006, [Point(10, 100, 8.0)]),
-    ],
-}
-
-
-def parse(file: Path) -> Element:
-    """Read a page, which is well-formed XML, too: an element that isn't closed is an error."""
-    return ElementTree.parse(file).getroot()
-
-
-def every(element: Element, *tags: str) -> list[Element]:
-    """Return the elements in it with one of these tags, in the page's order."""
-    return [each for each in element.iter() if each.tag in tags]
-
-
-def text(element: Element) -> str:
-    """Return all text in an element, with single spaces."""
-    return " ".join("".join(element.itertext()).split())
 
 
 def section(page: Element, name: str) -> Element:
@@ -76,67 +33,6 @@ def rows(page: Element, name: str, table: int = 0) -> list[list[str]]:
     return [[text(cell) for cell in row] for row in section(page, name).findall(".//table")[table].iter("tr")]
 
 
-def pixels(image: Element) -> np.ndarray:
-    """Return an image of the page, as floats."""
-    content = base64.b64decode(image.attrib["src"].partition("base64,")[2])
-    return np.asarray(Image.open(io.BytesIO(content)), float)
-
-
-@dataclass
-class Case:
-    """A whole run at mini as its page was made from it."""
-
-    file: Path
-    runs: dict[str, list[Result]]
-    dataset: Dataset
-    model: Path
-    undrawn: list[str]
-
-    @property
-    def best(self) -> Result:
-        return self.runs["fine_tuned"][3]
-
-    def write(self, file: Path, runs: dict[str, list[Result]], model: Path | None = None, *judgements: Any) -> Element:
-        """Write and parse a page of other runs; without a model, parts are missing."""
-        model = model or file.with_name("none")
-        html_module.write(file, runs, judgements, METADATA, lambda _: self.dataset, lambda _: model)
-        return parse(file)
-
-
-@pytest.fixture(scope="module")
-def case(few_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Seven rungs of five seeds, on pictures and classes with hostile names; the best model has an untrained head."""
-    folder, test = tmp_path_factory.mktemp("page"), few_shapes.test
-    rng = np.random.default_rng(3)  # the same weights on every backend
-    model = models.end_to_end(models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3)))
-    for layer in model.layers[-2:]:
-        layer.set_weights([rng.normal(0, 0.05, weight.shape) for weight in layer.get_weights()])
-    model.save(file := folder / "model.keras")
-    shares = model.predict(test.images / np.float32(255), verbose=0)
-    predicted, confidence = training.predicted_classes(shares), training.confidence(shares)
-    names = [f"{place}.png" for place in range(len(test))]
-    wrong = sorted(np.flatnonzero(predicted != test.labels), key=lambda place: -confidence[place])
-    for name, place in zip(NAMES, wrong, strict=False):
-        names[place] = name
-    split = Split(test.images, test.labels, tuple(names))
-    dataset = replace(few_shapes, name='holiday"><b>', classes=CLASSES, test=split, validation=None)
-    runs = {rung: [result_with_history(rung, "mini", 0.2 + 0.01 * seed, seed) for seed in range(5)] for rung in RUNGS}
-    right = float(np.mean(predicted == test.labels))
-    runs["fine_tuned"] = [
-        replace(
-            run, test_accuracy=right - 0.01 * abs(run.seed - 3), test_names=names, test_labels=test.labels.tolist(),
-            predicted=predicted.tolist(), confidence=confidence.astype(float).tolist(),
-        )
-        for run in runs["fine_tuned"]
-    ]  # fmt: skip
-    for run in (run for group in runs.values() for run in group):
-        run.dataset.update(name=dataset.name, classes=list(CLASSES))
-    page = folder / "index.html"
-    return Case(
-        page, runs, dataset, file, html_module.write(page, runs, [], METADATA, lambda _: dataset, lambda _: file)
-    )
-
-
 @pytest.fixture(scope="module")
 def page(case: Case) -> Element:
     return parse(case.file)
@@ -145,84 +41,6 @@ def page(case: Case) -> Element:
 def test_all_parts_of_a_whole_run_are_drawn_in_less_than_5_mb(case: Case) -> None:
     assert case.undrawn == []
     assert case.file.stat().st_size < 5e6
-
-
-def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(page: Element) -> None:
-    assert not every(page, "script", "link", "iframe", "object", "embed", "base", "form")
-    for element in page.iter():
-        for name, value in element.attrib.items():
-            assert not name.startswith("on"), f"<{element.tag} {name}>"
-            if name in ("src", "href", "srcset", "poster", "action", "data"):
-                assert re.match(r"data:image/(webp|svg\+xml);base64,|#", value), f"<{element.tag} {name}={value[:60]}>"
-            if value.startswith("data:image/svg"):
-                drawing = base64.b64decode(value.partition("base64,")[2]).decode()
-                assert not re.search(r"<script|<image|<foreignObject|href=\"[^#]|url\([^#]", drawing)
-    (style,) = every(page, "style")
-    assert not re.search(r"url\(|@import|@font-face", text(style))
-    (policy,) = page.findall(".//meta[@http-equiv='Content-Security-Policy']")
-    assert policy.attrib["content"].startswith("default-src 'none';"), "the browser sees to it, too"
-
-
-def test_a_users_names_are_text_and_nothing_else(page: Element) -> None:
-    shown = "\n".join([text(page), *(image.attrib["alt"] for image in every(page, "img"))])
-    for name in (*CLASSES, 'holiday"><b>', NAMES[0], r"caf\udce9.png", *NAMES[2:]):
-        assert name in shown, f"{name} should be there as it is"
-    assert not every(page, "b"), "no element comes from a name"
-
-
-def test_headings_language_title_and_both_schemes_are_declared(page: Element) -> None:
-    levels = [int(each.tag[1]) for each in every(page, "h1", "h2", "h3", "h4")]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels)), levels
-    declared = {each.get("name"): each.get("content") for each in every(page, "meta")}
-    assert page.attrib["lang"] == "en"
-    assert re.search("holiday.*complete", text(every(page, "title")[0]))
-    assert declared["viewport"] == "width=device-width, initial-scale=1", "which leaves a reader free to zoom"
-    assert declared["color-scheme"] == "light dark"
-    assert len(every(page, "main")) == 1
-
-
-def test_every_link_leads_to_a_section_and_the_first_past_the_navigation(page: Element) -> None:
-    ids = [each.attrib["id"] for each in page.iter() if "id" in each.attrib]
-    assert len(set(ids)) == len(ids), "an id stands for one element"
-    links = every(page, "a")
-    assert links[0].attrib == {"class": "skip", "href": "#ladder"}
-    assert {link.attrib["href"][1:] for link in links} <= set(ids)
-    linked = {link.attrib["href"][1:] for link in page.findall(".//nav//a")}
-    assert linked == {each.attrib["aria-labelledby"] for each in every(page, "section")}
-
-
-def test_every_region_is_labelled_and_reached_by_the_keyboard(page: Element) -> None:
-    labels = {each.attrib["id"]: text(each) for each in page.iter() if "id" in each.attrib}
-    for element in page.iter():
-        if label := element.get("aria-labelledby"):
-            assert labels.get(label), f"<{element.tag}> is labelled by {label}, which says nothing"
-        if element.get("role") == "region":
-            assert element.attrib["tabindex"] == "0"
-
-
-def test_every_picture_has_a_description_of_its_own_and_its_size(page: Element) -> None:
-    pictures = every(page, "img")
-    assert len(pictures) > 30
-    descriptions = [each.attrib["alt"] for each in pictures]
-    assert all(len(description) > 12 for description in descriptions)
-    assert len(set(descriptions)) == len(descriptions), "no two pictures show the same"
-    for each in pictures:
-        if "webp" in each.attrib["src"][:20]:
-            height, width = pixels(each).shape[:2]
-            assert (each.attrib["width"], each.attrib["height"]) == (str(width), str(height))
-
-
-def test_every_table_has_a_caption_scopes_and_scrolls_on_its_own(page: Element) -> None:
-    tables = every(page, "table")
-    assert len(tables) >= 3
-    assert len(page.findall(".//div[@class='scroll']/table")) == len(tables)
-    for table in tables:
-        (caption,) = every(table, "caption")
-        assert text(caption)
-        assert {header.get("scope") for header in every(table, "th")} <= {"row", "col"}
-        assert all(len(row) > 1 for row in every(table, "tr"))
 
 
 def test_the_ladder_has_the_figures_of_each_rung(page: Element, case: Case) -> None:
@@ -484,67 +302,3 @@ def test_more_than_20_classes_have_their_confusions_in_words_alone(case: Case, t
     (side,) = worth.findall("./div[@class='side']")
     assert [each.attrib["alt"].split()[0] for each in every(side, "img")] == ["Reliability"]
     assert len(every(side, "li")) == 1
-
-
-# In a browser.
-
-
-def new_window(browser: "Browser", width: int = 1280, dark: bool = False) -> "Page":
-    return browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light")
-
-
-OVERFLOW = """[...document.body.querySelectorAll("*")].filter(each => !each.closest(".scroll, pre, .skip") &&
-    each.getBoundingClientRect().right > innerWidth + 1).map(each => each.outerHTML.slice(0, 80))"""
-BROKEN = "[...document.images].filter(each => !each.complete || !each.naturalWidth).map(each => each.alt)"
-# Texts that stand out from their ground by less than 4.5 to 1, WCAG's level AA.
-FAINT = """(() => { const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b };
-  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-    if (!/, 0\\)$/.test(c)) return c } return "rgb(255, 255, 255)" };
-  return [...document.body.querySelectorAll("*")].filter(e => [...e.childNodes].some(n => n.nodeType == 3 &&
-    n.data.trim())).map(e => { const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) =>
-    y - x); return [(a + .05) / (b + .05), e.outerHTML.slice(0, 60)] }).filter(([ratio]) => ratio < 4.5) })()"""
-
-
-@pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
-def test_in_a_browser_it_is_whole_legible_and_silent(width: int, dark: bool, browser: "Browser", case: Case) -> None:
-    window = new_window(browser, width, dark)
-    requests: list[str] = []
-    complaints: list[str] = []
-    window.on("request", lambda request: requests.append(request.url))
-    window.on("console", lambda message: complaints.append(message.text))
-    window.on("pageerror", lambda error: complaints.append(str(error)))
-    window.goto(case.file.as_uri())
-    assert window.evaluate("document.documentElement.scrollWidth") <= width
-    assert window.evaluate(OVERFLOW) == []
-    assert window.evaluate("document.images.length") == len(every(parse(case.file), "img"))
-    assert window.evaluate(BROKEN) == []
-    assert window.evaluate(FAINT) == []
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [case.file.as_uri()], "the file and nothing else"
-    shot = np.asarray(Image.open(io.BytesIO(window.screenshot())).convert("L"), float)
-    assert (np.median(shot) < 60) == dark, "the ground is dark where that is asked for"
-    assert shot.std() > 20, "and there is something on it"
-    window.close()
-
-
-def test_in_a_browser_the_first_key_leads_past_the_navigation(browser: "Browser", case: Case) -> None:
-    window = new_window(browser)
-    window.goto(case.file.as_uri())
-    window.keyboard.press("Tab")
-    assert window.evaluate("document.activeElement.textContent") == "Skip to the ladder"
-    assert window.evaluate("document.activeElement.getBoundingClientRect().left") >= 0, "it comes into sight"
-    window.keyboard.press("Tab")
-    assert window.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    assert window.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
-    window.close()
-
-
-def test_in_a_browser_it_prints_dark_on_white_without_navigation(browser: "Browser", case: Case) -> None:
-    window = new_window(browser, dark=True)
-    window.goto(case.file.as_uri())
-    assert window.pdf(format="A4", print_background=True).startswith(b"%PDF")
-    window.emulate_media(media="print")
-    assert not window.locator("nav").is_visible()
-    assert window.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    window.close()

@@ -1,6 +1,7 @@
 """The ladder's table, its record, the claims and the rows of pictures say what the runs say."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from builders import result
 
+from convspec.accuracy import baselines
 from convspec.accuracy.gate import AccuracyVerdict, Outcome
-from convspec.accuracy.judgement import Judgement
+from convspec.accuracy.judgement import Judgement, judge
 from convspec.data import batches as batches_module
 from convspec.data.batches import Batches, identity
 from convspec.data.datasets import Dataset, Split
@@ -71,6 +73,18 @@ def test_the_record_holds_every_raw_run_and_reads_back(tmp_path: Path) -> None:
     }
     assert {name: content["rungs"]["augmented"][name] for name in worth} == worth
     assert content["runs"] == [json.loads(json.dumps(run.as_dict())) for run in runs["augmented"]]
+
+
+def test_the_markdown_summary_has_a_row_and_verdict_for_each_rung(tmp_path: Path) -> None:
+    groups = {rung: [result(rung, "mini", 0.9, seed) for seed in (0, 1)] for rung in ("augmented", "fine_tuned")}
+    for run in groups["augmented"]:
+        baselines.write(tmp_path / "baselines", run.as_run())
+    judgements = [judge(tmp_path / "baselines", [run.as_run() for run in group]) for group in groups.values()]
+    tables.markdown(groups, judgements, [], [], tmp_path / "ladder.md")
+    text = (tmp_path / "ladder.md").read_text()
+    assert re.search(r"^\| augmented \|.* \| 0\.900 .* \| \**pass\** \|$", text, re.MULTILINE)
+    assert re.search(r"^\| fine_tuned \|.* \**missing\** \|$", text, re.MULTILINE)
+    assert "- fine_tuned: no baseline yet of fine_tuned" in text
 
 
 def pets(rung: str, cats: int, wrong: int, *others: str) -> list[Result]:

@@ -1,0 +1,53 @@
+"""A test that collects the failures of its gates, in subtests or itself, ends as a gate does."""
+
+import pytest
+
+from convspec.plugin.verdicts import NO_BASELINE
+
+FAILED = pytest.ExitCode.TESTS_FAILED
+BOTH = """
+import numpy as np
+import pytest
+
+labels = np.arange(1000) % 2
+
+def test_model(accuracy_gate):
+    failures = []
+    for name in "ab":
+        try:
+            accuracy_gate(name, labels[None].repeat(3, 0), labels)
+        except pytest.fail.Exception as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
+"""
+
+
+def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_model=BOTH)
+    sessions = [pytester.runpytest_inprocess("-p", "no:cacheprovider").ret for _ in range(2)]
+    assert sessions == [NO_BASELINE, pytest.ExitCode.OK]
+
+
+SUBTESTS = """
+import numpy as np
+
+labels = np.arange(1000) % 2
+
+def test_models(accuracy_gate, subtests):
+    for name in "ab":
+        with subtests.test(name):
+            accuracy_gate(name, np.array([labels, labels]), labels)
+    with subtests.test():
+        assert {sound}
+"""
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest has subtests from 9.0 on")
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(("sound", "expected"), [(True, NO_BASELINE), (False, FAILED)])
+def test_a_test_whose_gates_fail_in_subtests_ends_as_a_gate(
+    sound: bool, expected: int, arguments: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_models=SUBTESTS.format(sound=sound))
+    assert pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments).ret == expected
