@@ -43,6 +43,8 @@ except ModuleNotFoundError as error:
         f'Keras is to run on {error.name}, which is not installed: pip install "convspec[{error.name}]"'
         + "".join(f", or set {setting}" for setting in installed)
     ) from error
+except ValueError as error:  # of a name that Keras does not know, such as pytorch
+    raise BadInput(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}: {error}") from error
 if BACKEND not in BACKENDS:
     raise BadInput(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, got {BACKEND!r}")
 if (layout := keras.config.image_data_format()) != "channels_last":

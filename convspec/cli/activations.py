@@ -5,8 +5,8 @@ import argparse
 from convspec import BadInput
 from convspec.cli.arguments import add_drawing, add_picture, find_output
 
-HELP = "show every channel of a model's layers for a picture, or one"
-DESCRIPTION = "Write the maps of LAYERs (default: all that have some) as one picture, and say how many are dead."
+HELP = "show the channels of a model's layers for a picture, all or one"
+DESCRIPTION = "Draw the maps of each LAYER (default: all layers with maps) in one picture, and say how many are dead."
 WIDTH, TITLE = 960, 24  # pixels: of the picture, and of the line above each layer
 
 
@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_picture(parser, "activations")
     parser.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
-    parser.add_argument("--channel", metavar="N", type=int, help="this one alone, the first is 0 (default: all)")
+    parser.add_argument(
+        "--channel", metavar="N", type=int, help="draw this channel alone; the first is 0 (default: all)"
+    )
     add_drawing(parser)
 
 

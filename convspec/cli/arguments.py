@@ -1,6 +1,7 @@
 """Argument types that several commands share."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from convspec import MissingData
@@ -26,14 +27,26 @@ def require_folder(path: Path) -> None:
 def add_plugin_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add options of the pytest plugin, as text, also under their names there, which errors speak of."""
     for name in names:
-        settings = {key: value for key, value in OPTIONS[name].items() if key != "type"}
+        settings = OPTIONS[name] | ({"type": _checked(parse)} if (parse := OPTIONS[name].get("type")) else {})
         parser.add_argument(f"--{name}", help=HELP[name], **settings)
         parser.add_argument(f"--convspec-{name}", dest=name, help=argparse.SUPPRESS, **settings)
 
 
+def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a type that refuses what `parse` refuses, and leaves the rest as text."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return check
+
+
 def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
     """Add MODEL, PICTURE and --output."""
-    parser.add_argument("model", metavar="MODEL", help="a .keras file, of any program's, or the name of a base")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a .keras file, also one that Keras alone wrote, or the name of a base"
+    )
     parser.add_argument("picture", metavar="PICTURE", type=expand, help="a picture file; it is resized for the model")
     parser.add_argument(
         "--output", metavar="FILE", type=expand,
@@ -45,17 +58,17 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     """Add --weights, --preprocessing and --overwrite."""
     parser.add_argument(
         "--weights", "--convspec-weights", metavar="FILE",  # errors speak of the second
-        help="a base's weights (default: the data folder's, else Keras's)",
+        help="file of a base's weights (default: the data folder's, else Keras's)",
     )  # fmt: skip
     parser.add_argument(
         "--preprocessing", metavar="HOW",
-        help="how the model's inputs are prepared: rescale (0 to 1), none (0 to 255), or as for the weights of a"
-        " base, such as vgg16 (default: as the model's file tells if convspec wrote it, else rescale; of a base its"
-        " own)",
+        help="how the model's inputs are prepared: rescale (0 to 1), none (0 to 255), or a base's name, such as vgg16,"
+        " for what its weights expect (default: what the model's file says if convspec wrote it, else rescale; for a"
+        " base its own)",
     )  # fmt: skip
     parser.add_argument(
         "--overwrite", action="store_true",
-        help="replace whatever is there under the output's name (else: only what one of these commands wrote)",
+        help="replace any file of the output's name (default: only one that convspec wrote)",
     )  # fmt: skip
 
 

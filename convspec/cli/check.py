@@ -16,7 +16,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", metavar="DIR", type=expand, help="folder of pictures")
-    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
+    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the random split (default: 0)")
     add_plugin_options(parser, "layout", "truncated")
 
 

@@ -22,20 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawing(parser)
     parser.add_argument(
         "--class", dest="wanted", metavar="CLASS",
-        help="a name, number or, of ImageNet's, WordNet id (default: the one predicted)",
+        help="the class's name or number, or the WordNet id of one of ImageNet's (default: the predicted class)",
     )  # fmt: skip
     parser.add_argument(
         "--classes", metavar="A,B,...",
-        help="the classes' names in order (default: as the model's file tells; for 1000 classes ImageNet's, if Keras"
+        help="the classes' names in order (default: those in the model's file; for 1000 classes ImageNet's, if Keras"
         " has its list on this machine; else numbers)",
     )  # fmt: skip
-    parser.add_argument("--layer", metavar="LAYER", help="whose maps (default: the last convolution's)")
+    parser.add_argument(
+        "--layer", metavar="LAYER", help="the layer whose maps are weighed (default: the last convolution)"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--probability", action="store_true",
         help="take the gradient of the class's probability (listing 5.42), not of its score before the softmax",
     )  # fmt: skip
-    how.add_argument("--occlusion", action="store_true", help="cover parts of the picture instead, the slow check")
+    how.add_argument(
+        "--occlusion", action="store_true", help="cover parts of the picture instead: a slow check of Grad-CAM"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

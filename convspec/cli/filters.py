@@ -11,8 +11,8 @@ from convspec.plugin.options import positive
 
 HELP = "show the patterns that the filters of a model respond to"
 DESCRIPTION = (
-    "Write a grid of patterns for each LAYER (default: the first convolution at each size of its maps), down the"
-    " columns, SOURCE-LAYER.png."
+    "For each LAYER (default: the first convolution at each size of maps) write SOURCE-LAYER.png, a grid of patterns in"
+    " the order of the filters, down the columns."
 )
 ROWS, MARGIN = 8, 5  # listing 5.39
 
@@ -24,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawing(parser)
     parser.add_argument("--folder", metavar="DIR", type=expand, default=Path(), help="where to write (default: here)")
     parser.add_argument("--count", metavar="N", type=positive, default=64, help="the first N filters (default: 64)")
-    parser.add_argument("--size", metavar="PIXELS", type=positive, default=64, help="of a pattern (default: 64)")
-    parser.add_argument("--steps", metavar="N", type=positive, default=40, help="of gradient ascent (default: 40)")
-    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="of the noise at the start (default: 0)")
+    parser.add_argument("--size", metavar="PIXELS", type=positive, default=64, help="side of a pattern (default: 64)")
+    parser.add_argument(
+        "--steps", metavar="N", type=positive, default=40, help="steps of gradient ascent (default: 40)"
+    )
+    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the noise at the start (default: 0)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,7 +17,10 @@ OPTIONS = "scale", "mode", "rungs", "seeds", "base", "margin", "weights", "repor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", metavar="DIR", type=expand, help="a subfolder a class, or train, validation and test")
+    parser.add_argument(
+        "folder", metavar="DIR", type=expand,
+        help="folder with a subfolder of pictures for each class, or with train, validation and test that have those",
+    )  # fmt: skip
     add_plugin_options(parser, *OPTIONS)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from convspec import BadInput, models
+from convspec import BadInput, MissingData, models
 from convspec.cli.arguments import find_output
 from convspec.data import decode
 from convspec.data.datasets import data_folder
@@ -22,6 +22,8 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 def load(options: argparse.Namespace, include_top: bool) -> tuple[saved_model.SavedModel, np.ndarray, np.ndarray]:
     """Return the model, see `load_model`, the picture as uint8 RGB, and the model's input."""
     check_output(find_output(options), options.overwrite)
+    if not options.picture.is_file():
+        raise MissingData(f"no picture file {str(options.picture)!r}: give a JPEG, a PNG or another picture")
     saved, file = load_model(options.model, options.weights, include_top), options.picture
     return saved, decode.load_image(file), saved.prepare(file, options.preprocessing)
 

@@ -13,8 +13,10 @@ DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the sam
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("source", metavar="SOURCE", type=expand, help="folder of pictures, or a zip or tar of one")
-    parser.add_argument("target", metavar="TARGET", type=expand, help="new folder, or one that was interrupted")
-    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which split (default: 0)")
+    parser.add_argument(
+        "target", metavar="TARGET", type=expand, help="new folder, or one that an interrupted split left unfinished"
+    )
+    parser.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the random split (default: 0)")
     parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")
     add_plugin_options(parser, "layout")
 

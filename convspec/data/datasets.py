@@ -185,7 +185,8 @@ def _digits(size: int) -> Dataset:
 def _mnist(file: Path, size: int) -> Dataset:
     if not file.is_file():
         raise MissingData(
-            f"MNIST is not at {str(file)!r}: get it with `convspec fetch mnist --data-root {file.parent}`"
+            f"MNIST is not at {str(file)!r}: get it with `convspec fetch mnist --data-root"
+            f" {shlex.quote(str(file.parent))}`"
         )
     expected = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
     try:

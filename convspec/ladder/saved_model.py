@@ -83,7 +83,7 @@ def load(path: str | Path) -> SavedModel:
     """Read a model for use, not for training; BadInput, with the reason, where there is none."""
     path = expand(path)
     if not path.is_file():
-        raise BadInput(f"no model file {str(path)!r}")
+        raise BadInput(f"no model file {str(path)!r}: give a .keras file")
     try:
         model = keras.models.load_model(path, compile=False)
         metadata: dict[str, Any] = {}

@@ -2,14 +2,15 @@
 
 import argparse
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytest
 
-from convspec import BadInput, require_extras
+from convspec import BadInput, MissingData, require_extras
 
 Scale = Literal["mini", "full"]
 Mode = Literal["literal", "exact", "fast", "both"]
@@ -85,13 +86,13 @@ HELP = {
     "weights": "weights of the base (default: BASE_notop.weights.h5 in the data folder, else imagenet, from Keras)",
     "rungs": f"run only these rungs of {RUNGS} (default: all)",
     "mode": "literal (default): every rung as in its listings; exact: the same steps, with frozen layers computed"
-    " once where a picture stays the same; fast: frozen layers see each picture once, and feature extraction ends in a"
-    " linear probe; both: literal beside fast",
+    " once where a picture stays the same; fast: frozen layers see each picture or augmented view once, and feature"
+    " extraction ends in a linear probe; both: literal beside fast",
     "precision": "what models compute in; each has its own baselines (default: Keras's, with the backend's TF32)",
     "devices": "train on N GPUs at once that share every batch; on TensorFlow or JAX (default: 1)",
-    "engine": "keras (default); ncnn: compute what is cached of a frozen base, or streamed in exact mode, with ncnn,"
-    " twice as fast on a CPU; ray: spread all runs, or the features of a single run, over a Ray cluster ($RAY_ADDRESS,"
-    " else this machine), whose times are those of machines that share work",
+    "engine": "keras (default); ncnn: compute frozen layers with ncnn, faster on a CPU, where features are cached or in"
+    " exact mode; ray: spread all runs, or the features of a single run, over a Ray cluster ($RAY_ADDRESS, else this"
+    " machine), so that recorded times are those of machines that share work",
     "require-gpu": "fail, instead of running on the CPU, where there is no GPU",
     "require-data": "fail, instead of skipping, where pictures or weights are missing",
     "strict-images": "fail at the first unreadable picture (default: skip and name them, and fail above 5 %%)",
@@ -99,8 +100,8 @@ HELP = {
     "enforce-timings": "fail a timing whose whole 95 %% interval lies beyond its bound (default: no timing fails)",
     "seeds": "train each rung with seeds 0 to N-1 (default: 5 at mini, 1 at full); auto: with 3, and with up to 12"
     " until the verdict on its accuracy is certain",
-    "margin": "the drop in accuracy that still passes the gate against the baseline, and how much less than the best a"
-    " recommended rung may have (default: 0.01, one point)",
+    "margin": "how much accuracy may be lost: by runs against their baseline, and by a recommended rung against the"
+    " best (default: 0.01, one point)",
     "measure": "what gates judge: accuracy (default), or balanced accuracy, in which every class counts the same",
     "update-baselines": "add this session's runs to the baselines, after comparing them with those there",
     "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec where"
@@ -192,11 +193,23 @@ def prepare_ladder(settings: Settings) -> None:
             import_module(f"convspec.ladder.{settings.engine}")  # raises BadInput where its package is missing
     if settings.precision:
         backend.set_precision(settings.precision)
-    for name in settings.rungs or ():
-        find_recipe(name, settings.scale)
-    if settings.base:
-        models.find_base(settings.base)
-    if settings.dataset:
-        datasets.check(settings.dataset)
+    with _name_option("rungs"):
+        for name in settings.rungs or ():
+            find_recipe(name, settings.scale)
+    with _name_option("base"):
+        if settings.base:
+            models.find_base(settings.base)
+    with _name_option("dataset"):
+        if settings.dataset:
+            datasets.check(settings.dataset)
     if settings.weights and settings.weights != "imagenet" and not Path(settings.weights).is_file():
         raise BadInput(f"--convspec-weights: no file {settings.weights!r}; give a file, or imagenet")
+
+
+@contextmanager
+def _name_option(name: str) -> Iterator[None]:
+    """Begin the message of BadInput or MissingData with the option whose value is wrong."""
+    try:
+        yield
+    except (BadInput, MissingData) as error:
+        raise type(error)(f"--convspec-{name}: {error}") from error

@@ -11,6 +11,7 @@ import pytest
 from builders import LADDER, lines, result
 from PIL import Image
 
+from convspec.cli.main import main
 from convspec.plugin import summary
 from convspec.plugin.session import SESSION
 
@@ -40,6 +41,17 @@ def run_ladder(pytester: pytest.Pytester, *arguments: str) -> tuple[str, str, di
     folder = pytester.path / ".convspec"
     page = re.sub(r"\s+", " ", (folder / "index.html").read_text(encoding="utf-8"))
     return lines(shown), page, json.loads((folder / "ladder.json").read_text())
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--convspec-seeds"])
+def test_the_command_refuses_an_impossible_value_under_its_own_name(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["ladder", "pictures", option, "0"])
+    assert ended.value.code == 2
+    expected = f"convspec ladder: error: argument {option}: must be a whole number from 1 up, got '0'"
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.slow

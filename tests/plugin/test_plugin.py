@@ -58,12 +58,15 @@ def test_the_variable_overrides_the_data_root(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--convspec-rungs", "fine_tune"], "unknown rung 'fine_tune' at scale mini; choose from dense_baseline, "),
+        (
+            ["--convspec-rungs", "fine_tune"],
+            "--convspec-rungs: unknown rung 'fine_tune' at scale mini; choose from dense_baseline, ",
+        ),
         (
             ["--convspec-dataset", "nowhere"],
-            "no dataset or folder 'nowhere': give shapes, digits, mnist, dogs_vs_cats, or a folder",
+            "--convspec-dataset: no dataset or folder 'nowhere': give shapes, digits, mnist, dogs_vs_cats, or a folder",
         ),
-        (["--convspec-base", "vgg61"], "unknown base 'vgg61'; choose from convnextbase, "),
+        (["--convspec-base", "vgg61"], "--convspec-base: unknown base 'vgg61'; choose from convnextbase, "),
         (["--convspec-weights", "nowhere.h5"], "--convspec-weights: no file 'nowhere.h5'; give a file, or imagenet"),
         (["--convspec-seeds", "0"], "must be a whole number from 1 up, got '0'"),
         (["--convspec-seeds", "many"], "must be a whole number from 1 up, got 'many'"),

@@ -3,6 +3,8 @@
 import json
 import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,16 @@ def test_channels_first_in_kerass_settings_is_refused_by_name(monkeypatch: pytes
     monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
     with pytest.raises(BadInput, match="image_data_format must be channels_last, as pictures are, got channels_first"):
         runpy.run_path(str(backend.__file__))
+
+
+def test_a_backend_that_keras_does_not_know_is_refused_with_those_that_work() -> None:
+    code, settings = "import convspec.backend", os.environ | {"KERAS_BACKEND": "pytorch"}
+    ended = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    line = ended.stderr.strip().splitlines()[-1]
+    assert line == (
+        "convspec.BadInput: KERAS_BACKEND must be one of tensorflow, jax, torch: Unable to import backend : pytorch"
+    )
 
 
 @pytest.mark.skipif(backend.BACKEND == "jax", reason="JAX's kernels on a CPU are deterministic")

@@ -345,9 +345,9 @@ def test_an_output_is_whole_or_not_there(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("explain gone.keras PICTURE", "no model file 'gone.keras'"),
+        ("explain gone.keras PICTURE", "no model file 'gone.keras': give a .keras file"),
         ("explain PICTURE PICTURE", "some.cat.png' is no model that Keras can read: "),
-        ("explain MODEL gone.jpg", "No such file or directory: 'gone.jpg'"),
+        ("explain MODEL gone.jpg", "no picture file 'gone.jpg': give a JPEG, a PNG or another picture"),
         ("explain MODEL MODEL", "foreign.keras' is not a readable picture: "),
         ("explain MODEL PICTURE --class owl", "no class 'owl'; choose from 0, 1, 2, or a number from 0 to 2"),
         ("explain MODEL PICTURE --class 3", "no class '3'; choose from 0, 1, 2"),

@@ -1,4 +1,4 @@
-"""A frozen base computed by ncnn has the features that Keras gives it, twice as fast, or is refused in one line."""
+"""A frozen base computed by ncnn has the features that Keras gives it, in less time, or is refused in one line."""
 
 import sys
 from importlib import import_module

@@ -193,7 +193,8 @@ def test_a_part_that_cannot_be_drawn_takes_no_other_with_it(case: Case, tmp_path
     file, gone = tmp_path / "index.html", tmp_path / "gone.keras"
     undrawn = html_module.write(file, runs, [], METADATA, lambda _: case.dataset, lambda _: gone)
     assert undrawn[0].startswith("curves could not be drawn: BadInput: runs must have a history of loss")
-    assert undrawn[1:] == [f"{part} could not be drawn: BadInput: no model file {str(gone)!r}" for part in SLOW]
+    why = f"BadInput: no model file {str(gone)!r}: give a .keras file"
+    assert undrawn[1:] == [f"{part} could not be drawn: {why}" for part in SLOW]
     written = parse(file)
     for part, line in zip(("curves", *SLOW), undrawn, strict=True):
         (note,) = section(written, part).findall(".//p[@role='note']")
