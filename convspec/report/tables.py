@@ -27,9 +27,9 @@ COLUMNS = {
     "s/run": ">", "img/s": ">", "base img": ">", "peak MiB": ">",
 }  # fmt: skip
 FOOTNOTES = (
-    "test: mean and its 95 % interval (Student's t over seeds, Wilson over pictures if one or equal). val: best epoch.",
-    "train: last epoch. s/run: median wall time, the base's features included. img/s: training steps alone.",
-    "base img: pictures that went through the base, forward, in one run.",
+    "test: mean and 95 % interval: Student's t over seeds; for one seed, or equal ones, Wilson's over pictures.",
+    "val: best epoch. train: last epoch. s/run: median wall time, the base's features included. img/s: training alone.",
+    "base img: pictures that went forward through the base in one run.",
 )
 
 WORTH_COLUMNS = {
