@@ -31,7 +31,7 @@ def test_channels_first_in_kerass_settings_is_refused_by_name(monkeypatch: pytes
         runpy.run_path(str(backend.__file__))
 
 
-def test_a_backend_that_keras_does_not_know_is_refused_with_those_that_work() -> None:
+def test_a_backend_that_keras_does_not_know_is_refused_by_name() -> None:
     code, settings = "import convspec.backend", os.environ | {"KERAS_BACKEND": "pytorch"}
     ended = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
