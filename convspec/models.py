@@ -155,17 +155,8 @@ def find_base(name: str) -> str:
 
 
 def sizes(name: str) -> tuple[int, int]:
-    """Return the smallest side in pixels that a base takes, and the one its weights were made for.
-
-    `name` is a key of BASES, as in `prepares_itself`.
-    """
+    """Return the smallest side in pixels that a base, a key of BASES, takes, and the one its weights were made for."""
     return _SIZES.get(name, (32, 224))
-
-
-def prepares_itself(name: str) -> bool:
-    """Return whether a base's first layers prepare pictures, so that its inputs are 0..255."""
-    probe = np.array([[[[0, 127, 255]]]], np.float32)
-    return np.array_equal(PREPROCESSING[name](probe.copy()), probe)
 
 
 def default_weights(name: str, folder: Path | None = None, include_top: bool = False) -> str | Path:

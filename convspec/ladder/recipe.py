@@ -1,7 +1,7 @@
 """A rung as plain data."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from convspec import models
 from convspec.data.augmentation import Augmentation
@@ -33,7 +33,7 @@ class Recipe:
     augmentation: Augmentation | None = None  # of the training pictures
     extra_sizes: tuple[int, ...] = ()  # at which a linear probe sees each picture, too
     interpolation: Literal["nearest", "bilinear", "area"] = "nearest"  # resizes the pictures
-    preprocessing: Literal["rescale", "base"] = "rescale"  # inputs / 255, see `run.preparation`, or that of the weights
+    preprocessing: Literal["rescale", "base"] = "rescale"  # inputs / 255, or that of the base's weights
     views: int = 0  # of each picture, cached from the base's frozen part and shown in turn; 0 runs it in each step
     exact: bool = False  # the base's frozen part sees validation and test pictures once, not once an epoch
     precision: Literal["float32", "fast"] = "float32"  # of the base; the fast one is measured on the device
@@ -44,7 +44,8 @@ def with_base(recipe: Recipe, name: str) -> Recipe:
     """Return the recipe with another base, in any spelling that `models.find_base` takes.
 
     Pictures have at least the base's smallest size, and at full, in a recipe of one size, the one that its weights
-    were made for. A recipe without a base, or with that one, stays as it is.
+    were made for. They are prepared as those weights expect, but for VGG16, whose preparation is the recipe's. A
+    recipe without a base, or with that one, stays as it is.
     """
     base = models.find_base(name)
     if recipe.base in (None, base):
@@ -56,4 +57,6 @@ def with_base(recipe: Recipe, name: str) -> Recipe:
     )
     start = with_base(recipe.starts_from, name) if recipe.starts_from else None
     extra = tuple(max(side, smallest) for side in recipe.extra_sizes)
-    return replace(recipe, base=base, size=size, extra_sizes=extra, thaw=thaw, starts_from=start, published={})
+    changes: dict[str, Any] = {} if base == "vgg16" else {"preprocessing": "base"}  # no listing divides theirs by 255
+    changes |= {"base": base, "size": size, "extra_sizes": extra, "thaw": thaw, "starts_from": start, "published": {}}
+    return replace(recipe, **changes)

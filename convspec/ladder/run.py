@@ -143,11 +143,7 @@ def base_features(
 
 
 def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
-    """Return the function that makes inputs of batches of pictures; a base gets grey ones in three channels.
-
-    "rescale" divides by 255 as the listings do. A base that prepares pictures itself expects 0 to 255: it gets them
-    whole, whatever the recipe's preprocessing.
-    """
+    """Return the function that makes inputs of batches of pictures; a base gets grey ones in three channels."""
     prepare: Prepare = models.PREPROCESSING.get(_preprocessing(recipe), rescale)
     if recipe.base and dataset.train.images.shape[-1] == 1:
         return lambda grey: prepare(np.repeat(grey, 3, axis=-1))
@@ -156,9 +152,7 @@ def preparation(recipe: Recipe, dataset: Dataset) -> Prepare:
 
 def _preprocessing(recipe: Recipe) -> str:
     """Return the name of the recipe's preprocessing, as a saved model has it."""
-    if recipe.base and (recipe.preprocessing == "base" or models.prepares_itself(recipe.base)):
-        return recipe.base
-    return "rescale"
+    return recipe.base if recipe.base and recipe.preprocessing == "base" else "rescale"
 
 
 class _Network(NamedTuple):
