@@ -155,7 +155,10 @@ def find_base(name: str) -> str:
 
 
 def sizes(name: str) -> tuple[int, int]:
-    """Return the smallest side in pixels that a base, a key of BASES, takes, and the one its weights were made for."""
+    """Return the smallest side in pixels that a base takes, and the one its weights were made for.
+
+    `name` is a key of BASES.
+    """
     return _SIZES.get(name, (32, 224))
 
 
