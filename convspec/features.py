@@ -75,6 +75,7 @@ class Engine(NamedTuple):
     stream: Callable[[keras.Model, BatchStream], BatchStream] = stream_through
     versions: tuple[tuple[str, str], ...] = ()  # name and version of what takes part in the result beside the backend
     mixed: bool = True  # whether it computes in mixed precision, too
+    name: str = "keras"
 
 
 KERAS = Engine()

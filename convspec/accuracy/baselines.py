@@ -129,7 +129,7 @@ def incomparable(old: Run, new: Run) -> list[str]:
 
 
 def changes(old: Sequence[Run], new: Sequence[Run]) -> list[str]:
-    """Return what changed in backend, device, precision, processor and versions: ["keras 3.15.1 -> 3.16.0", ...].
+    """Return what changed in versions and machine: ["keras 3.15.1 -> 3.16.0", ...].
 
     What one side alone has recorded, such as a library that the other did not import, is no known change.
     """
@@ -230,7 +230,7 @@ def _facts(machines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         facts = {name: machine[name] for name in FACTS if name in machine}
         if "backend" in machine:
             devices, precision = _devices_and_precision(machine)
-            facts |= {"device": ", ".join(devices), "precision": precision}
+            facts |= {"device": ", ".join(devices), "precision": precision, "engine": machine.get("engine", "keras")}
         for gpu in machine.get("accelerator_state") or ():
             if isinstance(gpu, dict) and "driver" in gpu:
                 facts["driver"] = gpu["driver"]

@@ -3,6 +3,7 @@
 Its convolutions with 3 x 3 kernels are Winograd's (Lavin and Gray, arXiv:1509.09308), in float32.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -21,7 +22,7 @@ TOLERANCE = 1e-5  # of the largest feature; two ways to add up float32 differ by
 
 
 class Network:
-    """A chain of convolutions and max poolings such as VGG16's, computed by ncnn one picture at a time.
+    """A chain of convolutions and max poolings such as VGG16's, computed by ncnn, a picture in each thread.
 
     Has the name and the `predict_on_batch` of the Keras model that it stands in for, such a chain or a linear probe's
     trunk. Raises BadInput for a model with other layers or another precision.
@@ -41,7 +42,8 @@ class Network:
         options = self._net.opt
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_storage = False
-        options.num_threads = backend.cores()
+        options.num_threads = 1  # a picture a thread: several on one wait for each other, long on a busy machine
+        self._threads = ThreadPoolExecutor(backend.cores())
         with TemporaryDirectory() as folder:
             param, model = Path(folder, "base.param"), Path(folder, "base.bin")
             param.write_text("\n".join(["7767517", f"{len(lines)} {len(lines)}", *lines, ""]))
@@ -53,16 +55,16 @@ class Network:
 
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Return the output for pictures (n, height, width, channels), as the Keras model does."""
-        outputs = []
-        for picture in np.asarray(inputs, np.float32):
-            pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
-            extractor = self._net.create_extractor()
-            extractor.input(self._input, ncnn.Mat(pixels))
-            failed, output = extractor.extract(self._output)
-            assert not failed, f"ncnn could not compute {self.name}: {failed}"
-            outputs.append(np.array(output).transpose(1, 2, 0))
-        maps = np.ascontiguousarray(outputs)
+        maps = np.ascontiguousarray(list(self._threads.map(self._compute, np.asarray(inputs, np.float32))))
         return keras.ops.convert_to_numpy(self._pool.predict_on_batch(maps)) if self._pool else maps
+
+    def _compute(self, picture: np.ndarray) -> np.ndarray:
+        pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
+        extractor = self._net.create_extractor()
+        extractor.input(self._input, ncnn.Mat(pixels))
+        failed, output = extractor.extract(self._output)
+        assert not failed, f"ncnn could not compute {self.name}: {failed}"
+        return np.array(output).transpose(1, 2, 0)
 
     def _compare_with(self, base: keras.Model) -> None:
         drawn = np.random.default_rng(0).random((1, *base.input_shape[1:]), np.float32)
@@ -110,4 +112,5 @@ ENGINE = features.Engine(
     lambda trunk, batches: features.stream_through(Network(trunk), batches),
     (("ncnn", ncnn.__version__),),
     mixed=False,
+    name="ncnn",
 )

@@ -305,7 +305,7 @@ class _Run:
             images_per_second=round(in_training / self.clock.seconds["train"], 1),
             peak_memory_mib=memory_mib,
             machine=machine.machine()
-            | {"precision": _precision(recipe, self.engine), "devices": self.devices}
+            | {"precision": _precision(recipe, self.engine), "devices": self.devices, "engine": self.engine.name}
             | {"versions": machine.versions() | dict(self.engine.versions)},
             base_pictures=through_base if network.base else None,
         )

@@ -55,7 +55,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f" {f'seeds 0-{last}' if last else 'seed 0'}",
         f"convspec: data folder {session.data_root}, report folder {session.folder}",
         f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'},"
-        f" threads {backend.threads()}, precision {backend.precision()}",
+        f" threads {backend.threads()}, precision {backend.precision()}, engine {session.settings.engine}",
         *session.explanation[0],
     ]
 

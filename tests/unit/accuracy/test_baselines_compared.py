@@ -75,9 +75,10 @@ def test_another_decoder_is_named_as_a_possible_cause_of_other_pictures() -> Non
 
 def test_changes_of_versions_and_machine_are_listed() -> None:
     newer = {"versions": VERSIONS | {"keras": "3.16.0", "opencv": "5.0.0"}, "load_average": [9, 9, 9], "threads": 8}
-    new = [a_run(machine=newer), a_run(machine=newer | H200 | {"precision": "mixed_bfloat16"})]
+    new = [a_run(machine=newer), a_run(machine=newer | H200 | {"precision": "mixed_bfloat16", "engine": "ncnn"})]
     assert sorted(baselines.changes([a_run(0), a_run(1)], new)) == [
         "device CPU -> CPU, NVIDIA H200",
+        "engine keras -> keras, ncnn",
         "keras 3.15.1 -> 3.16.0",
         "precision float32 -> float32, mixed_bfloat16",
         "threads 2 -> 8",

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convspec import BadInput, features, models
+from convspec.accuracy import baselines
 from convspec.data.batches import Batches, rescale
 from convspec.data.datasets import Dataset
 from convspec.ladder.run import base_features, run_key, run_recipe
@@ -69,6 +70,7 @@ def test_a_run_on_ncnn_has_the_losses_of_keras_and_names_the_version(few_shapes:
             np.testing.assert_allclose(by_ncnn.history[name], by_keras.history[name], rtol=1e-5, err_msg=name)
         versions = [run.machine["versions"] for run in (by_keras, by_ncnn)]
         assert versions[1] == versions[0] | {"ncnn": ncnn.ncnn.__version__}
+        assert baselines.changes([by_keras.as_run()], [by_ncnn.as_run()]) == ["engine keras -> ncnn"]
         assert run_key(recipe, few_shapes, 0) != run_key(recipe, few_shapes, 0, engine=ncnn.ENGINE)
 
 
