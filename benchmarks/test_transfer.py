@@ -151,7 +151,8 @@ def test_ncnn_computes_a_base_in_less_time_than_keras(
     from convspec.ladder import ncnn
 
     files, network = paths[: PICTURES[recipe.scale]], ncnn.Network(base)
-    prepared = [inputs for inputs, _ in map(read(files, recipe).__getitem__, range(len(files) // recipe.batch_size))]
+    decoded = read(files, recipe)
+    prepared = [decoded[number][0] for number in range(len(decoded))]
     record(
         "a frozen base",
         Side("ncnn", lambda: [network.predict_on_batch(batch) for batch in prepared], len(files)),
