@@ -345,7 +345,7 @@ class _Run:
                 extent = claims_table.extent(rows)
                 self._summary = f"claims of the chapter, {extent}: {numbers}; {folder / 'claims.html'}"
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         if self._summary:
             terminalreporter.write_line(self._summary)
 

@@ -79,7 +79,7 @@ def stream(
         seed: Fixes the order of each pass and the transform of each picture in it.
         augmentation: Transform of each picture; None for none.
         start: First batch to yield, so that a stream can be continued.
-        threads: Threads that prepare batches ahead; None for one a core.
+        threads: Threads that prepare batches ahead; None for half the cores, as training keeps the others busy.
     """
     sources: list[Batches] = [batches] if isinstance(batches, Batches) else list(batches)
     labels, size, prepare = sources[0].labels, sources[0].batch_size, sources[0].prepare
@@ -98,7 +98,7 @@ def stream(
             chosen.append(index)
         return prepare(np.stack(views).astype(np.float32)), labels[chosen]
 
-    threads = threads or os.cpu_count() or 1
+    threads = threads or max((os.cpu_count() or 1) // 2, 1)
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future] = deque()
         try:
