@@ -140,7 +140,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         ("RGB", profile(1.0, None)),
         ("L", profile(1.0, "sRGB")),
     ],
-    ids=["sRGB", "no profile", "cut off", "grey", "colour of grey"],  # a profile's bytes have the second of its creation
+    ids=["sRGB", "no profile", "cut off", "grey", "colour of grey"],  # their bytes have the second of their creation
 )
 def test_srgb_and_profiles_that_do_not_fit_change_no_pixel(
     tmp_path: Path, kind: str, mode: str, icc_profile: bytes, way: str
