@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from convspec import backend, training
+from convspec.accuracy import baselines
 from convspec.accuracy.baselines import Run
 from convspec.accuracy.statistics import interval
 from convspec.data import datasets, shapes
@@ -27,7 +28,7 @@ from convspec.data.datasets import Dataset, Split
 from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_recipe
-from convspec.ladder.rungs import find_recipe
+from convspec.ladder.rungs import RECIPES, find_recipe
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -92,6 +93,14 @@ def baseline_run(seed: int = 0, machine: dict[str, Any] | None = None, **changes
         "measurements": {"history": {"loss": [0.7, 0.25]}, "seconds": {"train": 12.5}},
     }  # fmt: skip
     return Run(**usual | changes)
+
+
+@cache
+def recorded_runs(scale: Scale) -> dict[str, list[Result]]:
+    """Return the runs in fixtures/baselines of recipes as they are, by name."""
+    runs = [Result.from_run(run) for run in baselines.read(Path(__file__).parents[1] / "fixtures" / "baselines")]
+    recipes = RECIPES[scale].items()
+    return {name: own for name, recipe in recipes if (own := [run for run in runs if run.recipe == recipe])}
 
 
 def store_in(folder: Path) -> Path:

@@ -47,13 +47,14 @@ def judge(runs: Sequence[Result], part: str) -> Figure:
 def claims(runs: Runs) -> Table:
     """Return a row for each accuracy that the chapter publishes for a rung at full on its own pictures.
 
-    A rung without runs of its own recipe was "not run here". Other recipes have rows if they were run.
+    A rung without runs of its own recipe was "not run here", unless its exact form was. Other recipes have rows if they
+    were run.
     """
     rows = []
     for name, recipe in RECIPES["full"].items():
         group = [run for run in runs.get(name, ()) if run.recipe == recipe and run.dataset["name"] == recipe.dataset]
         for part, span in recipe.published.items() if group or name in RUNGS else ():
-            cells = ["-", "-", "-", "-", "not run here"]
+            cells = ["-"] * 4 + [f"see {name}_exact" if runs.get(f"{name}_exact") else "not run here"]
             if group:
                 figure = judge(group, part)
                 cells = [

@@ -10,25 +10,20 @@ and dropout, so that only freezing differs. A seed draws the head's first weight
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
 import pytest
-from builders import claim_axes, one_hot_accuracy, plot_seeds, ridge
+from builders import claim_axes, one_hot_accuracy, plot_seeds, recorded_runs, ridge
 from claims import Effect, Evidence, Experiment, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
-from convspec.accuracy import baselines
 from convspec.data import shapes
 from convspec.data.batches import rescale
-from convspec.ladder.result import Result
-from convspec.ladder.rungs import find_recipe
 from convspec.report.charts import BLUE, GREY, ORANGE
 
-ROOT = Path(__file__).parents[2]
 SEEDS = seeds(5)
 RATES = (2e-5, 2e-4, 2e-3)
 BATCH, STAGE, HEAD_STEPS, HEAD_RATE = 20, 100, 180, 2e-4
@@ -238,10 +233,9 @@ def test_a_base_that_stays_frozen_loses_nothing_under_any_head() -> None:
 @claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="recorded")
 def test_recorded_one_epoch_thawed_beats_thirty_with_the_base_frozen(evidence: Evidence) -> None:
     """VGG16 on Dogs vs. Cats as in listing 5.21, but thawed from the start under its random head, for one epoch."""
-    recipes = [find_recipe(f"frozen_end_to_end{end}", "full") for end in ("_trainable_1_epoch", "")]
-    recorded = [Result.from_run(run) for run in baselines.read(ROOT / "fixtures" / "baselines")]
     thawed, frozen = (
-        max(run.history["val_accuracy"]) for recipe in recipes for run in recorded if run.recipe == recipe
+        max(recorded_runs("full")[f"frozen_end_to_end{end}"][0].history["val_accuracy"])
+        for end in ("_trainable_1_epoch", "")
     )
     evidence(f"validation {thawed:.3f} after one epoch thawed, at best {frozen:.3f} in 30 frozen; one seed each")
     assert thawed > frozen

@@ -9,25 +9,22 @@ seed draws the head and the order of the pictures. The recorded runs are the lad
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pytest
+from builders import recorded_runs
 from claims import Effect, Experiment, assert_effect, claim, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
-from convspec.accuracy import baselines
 from convspec.data import shapes
 from convspec.data.batches import rescale
-from convspec.ladder.result import Result
 from convspec.report.charts import BLUE, ORANGE
 
 SEEDS, EPOCHS, BATCH, WINDOW = seeds(5), 20, 20, 5
 HEAD_STEPS, HEAD_RATE, RATE = 180, 2e-4, 1e-4
-ROOT = Path(__file__).parents[2]
 
 
 @cache
@@ -132,8 +129,7 @@ def test_the_mean_loss_rises_with_accuracy_stable_and_median_falling(experiment:
 @claim(116, "5.3.2", "improve if the loss isn't decreasing", "holds", kind="recorded")
 def test_recorded_losses_rise_in_epochs_in_which_accuracy_rises(experiment: Experiment) -> None:
     """Of the rungs at mini only `from_scratch` goes on for long after its lowest loss; fine-tuning has eight epochs."""
-    runs = [Result.from_run(run) for run in baselines.read(ROOT / "fixtures" / "baselines")]
-    histories = [run.history for run in runs if (run.recipe.name, run.recipe.scale) == ("from_scratch", "mini")]
+    histories = [run.history for run in recorded_runs("mini")["from_scratch"]]
     recorded = [(np.array(history["val_loss"]), np.array(history["val_accuracy"])) for history in histories]
     changed = [changes(Curves(loss, loss, accuracy)) for loss, accuracy in recorded]
     rise = Effect(tuple(each.mean for each in changed), "nats")

@@ -1,36 +1,28 @@
-"""Claims about the accuracies and curves of whole trainings on the real pictures, and the pages that show them.
+"""Claims about the accuracies and curves of whole trainings on the real pictures.
 
 Runs at full of this session are judged where there are any, else those in fixtures/baselines, as recorded evidence.
 """
 
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
+from builders import recorded_runs
 from claims import LEVEL, Evidence, Kind, claim
 from scipy import stats
 from sklearn.svm import SVC
 
-from convspec.accuracy import baselines, gate
 from convspec.data.datasets import load_dataset
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
-from convspec.plugin.options import DEFAULT_SEEDS
 from convspec.plugin.session import Session
 from convspec.report import claims as claims_module
 from convspec.report import tables
 
-ROOT = Path(__file__).parents[2]
-RESULTS = [Result.from_run(run) for run in baselines.read(ROOT / "fixtures" / "baselines")]
-AT = {
-    scale: {name: [r for r in RESULTS if r.recipe == recipe] for name, recipe in RECIPES[scale].items()}
-    for scale in RECIPES
-}
-RUNS = {name: runs for name, runs in AT["full"].items() if runs}
+RUNS = recorded_runs("full")
 
 
 class Full:
@@ -41,12 +33,14 @@ class Full:
         self._kinds: set[Kind] = set()
 
     def __call__(self, rung: str) -> list[Result]:
-        """Return the runs of a rung as the chapter has it; skip where there are none."""
-        here = self.of_this_session(rung)
-        if not here and rung not in RUNS:
+        """Return the runs of a rung as the chapter has it, else of its exact form; skip where there are none."""
+        names = [name for name in (rung, f"{rung}_exact") if name in RECIPES["full"]]
+        here = next(filter(None, map(self.of_this_session, names)), [])
+        recorded = next((RUNS[name] for name in names if name in RUNS), [])
+        if not here and not recorded:
             pytest.skip(f"{rung} was never run at full: some hours without a GPU, with --convspec-scale full -m ladder")
         self._kinds.add("measured" if here else "recorded")
-        return here or RUNS[rung]
+        return here or recorded
 
     def of_this_session(self, rung: str) -> list[Result]:
         """Return the runs of a rung that this session trained at full on the chapter's pictures."""
@@ -65,8 +59,10 @@ class Full:
         figure = claims_module.judge(runs, part)
         best = f" (best epoch {figure.best:.3f})" if figure.best else ""
         seeds, published = f"{len(runs)} seed{'s' * (len(runs) > 1)}", runs[0].recipe.published[part]
+        engine = runs[0].machine.get("engine", "keras")
+        name = runs[0].recipe.name + f" on {engine}" * (engine != "keras")
         self.show(
-            f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
+            f"{name} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
             f" published {tables.format_range(*published)}: {figure.verdict}"
         )
         return figure.verdict
@@ -98,7 +94,7 @@ def test_every_recorded_run_was_tested_on_all_test_pictures() -> None:
 
 def test_seeds_scatter_no_more_in_validation_than_chance_over_the_pictures() -> None:
     """Which is what the range of another run rests on where there is one seed; by a chi-square test at 0.01."""
-    groups = [runs for scale in RECIPES for runs in AT[scale].values() if len(runs) > 2]
+    groups = [runs for scale in RECIPES for runs in recorded_runs(scale).values() if len(runs) > 2]
     groups = [runs for runs in groups if "val_accuracy" in runs[0].history]
     assert len(groups) >= 6
     for runs in groups:
@@ -351,7 +347,7 @@ def test_of_digits_of_8_by_8_pixels_a_support_vector_machine_knows_more(evidence
         (part.images.reshape(len(part), -1) / 255, part.labels) for part in (digits.train, digits.test)
     )
     machine = SVC().fit(train, truth).score(test, expected)
-    convnets = [run.test_accuracy for run in AT["mini"]["mnist_convnet"]]
+    convnets = [run.test_accuracy for run in recorded_runs("mini")["mnist_convnet"]]
     evidence(f"test {machine:.3f}, the convnet {min(convnets):.3f} to {max(convnets):.3f}, from 900 digits")
     assert max(convnets) < machine
 
@@ -361,40 +357,3 @@ def test_recorded_features_took_as_long_as_over_100_epochs_on_them() -> None:
     for run in RUNS["feature_extraction"]:
         epoch = (run.seconds["train"] + run.seconds["validate"]) / run.recipe.epochs
         assert 100 < run.seconds["features"] / epoch < 500
-
-
-# The pages.
-
-
-SEVERAL = [(scale, rung) for scale in RECIPES for rung, runs in AT[scale].items() if rung in RUNGS and len(runs) > 2]
-
-
-@pytest.mark.parametrize(("scale", "rung"), SEVERAL)
-def test_a_gate_on_the_recorded_runs_sees_what_the_page_says(scale: str, rung: str) -> None:
-    runs = [np.equal(run.predicted, run.test_labels) for run in AT[scale][rung]]
-    verdict = gate.gate(runs, runs[: DEFAULT_SEEDS["mini"]])
-    assert verdict.smallest_drop is not None
-    row = f"| `{rung}` | {verdict.baseline:.3f} | {100 * np.std(np.mean(runs, axis=1), ddof=1):.2f} | "
-    assert f"{row}{100 * verdict.smallest_drop:.1f} |" in (ROOT / "docs" / "gates.md").read_text()
-
-
-PAGES = {"mini": ROOT / "README.md", "full": ROOT / "docs" / "results.md"}
-
-
-@pytest.mark.parametrize("scale", RECIPES)
-def test_the_pages_show_the_recorded_runs_and_no_others(scale: str) -> None:
-    seeds = {"mini": DEFAULT_SEEDS["mini"], "full": None}[scale]  # full has all that were recorded
-    table = tables.ladder({name: runs[:seeds] for name, runs in AT[scale].items() if runs}).text().split("\n\n")[0]
-    assert f"\n{table}\n" in PAGES[scale].read_text(), f"{PAGES[scale].name} should have this table:\n{table}"
-
-
-def test_the_published_verdicts_follow_from_the_recorded_runs() -> None:
-    claims = claims_module.claims(RUNS).text()
-    assert f"\n{claims}\n" in PAGES["full"].read_text(), f"results.md should have these lines:\n{claims}"
-
-
-def test_every_recorded_run_is_of_a_recipe_as_it_is() -> None:
-    for run in RESULTS:
-        assert run.recipe == find_recipe(run.recipe.name, run.recipe.scale), (
-            "changed since: run it with --convspec-update-baselines"
-        )

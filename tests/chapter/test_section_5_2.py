@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import keras
 import numpy as np
 import pytest
-from builders import assert_builds_as_listed, assert_trains_as_listed
+from builders import assert_builds_as_listed, assert_trains_as_listed, recorded_runs
 from claims import Evidence, claim
 from keras import layers
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
@@ -18,14 +18,11 @@ from PIL import Image
 from scipy import stats
 
 from convspec import models, training
-from convspec.accuracy import baselines
 from convspec.data import datasets, folders
 from convspec.data.batches import Batches, identity, rescale, stream
-from convspec.ladder.result import Result
 from convspec.ladder.rungs import find_recipe
 from convspec.progress import Clock
 
-BASELINES = Path(__file__).parents[2] / "fixtures" / "baselines"
 pytestmark = pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")  # as the listings do
 
 
@@ -81,8 +78,7 @@ def test_the_first_1000_of_each_class_train_500_validate_500_test(files: folders
 
 @claim(78, "5.2.1", "will still yield reasonable results despite a relative lack", "holds", kind="recorded")
 def test_recorded_training_on_2000_pictures_is_far_from_chance(evidence: Evidence) -> None:
-    recipe = find_recipe("from_scratch", "full")
-    runs = [run for run in map(Result.from_run, baselines.read(BASELINES)) if run.recipe == recipe]
+    runs = recorded_runs("full")["from_scratch"]
     for run in runs:
         evidence(
             f"seed {run.seed}: {run.test_accuracy:.3f} of {len(run.predicted)} test pictures, where chance has 0.5"

@@ -10,25 +10,21 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import Learner, as_batches, assert_builds_as_listed, result_with_history
+from builders import Learner, as_batches, assert_builds_as_listed, recorded_runs, result_with_history
 from claims import Evidence, claim, expect
 from keras import layers
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 from convspec import BadInput, features, models, training
-from convspec.accuracy import baselines
 from convspec.arithmetic import multiply_adds
 from convspec.data.batches import Batches, View, identity, rescale, stream
 from convspec.data.datasets import load_dataset
 from convspec.data.decode import load_image
-from convspec.ladder.result import Result
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION, find_recipe
 from convspec.progress import Clock
 from convspec.report import charts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")  # as the listings do
-
-BASELINES = Path(__file__).parents[2] / "fixtures" / "baselines"
 
 
 @pytest.fixture(scope="module")
@@ -269,15 +265,10 @@ def test_an_epoch_on_features_takes_as_long_as_few_pictures_in_the_base(
 @claim(100, "5.3.1", "it’s absolutely intractable on CPU", "refuted", kind="recorded")
 def test_30_epochs_end_to_end_fit_into_a_day_on_the_recorded_processor(evidence: Evidence) -> None:
     """Recorded on two cores, at the lowest priority beside other work."""
-    recipe = find_recipe("frozen_end_to_end", "full")
-    for run in map(Result.from_run, baselines.read(BASELINES)):
-        if run.recipe == recipe:
-            hours = (run.seconds["train"] + run.seconds["validate"]) / 3600
-            evidence(f"{hours:.1f} h for 30 epochs on {run.machine['threads']} threads, beside other work")
-            assert hours < 24
-            break
-    else:
-        pytest.fail(f"no run of {recipe.name} is recorded")
+    for run in recorded_runs("full")["frozen_end_to_end"]:
+        hours = (run.seconds["train"] + run.seconds["validate"]) / 3600
+        evidence(f"{hours:.1f} h for 30 epochs on {run.machine['threads']} threads, beside other work")
+        assert hours < 24
 
 
 # 5.3.1: end to end

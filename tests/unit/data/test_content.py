@@ -14,7 +14,7 @@ from convspec.data.content import Content, identify
 def zipped() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a", "b")
+        archive.writestr(zipfile.ZipInfo("a"), "b")
     return buffer.getvalue()
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from builders import recorded_runs
 
-from convspec.accuracy import baselines
 from convspec.data.datasets import Dataset
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_key, run_recipe
 from convspec.ladder.rungs import find_recipe
-
-ROOT = Path(__file__).parents[3]
 
 
 def run(name: str, dataset: Dataset, folder: Path) -> tuple[Result, list[np.ndarray]]:
@@ -47,10 +45,7 @@ def test_exact_is_the_literal_rung_in_all_but_what_is_computed_once() -> None:
 
 def test_a_whole_exact_run_on_ncnn_ends_as_the_literal_one() -> None:
     """Recorded: 3,000 steps on VGG16, in which rounding adds up to less than one picture in 500."""
-    runs = [run for run in baselines.read(ROOT / "fixtures" / "baselines") if run.dataset == "dogs_vs_cats-full"]
-    literal, exact = (
-        next(Result.from_run(run) for run in runs if run.name == f"frozen_end_to_end{end}") for end in ("", "_exact")
-    )
+    literal, exact = (recorded_runs("full")[f"frozen_end_to_end{end}"][0] for end in ("", "_exact"))
     assert exact.machine["engine"] == "ncnn"
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(exact.history[name][:4], literal.history[name][:4], rtol=1e-6, err_msg=name)
