@@ -357,6 +357,6 @@ def _draw(units: np.ndarray, quotas: Mapping[str, int], drawn: dict[int, str]) -
 
 def join(count: int, pairs: Sequence[Sequence[int]]) -> np.ndarray:
     """Return a number for each of `count` things, the same for those that pairs connect."""
-    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
+    first, second = np.array(pairs, np.int32).reshape(-1, 2).T  # int64 connects nothing, silently, before SciPy 1.11.3
     links = coo_array((np.ones(len(first), np.int8), (first, second)), (count, count))
     return connected_components(links, directed=False)[1]
