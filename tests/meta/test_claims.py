@@ -146,7 +146,8 @@ EFFECT = "+20.0 points [7.6, 32.4], p = 0.011, 5 seeds, and against 0 p = 0.011"
 @pytest.fixture
 def chapter(pytester: pytest.Pytester) -> pytest.Pytester:
     """A repository with claims of every outcome."""
-    pytester.makeini("[pytest]\naddopts = -p no:randomly -m 'not slow'\nmarkers =\n    slow: x")
+    settings = ["addopts = -p no:randomly -m 'not slow'", "markers = slow: x", f"pythonpath = {CHAPTER.parent}"]
+    pytester.makeini("\n".join(["[pytest]", *settings]))
     pytester.makeconftest('pytest_plugins = ["claims"]')
     folder = pytester.mkdir("tests") / "chapter"
     folder.mkdir()

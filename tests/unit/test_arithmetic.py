@@ -48,12 +48,17 @@ def _or_refused(compute: Callable[[], int]) -> int | str:
         return "refused"
 
 
+def _keras_size(layer: keras.Layer, size: int) -> int | str:
+    """Return the side of the output; what Keras refuses has a side below 1 before Keras 3.15."""
+    side = _or_refused(lambda: layer.compute_output_shape((1, size, size, 1))[1])
+    return "refused" if isinstance(side, int) and side < 1 else side
+
+
 def _check_size(family: str, size: int, window: int, stride: int, padding: str, dilation: int = 1) -> None:
     make, predict = FAMILIES[family]
     more = (dilation,) if dilation > 1 else ()
     predicted = _or_refused(lambda: predict(size, window, stride, padding, *more))
-    layer = make(window, stride, padding, dilation)
-    actual = _or_refused(lambda: layer.compute_output_shape((1, size, size, 1))[1])
+    actual = _keras_size(make(window, stride, padding, dilation), size)
     assert predicted == actual, (
         f"{family} of size {size}, window {window}, stride {stride}, {padding}, dilation {dilation}:"
         f" arithmetic says {predicted}, Keras {actual}"
@@ -77,6 +82,7 @@ def test_output_size_is_what_keras_computes_at_every_small_size(family: str, pad
             _check_size(family, size, window, stride, padding, dilation)
 
 
+@pytest.mark.skipif(keras.__version__.startswith(("3.13", "3.14")), reason="needs Keras 3.15")
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (9, 4), (28, 28)])
 def test_stride_and_dilation_together_are_those_of_a_depthwise_layer(height: int, width: int) -> None:
     for kernel, stride, dilation in product((1, 2), (2, 3), (2, 3)):
@@ -87,8 +93,7 @@ def test_stride_and_dilation_together_are_those_of_a_depthwise_layer(height: int
 
 @given(size=st.integers(1, 500), pool=st.integers(1, 500))
 def test_the_stride_of_pooling_is_its_window_unless_given(size: int, pool: int) -> None:
-    actual = _or_refused(lambda: layers.MaxPooling2D(pool).compute_output_shape((1, size, size, 1))[1])
-    assert _or_refused(lambda: pool_output_size(size, pool)) == actual
+    assert _or_refused(lambda: pool_output_size(size, pool)) == _keras_size(layers.MaxPooling2D(pool), size)
 
 
 def _measured_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int] | None:
