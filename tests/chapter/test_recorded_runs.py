@@ -21,6 +21,7 @@ from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
 from convspec.plugin.session import Session
 from convspec.report import claims as claims_module
 from convspec.report import tables
+from convspec.training import smooth_curve
 
 RUNS = recorded_runs("full")
 
@@ -82,9 +83,10 @@ def last_epochs(run: Result, metric: str = "val_accuracy") -> np.ndarray:
     return np.array(run.history[metric][-claims_module.LAST :])
 
 
-@pytest.mark.parametrize("rung", RUNGS[:-1])
+@pytest.mark.parametrize("rung", RUNGS)
 def test_a_run_with_the_chapters_schedule_is_recorded(rung: str) -> None:
-    assert {len(run.history["loss"]) for run in RUNS[rung]} == {find_recipe(rung, "full").epochs}
+    runs = RUNS.get(rung) or RUNS[f"{rung}_exact"]
+    assert {len(run.history["loss"]) for run in runs} == {find_recipe(rung, "full").epochs}
 
 
 def test_every_recorded_run_was_tested_on_all_test_pictures() -> None:
@@ -130,10 +132,6 @@ def test_runs_of_this_session_are_judged_in_the_place_of_recorded_ones() -> None
         74, "5.2.5", "You now reach an accuracy of 82%", "cannot tell", kind="recorded")),
     pytest.param("feature_extraction", "validation", marks=claim(
         97, "5.3.1", "a validation accuracy of about 90%", "holds", kind="recorded")),
-    pytest.param("fine_tuned", "validation", marks=claim(
-        113, "5.3.2", "a nice 1% absolute improvement in accuracy", "cannot tell", kind="recorded")),
-    pytest.param("fine_tuned", "test", marks=claim(
-        117, "5.3.2", "a test accuracy of 97%", "cannot tell", kind="recorded")),
 ])  # fmt: skip
 def test_the_published_accuracy_is_what_runs_give(
     rung: str, part: str, full: Full, request: pytest.FixtureRequest
@@ -303,40 +301,65 @@ def test_a_frozen_base_reaches_96_percent_with_its_own_preprocessing(full: Full)
 
 @claim(45.5, "5.2.2", "you'll get fairly close to this accuracy", "qualified", kind="recorded")
 def test_95_percent_is_reached_with_the_weights_own_preprocessing(full: Full) -> None:
-    """Not with inputs / 255, as the listings have them, by any rung that is recorded."""
-    rungs = "feature_extraction", "frozen_end_to_end", "frozen_end_to_end_preprocessed"
+    """Not with inputs / 255, as the listings have them: with these fine-tuning comes nearest, a point and a half below."""
+    rungs = "feature_extraction", "frozen_end_to_end", "fine_tuned", "frozen_end_to_end_preprocessed"
     *listed, preprocessed = ([run.test_accuracy for run in full(rung)] for rung in rungs)
     full.show(f"test {min(preprocessed):.3f}; as listed {min(chain(*listed)):.3f} to {max(chain(*listed)):.3f}")
-    assert max(chain(*listed)) < 0.92 < 0.94 < min(preprocessed)
+    assert max(chain(*listed)) < 0.945 < 0.95 < min(preprocessed)
 
 
-# Fine-tuning, figures 5.20 and 5.21: of the fast form, on recorded views with the weights' own preprocessing.
+# Fine-tuning, figures 5.20 to 5.23: as written; in fast form on recorded views with the weights' own preprocessing.
 
 
-@claim(113, "5.3.2", "a nice 1% absolute improvement in accuracy", "cannot tell", kind="recorded")
-def test_of_one_point_by_fine_tuning_a_run_in_fast_form_cannot_tell(full: Full) -> None:
+@claim(117, "5.3.2", "a test accuracy of 97%", "refuted", kind="recorded")
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_fine_tuning_as_written_does_not_reach_97_percent(part: str, full: Full) -> None:
+    assert full.judge("fine_tuned", part) == "not reproduced"
+
+
+@claim(113, "5.3.2", "a nice 1% absolute improvement in accuracy", "qualified", kind="recorded")
+@pytest.mark.parametrize(("rung", "clear", "low", "high"), [
+    ("fine_tuned", True, 0.03, 0.06), ("fine_tuned_fast", False, 0.0, 0.01)
+])  # fmt: skip
+def test_fine_tuning_gains_four_points_on_90_percent_but_not_one_on_96(
+    rung: str, clear: bool, low: float, high: float, full: Full
+) -> None:
     """On the 1,000 test pictures, by McNemar's exact test."""
-    for tuned, frozen in zip(full("fine_tuned_fast"), full("frozen_end_to_end_fast"), strict=True):
+    for tuned in full(rung):
+        assert tuned.recipe.starts_from
+        (frozen,) = [run for run in full(tuned.recipe.starts_from.name) if run.seed == tuned.seed]
         assert tuned.test_names == frozen.test_names
         right, before = (np.equal(run.predicted, run.test_labels) for run in (tuned, frozen))
         won, lost = int(np.sum(right & ~before)), int(np.sum(before & ~right))
         p = stats.binomtest(won, won + lost).pvalue
-        full.show(f"in fast form {won} of {len(right):,} test pictures won and {lost} lost, p = {p:.2g}")
-        assert 0 <= (won - lost) / len(right) < 0.01
-        assert p > LEVEL
+        full.show(
+            f"{tuned.recipe.name} over {frozen.recipe.name}: {won} of {len(right):,} test pictures won and {lost} lost,"
+            f" p = {p:.2g}"
+        )
+        assert low <= (won - lost) / len(right) < high
+        assert (p < LEVEL) == clear
 
 
-@claim(114.7, "5.3.2", "in fact, it's deteriorating", "qualified", kind="recorded")
-def test_in_fast_form_the_loss_of_fine_tuning_rises_and_accuracy_stays(full: Full) -> None:
-    """The first ten of 30 epochs against the last ten, in validation."""
-    for run in full("fine_tuned_fast"):
+@claim(114.5, "5.3.2", "from about 96% to above 97%", "refuted", source="figure 5.22", kind="recorded")
+def test_the_smoothed_accuracy_rises_from_91_to_94_percent(full: Full) -> None:
+    for run in full("fine_tuned"):
+        smoothed = smooth_curve(run.history["val_accuracy"])
+        full.show(f"{run.recipe.name}, seed {run.seed}: smoothed validation {smoothed[0]:.3f} to {smoothed[-1]:.3f}")
+        assert smoothed[0] < 0.93 < smoothed[-1] < 0.96
+
+
+@claim(114.7, "5.3.2", "in fact, it's deteriorating", "holds", kind="recorded")
+@pytest.mark.parametrize("rung", ["fine_tuned", "fine_tuned_fast"])
+def test_the_loss_of_fine_tuning_rises_and_the_accuracy_does_not_fall(rung: str, full: Full) -> None:
+    """The first ten epochs against the last ten, in validation."""
+    for run in full(rung):
         loss, accuracy = (np.array(run.history[name]) for name in ("val_loss", "val_accuracy"))
         full.show(
-            f"seed {run.seed}: validation loss {loss[:10].mean():.4f} to {loss[-10:].mean():.4f}, accuracy"
-            f" {accuracy[:10].mean():.3f} to {accuracy[-10:].mean():.3f}"
+            f"{run.recipe.name}, seed {run.seed}: validation loss {loss[:10].mean():.4f} to {loss[-10:].mean():.4f},"
+            f" accuracy {accuracy[:10].mean():.3f} to {accuracy[-10:].mean():.3f}"
         )
         assert loss[-10:].mean() > loss[:10].mean()
-        assert abs(accuracy[-10:].mean() - accuracy[:10].mean()) < 0.005
+        assert accuracy[-10:].mean() - accuracy[:10].mean() > -0.005
 
 
 @claim(118.5, "5.3.3", "Convnets are the best type of machine-learning models", "qualified", kind="recorded")
