@@ -390,7 +390,7 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_command(capsys: pyt
         main(["filters", "mini", "--filters", "3"])
     err = capsys.readouterr().err
     assert err.startswith("usage: convspec filters [-h]")
-    assert err.endswith("convspec filters: error: unrecognized arguments: --filters 3\n")
+    assert "convspec filters: error: unrecognized arguments: --filters" in err
 
 
 def test_the_option_for_weights_that_an_error_names_is_taken(
