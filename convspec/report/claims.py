@@ -50,11 +50,15 @@ def claims(runs: Runs) -> Table:
     A rung without runs of its own recipe was "not run here", unless its exact form was. Other recipes have rows if they
     were run.
     """
+    groups = {
+        name: [run for run in runs.get(name, ()) if run.recipe == recipe and run.dataset["name"] == recipe.dataset]
+        for name, recipe in RECIPES["full"].items()
+    }
     rows = []
-    for name, recipe in RECIPES["full"].items():
-        group = [run for run in runs.get(name, ()) if run.recipe == recipe and run.dataset["name"] == recipe.dataset]
+    for name, group in groups.items():
+        recipe = RECIPES["full"][name]
         for part, span in recipe.published.items() if group or name in RUNGS else ():
-            cells = ["-"] * 4 + [f"see {name}_exact" if runs.get(f"{name}_exact") else "not run here"]
+            cells = ["-"] * 4 + [f"see {name}_exact" if groups.get(f"{name}_exact") else "not run here"]
             if group:
                 figure = judge(group, part)
                 cells = [

@@ -227,6 +227,12 @@ def test_a_claim_without_a_run_of_the_recipe_as_it_is_was_not_run_here() -> None
     assert all(row[-1] == "not run here" for row in rows)
 
 
+@pytest.mark.parametrize(("pictures", "verdict"), [("dogs_vs_cats", "see fine_tuned_exact"), ("mine", "not run here")])
+def test_a_rung_whose_exact_form_was_run_refers_to_it(pictures: str, verdict: str) -> None:
+    rows = claims({"fine_tuned_exact": [result("fine_tuned_exact", "full", 0.97, dataset=pictures)]}).rows
+    assert {row[-1] for row in rows if row[0] == "fine_tuned"} == {verdict}
+
+
 RED, BLUE = [220, 0, 0], [0, 0, 220]
 
 
