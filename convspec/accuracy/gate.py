@@ -6,8 +6,8 @@ the runs in the order of their seeds. Each picture is its own control, so the va
 - *regressed* requires one-sided t-tests at 0.001 and a 90 % interval below 0. Nine tenths of that level go to the test
   with the pooled variance, the strongest for a shift; one goes to that with the baseline's own, as a fault may scatter
   the new runs. Equal seeds are not paired, which would halve the degrees of freedom.
-- *pass* requires one-sided 95 % confidence that the drop is below the margin (non-inferiority), by Welch's t; or being
-  right on the same pictures seed by seed.
+- *pass* requires one-sided 95 % confidence that the drop is below the margin (non-inferiority), by Welch's t; or that
+  each new run is right on the same pictures as the baseline's of that place.
 - *underpowered* is everything else.
 
 Where all runs of a side are the same (a fit without chance), chance is in the pictures alone: McNemar's exact test
@@ -105,7 +105,7 @@ def gate(
     lone = single or (shared == 1 and not constant)
     note = _note(evidence, single, lone, constant)
     outcome: Outcome = "underpowered"
-    if (base[:shared] == fresh[:shared]).all():
+    if len(fresh) <= len(base) and (base[: len(fresh)] == fresh).all():
         outcome, note = "pass", "right on the same pictures, seed by seed"
     elif change - half > -margin and not single:
         outcome = "pass"
