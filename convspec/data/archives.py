@@ -29,13 +29,12 @@ def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
         unfinished.mkdir(parents=True)
-        with archive.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
-        if not is_zip and not tarfile.is_tarfile(archive):
+        is_tar = tarfile.is_tarfile(archive)  # whose first bytes are a name: PKLot/ is no zip
+        if not is_tar and not zipfile.is_zipfile(archive):
             raise ValueError(f"no whole zip or tar; its content is: {identify(archive).name}")
-        (_unzip if is_zip else _untar)(archive, unfinished, progress)
+        (_untar if is_tar else _unzip)(archive, unfinished, progress)
         os.replace(unfinished, folder)
-    except (*DAMAGED, tarfile.TarError, lzma.LZMAError, MemoryError) as error:
+    except (*DAMAGED, IndexError, tarfile.TarError, lzma.LZMAError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno not in ARCHIVE_ERRORS:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

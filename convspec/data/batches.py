@@ -1,6 +1,5 @@
 """Batches of pictures, prepared, augmented and streamed in an order that the seed fixes."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from functools import lru_cache
 import keras
 import numpy as np
 
+from convspec import backend
 from convspec.data.augmentation import Augmentation
 
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -98,7 +98,7 @@ def stream(
             chosen.append(index)
         return prepare(np.stack(views).astype(np.float32)), labels[chosen]
 
-    threads = threads or max((os.cpu_count() or 1) // 2, 1)
+    threads = threads or max(backend.cores() // 2, 1)
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future] = deque()
         try:

@@ -28,7 +28,7 @@ _PICTURES = (
     ("PPM", "", rb"P[1-6]\s+[#\d]|P7\n[#A-Z]"),
     ("BMP", "", rb"BM.{4}\0{4}"),
     ("JPEG 2000", "", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
-    ("AVIF", f"pip install 'pillow>=11.3', or {CONVERT}", rb".{4}ftypavi[fs]"),
+    ("AVIF", "", rb".{4}ftypavi[fs]"),
     ("HEIC", f"pip install pillow-heif, or {CONVERT}", rb".{4}ftyp(hei|hev|mif1|msf1)"),
     ("JPEG XL", CONVERT, rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"),
     ("Photoshop", CONVERT, rb"8BPS"),

@@ -81,7 +81,7 @@ def load_dataset(
     *,
     layout: Layout | None = None,
     interpolation: str = "nearest",
-    max_bad_fraction: float = 0.05,
+    max_bad_fraction: float = folders.MAX_BAD,
     truncated: decode.Truncated = "skip",
     progress: TextIO | None = None,
 ) -> Dataset:
@@ -105,13 +105,12 @@ def load_dataset(
         BadInput: The folder does not hold a classification problem, too many of its files are no pictures, or another
             argument is none of those above.
     """
-    decode.check_size(size)
+    decode.check(size, interpolation, truncated)
     if layout not in (None, *get_args(Layout)):
         raise BadInput(f"layout must be one of {', '.join(get_args(Layout))}, or None, got {layout!r}")
     if not 0 <= max_bad_fraction <= 1:
         raise BadInput(f"max_bad_fraction must be from 0 to 1, got {max_bad_fraction}")
-    decode.check_truncated(truncated)
-    if not 0 <= seed < 2**32:  # what NumPy takes
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:  # what NumPy takes
         raise BadInput(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     root = data_folder() if root is None else root
     if path_or_name == "shapes":
@@ -125,7 +124,28 @@ def load_dataset(
     else:
         reading = folders.read_layout(_find_folder(path_or_name, root), layout)
     name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else reading.folder.resolve().name
-    return _folder(reading, size, seed, interpolation, max_bad_fraction, truncated, progress, name)
+    bad, strict = list(reading.bad), not max_bad_fraction
+    if bad and strict:
+        raise BadInput(bad[0])
+    if reading.copies is None and (reading.parts is None or reading.missing):
+        reading = folders.compare(reading, progress, truncated)
+    pictures, failures, incomplete = decode.load_images(
+        reading.paths, size, interpolation, strict=strict, truncated=truncated, progress=progress
+    )
+    bad += failures.values()
+    parts = folders.assign(reading, failures, seed)
+    reading.refuse_bad(bad, max_bad_fraction)
+    skipped = (*bad, *reading.duplicates)
+    if skipped:
+        first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
+        warnings.warn(f"skipped {len(skipped)} files in {str(reading.folder)!r}: {first}", stacklevel=2)
+    _arrange(pictures, np.concatenate(parts))
+    pieces = np.split(pictures, np.cumsum([len(chosen) for chosen in parts]))  # views; the last is of what is left out
+    train, validation, test = (
+        Split(piece, reading.labels[chosen], tuple(reading.names[i] for i in chosen))
+        for piece, chosen in zip(pieces, parts, strict=False)
+    )
+    return Dataset(name, reading.classes, train, validation, test, skipped, tuple(sorted(incomplete.values())))
 
 
 def _find_folder(path_or_name: str | Path, root: Path) -> Path:
@@ -190,16 +210,17 @@ def _mnist(file: Path, size: int) -> Dataset:
         )
     expected = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
     try:
-        with np.load(file) as archive:
+        with file.open("rb") as opened, np.load(opened) as archive:  # np.load leaves a damaged zip open
             arrays = {key: archive[key] for key in expected}
     except DAMAGED as error:
         raise BadInput(
             f"{str(file)!r} is not MNIST as Keras distributes it ({error}); delete it and get it again"
         ) from error
     for key, shape in expected.items():
-        if arrays[key].shape != shape:
+        if (array := arrays[key]).shape != shape or array.dtype != np.uint8:
             raise BadInput(
-                f"{str(file)!r}: {key} has shape {arrays[key].shape}, MNIST has {shape}; delete it and get it again"
+                f"{str(file)!r}: {key} has shape {array.shape} of {array.dtype}, MNIST has {shape} of uint8; delete it"
+                " and get it again"
             )
 
     def split(part: str) -> Split:
@@ -209,40 +230,6 @@ def _mnist(file: Path, size: int) -> Dataset:
         return Split(digits[..., None], labels, tuple(f"{part}/{i:05d}" for i in range(len(labels))))
 
     return Dataset("mnist", tuple("0123456789"), split("train"), None, split("test"))
-
-
-def _folder(
-    reading: Reading,
-    size: int,
-    seed: int,
-    interpolation: str,
-    max_bad_fraction: float,
-    truncated: decode.Truncated,
-    progress: TextIO | None,
-    name: str,
-) -> Dataset:
-    folder, bad, strict = reading.folder, list(reading.bad), not max_bad_fraction
-    if bad and strict:
-        raise BadInput(bad[0])
-    if reading.copies is None and (reading.parts is None or reading.missing):
-        reading = folders.compare(reading, progress, truncated)
-    pictures, failures, incomplete = decode.load_images(
-        reading.paths, size, interpolation, strict=strict, truncated=truncated, progress=progress
-    )
-    bad += failures.values()
-    parts = folders.assign(reading, failures, seed)
-    reading.refuse_bad(bad, max_bad_fraction)
-    skipped = (*bad, *reading.duplicates)
-    if skipped:
-        first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
-        warnings.warn(f"skipped {len(skipped)} files in {str(folder)!r}: {first}", stacklevel=3)
-    _arrange(pictures, np.concatenate(parts))
-    pieces = np.split(pictures, np.cumsum([len(chosen) for chosen in parts]))  # views; the last is of what is left out
-    train, validation, test = (
-        Split(piece, reading.labels[chosen], tuple(reading.names[i] for i in chosen))
-        for piece, chosen in zip(pieces, parts, strict=False)
-    )
-    return Dataset(name, reading.classes, train, validation, test, skipped, tuple(sorted(incomplete.values())))
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:

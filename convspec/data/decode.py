@@ -35,7 +35,7 @@ MAX_SIZE = math.isqrt(MAX_PIXELS)
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
 MAX_COMPLETED = 1 << 28  # bytes that a file is filled up to
 MIN_SPREAD = 8  # of the values in a file that ends early, below which nothing of its picture is there
-MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures in memory
+MEMORY_BUDGET = 2 << 30  # bytes of decoded pictures in memory; more are kept in a temporary file
 CHUNK = 256  # pictures that wait to be decoded: each takes as much memory as a small one
 
 
@@ -92,11 +92,7 @@ def load_image(
         UnreadableImage: Anything but one whole picture, with the reason: also animations, more than MAX_PIXELS (before
             decoding), and a side of one pixel.
     """
-    if interpolation not in INTERPOLATIONS and interpolation != "area":
-        raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
-    if size is not None:
-        check_size(size)
-    check_truncated(truncated)
+    check(1 if size is None else size, interpolation, truncated)
     path = expand(path)
     # A damaged AVIF is a RuntimeError, a JPEG 2000 with tiles of an impossible size a MemoryError.
     failures = (*DAMAGED, RuntimeError, MemoryError, Image.DecompressionBombError)
@@ -114,14 +110,13 @@ def load_image(
             raise UnreadableImage(f"{str(path)!r} is not a readable picture: {reason}") from error
 
 
-def check_size(size: int) -> None:
-    """Raise BadInput for a side of pictures that is no whole number of pixels from 1 to MAX_SIZE."""
+def check(size: int, interpolation: str, truncated: str) -> None:
+    """Raise BadInput for what `load_image` does not take: a side of 0 pixels, another interpolation."""
     if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIZE:
         raise BadInput(f"size must be a whole number of pixels from 1 to {MAX_SIZE}, got {size!r}")
 
-
-def check_truncated(truncated: str) -> None:
-    """Raise BadInput for anything but "skip" and "fill"."""
+    if interpolation not in INTERPOLATIONS and interpolation != "area":
+        raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     if truncated not in get_args(Truncated):
         raise BadInput(f"truncated must be skip or fill, got {truncated!r}")
 
@@ -145,14 +140,14 @@ def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
-    with suppress(UnidentifiedImageError, KeyError):  # KeyError: AVIF is new to Pillow 11.3
+    with suppress(UnidentifiedImageError):
         return Image.open(file, formats=FORMATS)
     content = identify(file)
     if content.name == "HEIC picture":
         with suppress(ImportError):
             importlib.import_module("pillow_heif").register_heif_opener()
             return Image.open(file, formats=["HEIF"])
-    if content.picture and (not content.remedy or (content.name == "AVIF picture" and "AVIF" in Image.OPEN)):
+    if content.picture and not content.remedy:
         raise ValueError(f"{content.name} that is damaged, or of a rare kind; {CONVERT}")
     raise ValueError(f"{content.name}; {content.remedy}" if content.remedy else content.name)
 
@@ -265,7 +260,6 @@ def load_images(
     *,
     strict: bool = False,
     truncated: Truncated = "skip",
-    budget: int = MEMORY_BUDGET,
     progress: TextIO | None = None,
 ) -> tuple[np.ndarray, dict[int, str], dict[int, str]]:
     """Decode many files on all cores.
@@ -276,7 +270,6 @@ def load_images(
         interpolation: As `load_image` takes it.
         strict: Raise UnreadableImage for the first file that cannot be read.
         truncated: As `load_image` takes it.
-        budget: Bytes of pictures to keep in memory; more are kept in a temporary file that is mapped into memory.
         progress: Stream for a progress bar; None for none.
 
     Returns:
@@ -287,7 +280,7 @@ def load_images(
         UnreadableImage: Under `strict`, the first file that is no picture.
         OSError: No room for the temporary file in $TMPDIR.
     """
-    images = _allocate((len(paths), size, size, 3), budget)
+    images = _allocate((len(paths), size, size, 3))
     failures: dict[int, str] = {}
     incomplete: dict[int, str] = {}
 
@@ -319,9 +312,9 @@ def load_images(
     return images, dict(sorted(failures.items())), dict(sorted(incomplete.items()))
 
 
-def _allocate(shape: tuple[int, ...], budget: int) -> np.ndarray:
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64))
-    if size <= budget:
+    if size <= MEMORY_BUDGET:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile(prefix="convspec-") as file:
         try:

@@ -9,7 +9,7 @@ from convspec.files import atomic_write, lock
 from convspec.progress import bar
 
 TIMEOUT = 30.0  # seconds without a byte
-RETRIES = 2
+RETRIES = 2  # each from the beginning
 
 
 class Source(NamedTuple):
@@ -84,7 +84,7 @@ def _is_ready(name: str, file: Path, ready: Path) -> bool:
     return True
 
 
-def download(url: str, path: Path, checksum: str, progress: TextIO | None = None, retries: int = RETRIES) -> bool:
+def download(url: str, path: Path, checksum: str, progress: TextIO | None = None) -> bool:
     """Get `url` to `path`, unless a file with that checksum is there already.
 
     Args:
@@ -92,7 +92,6 @@ def download(url: str, path: Path, checksum: str, progress: TextIO | None = None
         path: File to write; it appears once it is complete and its checksum is right.
         checksum: "sha256:HEX" or "md5:HEX".
         progress: Stream for a progress bar; None for none.
-        retries: Further attempts after a failure, each from the beginning.
 
     Returns:
         Whether the file had to be fetched.
@@ -111,7 +110,7 @@ def download(url: str, path: Path, checksum: str, progress: TextIO | None = None
         with nullcontext(path) if existed else atomic_write(path) as file:
             files = pooch.create(
                 file.parent, "", registry={file.name: checksum}, urls={file.name: url},
-                retry_if_failed=retries, allow_updates=False,
+                retry_if_failed=RETRIES, allow_updates=False,
             )  # fmt: skip
             with bar(0, f"downloading {file.name}", "B", progress) as shown:
                 shown.unit_scale = True

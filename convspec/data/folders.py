@@ -15,15 +15,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from convspec import BadInput
-from convspec.data.layouts import LISTING_5_4, PARTS, Layout, PictureFile, find_files, look_through
+from convspec.data.layouts import PARTS, Layout, PictureFile, find_files, look_through
 from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
 if TYPE_CHECKING:
     from convspec.data.copies import Copies
     from convspec.data.decode import Truncated
-
-__all__ = ["LISTING_5_4", "PARTS", "Layout", "Reading", "assign", "compare", "read_layout"]
 
 SHARES = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
 TAKEN = 0.2  # of the training pictures, for a part that the folder lacks
@@ -163,20 +161,28 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     listed = [f for f in files if f.path not in pointers and bool(f.part) == split]
     files, copies = _drop_duplicates(listed)
     duplicates = sorted(f"{str(path)!r} is the same picture as {str(kept)!r}" for path, kept in copies.items())
-    if gone := sorted({(f.part or "", f.label) for f in listed} - {(f.part or "", f.label) for f in files}):
-        part, label = gone[0]
-        where = f"{part} of " if part else ""
+    place_of = {file.path: (file.part or "", file.label) for file in listed}
+    if gone := {*place_of.values()} - {place_of[file.path] for file in files}:
+        part, label = min(gone)
+        copy = next(path for path in copies if place_of[path] == (part, label))
+        where = f"{part} of {str(folder)!r}" if part else f"{str(folder)!r}"
         raise BadInput(
-            f"{str(folder)!r}: all pictures of {label!r} in {where}it are there twice: {duplicates[0]}; take one away"
+            f"all pictures of {label!r} in {where} are there twice: {str(copy)!r} is the same picture as"
+            f" {str(copies[copy])!r}; take those away that do not belong there"
         )
+    if torn := [path for path, kept in copies.items() if place_of[path][1] != place_of[kept][1]]:
+        named = f"{str(torn[0])!r} is the same picture as {str(copies[torn[0]])!r}"
+        notes.append(f"WARNING: pictures in two classes, taken as the first: {len(torn)} ({named})")
     files.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     classes = tuple(sorted({file.label for file in files}))
+    for name, count in Counter(name.casefold().strip() for name in classes).items():
+        if count > 1:
+            notes.append(f"WARNING: {count} classes are called {name!r}, but for capitals and spaces")
     numbers = {label: number for number, label in enumerate(classes)}
     parts = tuple(file.part for file in files if file.part) or None
     if not parts:
         notes.append("split by class and seed: 50 % train, 25 % validation, 25 % test")
-    missing = [part for part in PARTS if parts and part not in parts]
-    notes += [f"no {part} part: {TAKEN:.0%} of train, by class and seed" for part in missing]
+    notes += [f"no {p} part: {TAKEN:.0%} of train, by class and seed" for p in PARTS if parts and p not in parts]
     return Reading(
         folder=folder,
         classes=classes,
@@ -224,29 +230,22 @@ def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]
 
 def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], dict[Path, Path]]:
     """Return one file of each content, and for others the one kept; reads only files of equal size."""
-    sizes = defaultdict(list)
+    sizes: dict[Path, int] = {}
+    first: dict[Path | str, PictureFile] = {}  # by content, or by path where that tells it from the others
+    duplicates: dict[Path, Path] = {}
     order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
     for file in order:
-        try:
-            sizes[file.path.stat().st_size].append(file)
-        except OSError:
-            sizes[-1].append(file)  # gone since it was listed: whoever reads it says so
-    unique, duplicates = [], {}
-    for size, group in sizes.items():
-        first: dict[str, PictureFile] = {}
-        for file in group:
-            content = None
-            if len(group) > 1 and size > 0:
-                with suppress(OSError):  # whoever reads it as a picture says so
-                    content = checksum(file.path)
-            if content is None:
-                unique.append(file)
-            elif content in first:
-                duplicates[file.path] = first[content].path
-            else:
-                first[content] = file
-                unique.append(file)
-    return unique, duplicates
+        with suppress(OSError):  # gone since it was listed: whoever reads it says so
+            sizes[file.path] = file.path.stat().st_size
+    shared = Counter(sizes.values())
+    for file in order:
+        content: Path | str = file.path
+        if (size := sizes.get(file.path)) and shared[size] > 1:
+            with suppress(OSError):  # whoever reads it as a picture says so
+                content = checksum(file.path)
+        if (kept := first.setdefault(content, file)) is not file:
+            duplicates[file.path] = kept.path
+    return [*first.values()], duplicates
 
 
 def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path, Path]) -> tuple[tuple[int, ...], ...]:
@@ -281,7 +280,7 @@ def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path,
                     groups[group].append(number)
     except (OSError, ValueError, re.error, csv.Error) as error:
         raise BadInput(f"{str(file)!r}: {error}; put that right, or take the file away") from error
-    return tuple(tuple(numbers) for _, numbers in sorted(groups.items()))
+    return tuple(tuple(dict.fromkeys(numbers)) for _, numbers in sorted(groups.items()))
 
 
 def compare(reading: Reading, progress: TextIO | None = None, truncated: "Truncated" = "skip") -> Reading:

@@ -66,6 +66,9 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
     if layout != "classes":
         for folder in (*(each for each in top.filled if parts[each.path.name] == ("train", True)), top):
             if numbered := _list_numbered(folder, odd):
+                if layout is None and (others := [name for name, (part, _) in parts.items() if not part]):
+                    classes = f"{', '.join(map(repr, parts))}"
+                    raise _ask(top, classes, f"{folder.path.name!r} as the part to train with, without {others[0]!r}")
                 notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
                 if with_parts := _list_numbered_parts(top, odd):
                     return with_parts
@@ -168,7 +171,8 @@ def _ask(top: Folder, classes: str, parts: str) -> BadInput:
 
 def _hint(folder: Folder) -> str:
     """Return what to do with a table of labels or an archive that lies in a folder without classes."""
-    names: dict[str, str] = {kind: path.name for kind, path in reversed(folder.others)}
+    others = [*folder.others, *(other for each in folder.filled for other in each.others)]
+    names = {kind: path.relative_to(folder.path).as_posix() for kind, path in reversed(others)}
     if archive := names.get("archives"):
         return f"; unpack {archive!r}, or give it to `convspec split`"
     if table := names.get("texts and tables"):

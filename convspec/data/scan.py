@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from convspec import BadInput
 from convspec.data.content import POINTER, identify
 
 KINDS = {  # by the ends of names; whether a picture can be read is for the decoder to say
@@ -66,9 +67,9 @@ class Folder:
 
 
 def scan(path: Path) -> Folder:
-    """List a folder at any depth, through links; what cannot be listed or is no file is bad.
+    """List a folder at any depth, through links; what is no file is bad.
 
-    Raises OSError where the folder itself cannot be listed.
+    Raises OSError where the folder itself cannot be listed, and BadInput where one below it cannot.
     """
     above = tuple(_identity(parent.stat()) for parent in path.absolute().parents)
     return _scan(Folder(path), path.stat(), above)
@@ -95,7 +96,8 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
             try:
                 folder.folders.append(_scan(Folder(path), status, above))
             except OSError as error:
-                folder.bad.append(f"{str(path)!r} cannot be listed: {error.strerror}")
+                reason = f"{str(path)!r} cannot be listed: {error.strerror}"
+                raise BadInput(f"{reason}; make it readable, or take it away") from error
         elif stat.S_ISREG(status.st_mode):
             _add_file(folder, path, status.st_size)
         else:

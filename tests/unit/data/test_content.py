@@ -41,7 +41,7 @@ OTHERS: list[tuple[bytes, str]] = [
     (box(b"isom"), "video"), (b"RIFF\0\0\0\0AVI LIST", "video"), (b"RIFF\0\0\0\0WAVEfmt ", "audio file"),
 ]  # fmt: skip
 PICTURES: list[tuple[bytes, str]] = [
-    (box(b"heic"), "HEIC"), (box(b"mif1"), "HEIC"), (box(b"avif"), "AVIF"), (box(b"crx "), "raw"),
+    (box(b"heic"), "HEIC"), (box(b"mif1"), "HEIC"), (box(b"crx "), "raw"),
     (b"II*\0\x10\0\0\0CR\2\0", "raw"), (b"IIU\0\x18", "raw"), (b"\xff\x0a\0", "JPEG XL"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"8BPS\0\1", "Photoshop"), (bytes(128) + b"DICM", "DICOM"),
     (b"\0\0\2" + bytes(9) + b"\x40\0\x30\0\x18\0", "TGA"), (b"\0\0\1\0\1\0\x10\x10", "icon"), (b"\n\5\1\x08", "PCX"),
@@ -67,7 +67,7 @@ def test_a_picture_that_is_not_read_is_named_with_a_remedy(tmp_path: Path, conte
     assert kind.remedy
 
 
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "PPM", "JPEG 2000"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "PPM", "JPEG 2000", "AVIF"])
 def test_a_picture_that_is_read_is_named_without_a_remedy(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (9, 9)).save(buffer := io.BytesIO(), name.replace(" ", ""))
     assert described(tmp_path / "0.txt", buffer.getvalue()) == (f"{name} picture", True, "")

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +256,7 @@ def test_pictures_above_the_memory_budget_are_the_same_dataset_in_a_file(
 ) -> None:
     spoil(folder, "cats/030.png")
     within = load_dataset(folder, 6)
-    monkeypatch.setattr(decode, "load_images", partial(decode.load_images, budget=0))
+    monkeypatch.setattr(decode, "MEMORY_BUDGET", 0)
     above = load_dataset(folder, 6)
     assert isinstance(above.train.images, np.memmap)
     assert above.fingerprint == within.fingerprint

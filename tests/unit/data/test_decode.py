@@ -317,10 +317,15 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_pictures_above_the_budget_are_the_same_in_a_nameless_file(tmp_path: Path, room: Path) -> None:
+def test_pictures_above_the_budget_are_the_same_in_a_nameless_file(
+    tmp_path: Path, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = noise_files(tmp_path, 6)
     paths[2].write_bytes(b"")
-    (within, failures, _), (above, same, _) = (load_images(paths, 7, budget=6 * 7 * 7 * 3 - over) for over in (0, 1))
+    monkeypatch.setattr(decode, "MEMORY_BUDGET", 6 * 7 * 7 * 3)
+    within, failures, _ = load_images(paths, 7)
+    monkeypatch.setattr(decode, "MEMORY_BUDGET", 6 * 7 * 7 * 3 - 1)
+    above, same, _ = load_images(paths, 7)
     assert (type(within), type(above)) == (np.ndarray, np.memmap)
     assert (above.dtype, failures) == (within.dtype, same)
     np.testing.assert_array_equal(above, within)
@@ -335,9 +340,10 @@ def test_a_full_disk_says_how_much_room_is_needed_and_names_tmpdir(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(decode, "MEMORY_BUDGET", 0)
     message = r"0\.1 GiB of decoded pictures in '.*temporary' \(No space .*set TMPDIR"
     with pytest.raises(OSError, match=message) as failed:
-        load_images(noise_files(tmp_path, 10), 2000, budget=0)
+        load_images(noise_files(tmp_path, 10), 2000)
     assert failed.value.errno == errno.ENOSPC
     assert "\n" not in str(failed.value)
     assert list(room.iterdir()) == []

@@ -18,7 +18,6 @@ COMPARED = 2048  # bytes: a grey thumbnail of 32 x 32, and frequencies, which fi
 # Whatever another thread of the process takes meanwhile is counted, too: one of three counts must be within the limit.
 CHILD = """
 import gc, json, re, sys, tracemalloc
-from functools import partial
 from pathlib import Path
 from convspec.data import datasets, decode
 
@@ -47,7 +46,7 @@ def resident(file):
         return status("VmHWM") - before
 
 measure, limit, place, budget, warm = globals()[sys.argv[1]], *json.loads(sys.argv[2])
-decode.load_images = partial(decode.load_images, budget=budget)
+decode.MEMORY_BUDGET = budget
 if warm:
     datasets.load_dataset(warm, 48)  # imports what is needed first
 counts = [measure(place)]

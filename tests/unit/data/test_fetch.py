@@ -63,6 +63,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fetch, "RETRIES", 0)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
@@ -95,9 +96,12 @@ def test_a_download_is_what_was_served_and_leaves_nothing_else(digest: Callable,
 
 
 @pytest.mark.parametrize("how", ["cuts", 503])
-def test_after_a_failure_a_download_begins_anew(how: str | int, server: Server, target: Path) -> None:
+def test_after_a_failure_a_download_begins_anew(
+    how: str | int, server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "RETRIES", 1)
     server.script = [how]
-    download(server.url, target, SHA256, retries=1)
+    download(server.url, target, SHA256)
     assert target.read_bytes() == CONTENT
     assert server.requests == 2
 
@@ -116,7 +120,7 @@ def test_a_failed_download_names_url_file_and_remedy(how: str | int, reason: str
     server.script = [how]
     url = server.url if how != "offline" else "http://127.0.0.1:1/data.bin"  # a port where nobody listens
     with pytest.raises(MissingData) as raised:
-        download(url, target, SHA256, retries=0)
+        download(url, target, SHA256)
     assert re.fullmatch(rf"could not get {url} \(.*{reason}.*\): .* put it at '{target}' .*", str(raised.value))
     assert names(target.parent) == []
 
@@ -125,7 +129,7 @@ def test_a_wrong_checksum_is_refused_with_both_and_leaves_nothing(server: Server
     server.script = ["wrong"]
     zeros = hashlib.sha256(bytes(len(CONTENT))).hexdigest()
     with pytest.raises(BadInput, match=f"^{server.url} is not what it was: .*{SHA256}.*{zeros}"):
-        download(server.url, target, SHA256, retries=0)
+        download(server.url, target, SHA256)
     assert names(target.parent) == []
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convspec import BadInput
-from convspec.data.folders import LISTING_5_4, PARTS, Reading, assign, read_layout
+from convspec.data.folders import PARTS, Reading, assign, read_layout
+from convspec.data.layouts import LISTING_5_4
 
 
 def put(folder: Path, names: Iterable[str]) -> Path:
@@ -194,7 +195,9 @@ def test_a_pipe_is_bad_and_named(pets: Path, where: str) -> None:
     refuse(pets, where, "is not a file but a pipe, socket or device")
 
 
-def test_a_folder_that_may_not_be_listed_is_bad_and_named(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_listed_may_be_a_class_and_is_refused(
+    pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forbidding(folder: Path) -> object:
         if Path(folder).name == "locked":
             raise PermissionError(13, "Permission denied", str(folder))
@@ -203,7 +206,8 @@ def test_a_folder_that_may_not_be_listed_is_bad_and_named(pets: Path, monkeypatc
     put(pets, ["cats/locked/9.png"])
     scandir = os.scandir  # permission bits do not stop root, as whom tests run in containers
     monkeypatch.setattr(os, "scandir", forbidding)
-    refuse(pets, "cats/locked", "cannot be listed")
+    with pytest.raises(BadInput, match=f"^'{pets}/cats/locked' cannot be listed: Permission denied; make it readable"):
+        read_layout(pets)
 
 
 def test_files_that_may_not_be_read_are_left_to_the_decoder(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +292,7 @@ def test_the_seed_decides_the_parts_unless_the_folder_does() -> None:
     assert split(given, 1) == split(given, 2) == [[0, 3], [1, 4], [2, 5]]
 
 
-@pytest.mark.parametrize(("copied", "what"), [("dogs", "'dogs' in it"), ("test/dogs", "'cats' in train of it")])
+@pytest.mark.parametrize(("copied", "what"), [("dogs", "'dogs' in "), ("test/dogs", "'cats' in train of ")])
 def test_a_class_of_nothing_but_copies_of_others_is_refused(copied: str, what: str, tmp_path: Path) -> None:
     """With one class every answer would be right, and with no test part one would be drawn."""
     top = "train/" if "/" in copied else ""
@@ -296,8 +300,27 @@ def test_a_class_of_nothing_but_copies_of_others_is_refused(copied: str, what: s
     if top:
         put(tmp_path, ["test/cats/9.png"])
     shutil.copytree(tmp_path / top / "cats", tmp_path / copied, dirs_exist_ok=True)
-    with pytest.raises(BadInput, match=f"all pictures of {what} are there twice: .*; take one away"):
+    with pytest.raises(
+        BadInput, match=f"all pictures of {what}'{tmp_path}' are there twice: .*/{copied}/.*; take those away"
+    ):
         read_layout(tmp_path)
+
+
+def test_a_picture_in_two_classes_is_warned_of_and_a_copy_in_one_is_not(pets: Path) -> None:
+    one, other = sorted((pets / "cats").glob("*.png"))[:2]
+    shutil.copy(one, pets / "cats" / "again.png")
+    shutil.copy(other, pets / "dogs" / "no_dog.png")
+    lines, _ = read_layout(pets).explain()
+    (warning,) = [line for line in lines if "WARNING" in line]
+    assert warning.strip() == (
+        "WARNING: pictures in two classes, taken as the first: 1"
+        f" ({str(pets / 'dogs' / 'no_dog.png')!r} is the same picture as {str(other)!r})"
+    )
+
+
+def test_classes_of_one_name_but_for_capitals_and_spaces_are_warned_of(tmp_path: Path) -> None:
+    put(tmp_path, ["Cats/0.png", "cats /1.png", "dogs/2.png"])
+    assert "WARNING: 2 classes are called 'cats', but for capitals and spaces" in read_layout(tmp_path).notes
 
 
 @pytest.mark.parametrize(

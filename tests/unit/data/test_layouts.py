@@ -35,9 +35,8 @@ def in_parts(**parts: int) -> dict[tuple[str, str], int]:
 
 def sizes(folder: Path, layout: Layout | None = None) -> list[list[int]]:
     """Return the number of pictures of each class in train, validation and test, as loaded."""
-    dataset = load_dataset(folder, 8, layout=layout)
-    assert dataset.validation is not None
-    return [np.bincount(split.labels).tolist() for split in (dataset.train, dataset.validation, dataset.test)]
+    parts = load_dataset(folder, 8, layout=layout).parts.values()
+    return [np.bincount(split.labels).tolist() for split in parts]
 
 
 # Parts
@@ -222,6 +221,18 @@ def test_where_two_readings_are_plausible_the_error_names_both(
     for layout, classes in readings.items():
         assert read_layout(tmp_path, layout).classes == classes
         assert load_dataset(tmp_path, 8, layout=layout).classes == classes
+
+
+def test_a_class_called_train_of_numbered_files_may_not_be_all_there_is(tmp_path: Path) -> None:
+    put(tmp_path, "bus", "car", "train")
+    for path in [*(tmp_path / "train").iterdir()]:
+        path.rename(path.with_name(f"{('flickr', 'google')[int(path.stem) % 2]}.{path.name}"))
+    with pytest.raises(
+        BadInput, match=r"'bus', 'car', 'train' as the classes, or 'train' as the part .*, without 'bus'"
+    ):
+        read_layout(tmp_path)
+    assert read_layout(tmp_path, "classes").classes == ("bus", "car", "train")
+    assert read_layout(tmp_path, "parts").classes == ("flickr", "google")
 
 
 # What is neither
