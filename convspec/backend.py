@@ -147,8 +147,9 @@ def device_memory() -> Callable[[], int | None]:
 def out_of_memory(error: BaseException) -> bool:
     """Return whether `error` reports that the memory of a device or of the machine ran out."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
-        "RESOURCE_EXHAUSTED" in str(error)  # JAX has no type of its own for it
+    words = "RESOURCE_EXHAUSTED", "DefaultCPUAllocator"  # of JAX, and of PyTorch on a CPU: no types of their own
+    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or any(
+        word in str(error) for word in words
     )
 
 
@@ -243,6 +244,8 @@ def batch_share(batch_size: int, devices: int) -> int:
     """
     if devices == 1:
         return batch_size
+    if devices < 1:
+        raise BadInput(f"devices must be at least 1, got {devices}")
     if BACKEND == "torch":
         raise BadInput(
             f"devices must be 1 on PyTorch, where Keras has no data parallelism, got {devices}: set"

@@ -79,7 +79,7 @@ def remove(path: Path) -> None:
 
 
 def _folder(path: Path, number: int) -> Path:
-    return path.with_name(f".partial{number}-{os.fsdecode(os.fsencode(path.name)[:200])}")  # a name has 255 bytes
+    return path.parent / f".partial{number}-{os.fsdecode(os.fsencode(path.name)[:200])}"  # a name has 255 bytes
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:

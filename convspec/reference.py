@@ -41,9 +41,11 @@ def conv2d(
         Feature maps of shape (rows, columns, filters).
 
     Raises:
-        ValueError: For a kernel of another number of channels than the image, and impossible sizes.
+        ValueError: For other shapes, a kernel of another number of channels than the image, and impossible sizes.
     """
     pixels, weights = np.asarray(image, float), np.asarray(kernel)
+    if pixels.ndim != 3 or weights.ndim != 4:
+        raise ValueError(f"image must have 3 axes and kernel 4, got shapes {pixels.shape} and {weights.shape}")
     if pixels.shape[-1] != weights.shape[2]:
         raise ValueError(f"kernel must have the image's {pixels.shape[-1]} channels, got {weights.shape[2]}")
     margins, spans = [], []

@@ -124,7 +124,10 @@ def incomparable(old: Run, new: Run) -> list[str]:
     elif old.pictures != new.pictures:
         reasons.append("the test pictures are in another order")
     elif old.labels != new.labels:
-        reasons.append(f"{sum(map(int.__ne__, old.labels, new.labels))} test pictures have another label")
+        differ = sum(map(int.__ne__, old.labels, new.labels))
+        reasons.append(
+            f"{differ} test pictures have another label" if differ > 1 else "a test picture has another label"
+        )
     return reasons
 
 
@@ -191,7 +194,14 @@ def _read(path: Path, folder: Path) -> Run:
         if path != wanted and (run.dataset or path != wanted.with_name(earlier)):
             raise ValueError(f"this is {str(wanted.relative_to(folder))!r} by its content, moved or copied")
         return run
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+    ) as error:  # the middle: of a machine
         raise BadInput(f"baseline {str(path)!r}: {error}; {REMEDY}") from error
 
 
@@ -220,6 +230,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "")
             yield from _differences(before, after, f"{path}{key}.")
         elif before != after:
             was, now = ("not set" if value is ... else brief(value) for value in (before, after))
+            if was == now and isinstance(before, list):  # they differ where they are cut
+                was += f" with {brief([each for each in before if each not in after])} of {len(before)}"
+                now += f" with {brief([each for each in after if each not in before])} of {len(after)}"
             yield f"{path}{key} is {now}, was {was}"
 
 

@@ -64,7 +64,7 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
         pictures=tuple(map(int, order)),
         changes=tuple(map(float, shifts[order] / (before * after))),
         complete=int((np.abs(shifts) == before * after).sum()),
-        expected=float(hits[before] + hits[after]) / ways,
+        expected=int(hits[before] + hits[after]) / ways,
     )
 
 

@@ -130,8 +130,9 @@ def results_from_predictions(
     rows, truth = np.atleast_2d(_as_classes(name, "predicted", predicted)), _as_classes(name, "labels", labels)
     try:
         sure = np.ones(rows.shape) if confidence is None else np.atleast_2d(np.asarray(confidence, float)).round(4)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{name}: confidence must be numbers, in rows of one length, got {confidence!r:.60}") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # PyTorch's, of a tensor on a GPU or with a gradient
+        reason = f"got {confidence!r:.60} ({error})"
+        raise BadInput(f"{name}: confidence must be numbers, in rows of one length, {reason}") from error
     pictures = _as_pictures(name, range(truth.size) if names is None else names)
     fits = rows.shape[1:] == truth.shape and sure.shape == rows.shape and len(pictures) == truth.size
     if truth.ndim != 1 or truth.size < 2 or not rows.size or not fits:
@@ -187,8 +188,11 @@ def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
         array = np.asarray(values)
         if array.dtype == object:
             array = np.array(array.tolist())
-    except ValueError as error:
-        raise BadInput(f"{name}: {argument} must be an array, or rows of one length, got {values!r:.60}") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = f"got {values!r:.60} ({error})"
+        raise BadInput(f"{name}: {argument} must be an array, or rows of one length, {reason}") from error
+    if np.ma.is_masked(values):
+        raise BadInput(f"{name}: {argument} must be classes, and none masked; leave these pictures out")
     strange: list = []
     if array.dtype.kind == "f":
         array = array.astype(float)  # float16 has no 2**53
@@ -199,7 +203,7 @@ def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
         strange = [value for value in np.asarray(values, object).ravel().tolist() if value != value]
     if strange:
         raise BadInput(
-            f"{name}: {argument} must be classes, whole numbers or names, got {strange[0]!r}; the classes of"
+            f"{name}: {argument} must be classes, whole numbers or names, got {strange[0]!r:.60}; the classes of"
             " probabilities are their argmax(axis=-1), or of one for each picture whether it is > 0.5"
         )
     return array.astype(np.int64) if array.dtype.kind == "f" else array

@@ -10,6 +10,7 @@ from typing import Literal
 
 from convspec import BadInput
 from convspec.cli.arguments import add_drawing, add_picture, find_output
+from convspec.files import DAMAGED
 
 HELP = "show what in a picture speaks for a class, to a model or to a base with its classifier, such as VGG16"
 DESCRIPTION = "Write PICTURE with the model's class activation map on top, and say what the model predicts."
@@ -85,8 +86,11 @@ def _imagenet(classes: int) -> dict[str, str]:
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     if classes != IMAGENET or not (file := Path(home, "models", "imagenet_class_index.json")).is_file():
         return {}
-    entries = json.loads(file.read_bytes())  # {"0": ["n01440764", "tench"], ...}
-    return dict(entries[str(number)] for number in range(IMAGENET))
+    try:
+        entries = json.loads(file.read_bytes())  # {"0": ["n01440764", "tench"], ...}
+        return dict(entries[str(number)] for number in range(IMAGENET))
+    except DAMAGED as error:
+        raise BadInput(f"{str(file)!r} is damaged: remove it, and Keras fetches it again") from error
 
 
 def _class_index(wanted: str, names: Sequence[str], ids: Sequence[str]) -> int:

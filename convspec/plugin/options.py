@@ -44,7 +44,10 @@ def _share(text: str) -> float:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"must be names of rungs, separated by commas, got {text!r}")
+    return names
 
 
 FLAG = {"action": "store_true"}
@@ -107,7 +110,8 @@ HELP = {
     "report": "folder for index.html, ladder.json, ladder.png, ladder.md, models, checkpoints (default: .convspec where"
     " pytest was started)",
 }
-BASELINES = "folder of baselines, one file a seed, from the root folder (default: tests/baselines)"
+DEFAULT_BASELINES = "tests/baselines"
+BASELINES = f"folder of baselines, one file a seed, from the root folder (default: {DEFAULT_BASELINES})"
 
 
 def _dest(name: str) -> str:
@@ -121,13 +125,13 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--convspec-{name}", dest=_dest(name), default=None, help=HELP[name], **settings)
         kind: Any = "bool" if settings is FLAG else "string"
         parser.addini(_dest(name), HELP[name].replace("%%", "%"), kind, default=None)
-    parser.addini("convspec_baselines", BASELINES, default="tests/baselines")
+    parser.addini("convspec_baselines", BASELINES, default=DEFAULT_BASELINES)
 
 
 def _value(config: pytest.Config, name: str) -> Any:
     """Return the value of an option from the command line, else the ini file; None where neither has it."""
     settings, value = OPTIONS[name], config.getoption(_dest(name))
-    if value is not None:
+    if value:  # else not given, or empty, as "$UNSET" is
         return value
     text = config.getini(_dest(name))
     if not isinstance(text, str) or not text:
@@ -169,7 +173,7 @@ class Settings:
         self.looks: tuple[int, ...] = values["seeds"] or (DEFAULT_SEEDS[self.scale],)
         self.margin: float = values["margin"] or DEFAULT_MARGIN
         self.measure: Measure = values["measure"] or "accuracy"
-        self.baselines = config.rootpath / os.path.expanduser(config.getini("convspec_baselines"))
+        self.baselines = config.rootpath / os.path.expanduser(config.getini("convspec_baselines") or DEFAULT_BASELINES)
         report: Path = values["report"] or Path(".convspec")
         self.folder = (config.invocation_params.dir / os.path.expanduser(report)).resolve()
         self.uses_ladder = (

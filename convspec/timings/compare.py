@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FOOTNOTES = (
     "ratio: median time by that of the first record, above 1 is slower; [95 % interval: bootstrap over the rounds of"
     " these sessions, which do not show how sessions differ]",
-    "of limit: the share of what a probe of the same shape of work reached on that machine in that run",
+    "of limit: the share of the speed that a matrix product reached on that machine in that run",
 )
 COLOURS, MARKERS = ("#4477aa", "#cc6633", "#228833", "#aa3377", "#888822", "#3399bb"), "os^Dv"
 GREY = "#777777"
@@ -54,7 +54,7 @@ class Record:
 
 
 class _Stats(msgspec.Struct):
-    median: Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
+    median: Annotated[float, msgspec.Meta(ge=1e-9, lt=1e9)]
     data: list[float] | None = None
 
 
@@ -98,7 +98,9 @@ def read_record(path: Path) -> Record:
         machine, versions = _machine(next(filter(None, machines), {"processor": processor}))
     except FileNotFoundError:
         raise BadInput(f"{shown!r} is missing; {remedy}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError, msgspec.ValidationError) as error:
+    except OSError as error:
+        raise BadInput(f"{shown!r} cannot be read ({error.strerror}); {remedy}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BadInput(f"{shown!r} is damaged or no record of pytest-benchmark ({reason}); {remedy}") from error
     return Record(re.sub(r"^\d{4}_(?=.)", "", Path(shown).stem), shown, machine, versions, timings)
@@ -214,7 +216,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    if path.suffix not in (endings := (".png", ".svg", ".pdf")):
+    if path.suffix.lower() not in (endings := (".png", ".svg", ".pdf")):
         raise BadInput(f"{str(path)!r} is no name of a picture; end it in {', '.join(endings)}")
     figure = Figure(layout="constrained")
     speeds, shares = figure.subplots(1, 2, sharey=True)
@@ -239,7 +241,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     speeds.set(
         xscale="log", ylim=(bottom, 0), title="raw speed", xlabel="images, else runs of the benchmark, per second"
     )
-    shares.set(title="share of the machine's own limit", xlabel="% of what a probe of the same shape of work reached")
+    shares.set(title="share of the machine's own limit", xlabel="% of what a matrix product reached")
     low, high = speeds.get_xlim()
     speeds.set_xlim(low, high * (high / low) ** 0.35)  # room for the figures beside the dots
     shares.set_xlim(0, max(100.0, *shares.dataLim.intervalx[1:]) * 1.25)

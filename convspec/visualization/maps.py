@@ -340,6 +340,8 @@ def superimpose(image: np.ndarray, heatmap: np.ndarray, intensity: float = 0.4) 
         raise BadInput(f"image must have values from 0 to 255, got {image.min():g} to {image.max():g}")
     if heatmap.ndim != 2 or not heatmap.size or not (heatmap.min() >= 0 and heatmap.max() <= 1):
         raise BadInput(f"heatmap must be (rows, columns) with values from 0 to 1, got {heatmap.shape}: normalise it")
+    if not 0 <= intensity < np.inf:
+        raise BadInput(f"intensity must be a number from 0 up, got {intensity}")
     resized = cv2.resize(heatmap, (image.shape[1], image.shape[0]))
     coloured = cv2.applyColorMap((255 * resized).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]  # OpenCV's are BGR
-    return np.clip(np.rint(coloured * intensity + image), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(coloured * np.float64(intensity) + image), 0, 255).astype(np.uint8)

@@ -120,7 +120,7 @@ def _select(trace: Trace, layer_name: str, filters: Sequence[int]) -> tuple[str,
     depth = trace.outputs[name].shape[-1]
     if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
         raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
-    return name, np.eye(depth, dtype=np.float32)[list(filters)]
+    return name, np.eye(depth, dtype=np.float32)[np.array(filters, int)]
 
 
 def _check_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> None:

@@ -72,6 +72,7 @@ def test_the_variable_overrides_the_data_root(
         (["--convspec-seeds", "many"], "must be a whole number from 1 up, got 'many'"),
         (["--convspec-margin", "1"], "must be a number between 0 and 1, such as 0.01 for one point, got '1'"),
         (["--convspec-scale", "huge"], "invalid choice: 'huge'"),
+        (["--convspec-rungs="], "must be names of rungs, separated by commas, got ''"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

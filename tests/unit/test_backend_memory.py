@@ -35,6 +35,7 @@ class AcceleratorOutOfMemory(OutOfMemoryError):
         (ResourceExhaustedError("OOM when allocating tensor"), True),
         (AcceleratorOutOfMemory("CUDA out of memory"), True),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"), True),
         (MemoryError(), True),
         (RuntimeError("INVALID_ARGUMENT: shapes"), False),
         (KeyboardInterrupt(), False),

@@ -217,6 +217,10 @@ def test_pooling_windows_are_2x2_unless_given() -> None:
             lambda: reference.conv2d(np.ones((5, 2, 1)), np.ones((3, 3, 1, 2))),
             "kernel must fit in a valid input of size 2, got 3 (extent 3 at dilation 1)",
         ),
+        (
+            lambda: reference.conv2d(np.ones((5, 5, 2)), np.ones((3, 3, 2))),
+            "image must have 3 axes and kernel 4, got shapes (5, 5, 2) and (3, 3, 2)",
+        ),
         (lambda: reference.max_pool2d(np.ones((5, 2, 1)), 3), "pool must fit in a valid input of size 2, got 3"),
         (
             lambda: reference.average_pool2d(np.ones((5, 5, 1)), 2, 0),

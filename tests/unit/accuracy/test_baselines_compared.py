@@ -56,13 +56,19 @@ def test_an_environment_is_backend_device_and_precision(machine: dict[str, Any],
             ["the test pictures differ: 1 are new ('dogs/3'), 0 are gone"],
         ),
         ({"pictures": ["cats/2", "cats/1", "dogs/1", "dogs/2"]}, ["the test pictures are in another order"]),
-        ({"labels": [0, 0, 0, 1]}, ["1 test pictures have another label"]),
+        ({"labels": [0, 0, 0, 1]}, ["a test picture has another label"]),
         ({"seed": 7, "predicted": [0, 1, 1, 0], "measurements": {}}, []),
         ({"machine": H200 | {"backend": "jax", "versions": {"keras": "4.0"}}}, []),
     ],
 )
 def test_runs_are_comparable_by_conditions_and_test_pictures(changes: Any, reasons: list[str]) -> None:
     assert baselines.incomparable(a_run(), a_run(**changes)) == reasons
+
+
+def test_classes_that_differ_after_the_first_few_are_named() -> None:
+    old, new = (a_run(conditions={"classes": [*"abcdefgh", *more]}) for more in ("", "i"))
+    shown = "['a', 'b', 'c', 'd', 'e', 'f', ...]"
+    assert baselines.incomparable(old, new) == [f"classes is {shown} with ['i'] of 9, was {shown} with [] of 8"]
 
 
 def test_another_decoder_is_named_as_a_possible_cause_of_other_pictures() -> None:

@@ -94,6 +94,11 @@ def test_a_new_run_unlike_all_others_is_a_change_from_99_on(before: int, outcome
     assert flips.flips(random_runs(before), np.zeros((1, 40), bool)).outcome == outcome
 
 
+def test_hundreds_of_runs_have_more_ways_than_a_float_can_count() -> None:
+    right = random_runs(1040)
+    assert flips.flips(right[:520], right[520:]).complete == 0
+
+
 @pytest.mark.parametrize(("within", "text"), [(0.1, "10.0 %"), (None, "unknown")])
 def test_flips_read_as_one_line(within: float | None, text: str) -> None:
     flipped = flips.Flips("change", 0.2, within, 0.00412, (3, 8), (1.0, -0.5), 1, 0.34)

@@ -64,6 +64,16 @@ def test_other_predictions_on_an_unchanged_machine_have_no_known_reason(
 LABELS = [0, 1, 1]
 
 
+class Tensor:
+    """Refuses to become an array, as PyTorch's tensors with a gradient do."""
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise RuntimeError("Use tensor.detach().numpy() instead.")
+
+    def __repr__(self) -> str:
+        return "tensor"
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -87,6 +97,10 @@ LABELS = [0, 1, 1]
         pytest.param({"confidence": [[1, 1], [1]]}, "confidence must be numbers, in rows of", id="ragged confidences"),
         pytest.param({"confidence": ["sure"] * 3}, "confidence must be numbers, in rows of", id="words"),
         pytest.param({"predicted": [1e19, 2e19, 0]}, "predicted must be classes, .*, got 1e.19", id="not exact"),
+        pytest.param({"predicted": Tensor()}, r"got tensor \(Use tensor\.detach", id="a tensor with a gradient"),
+        pytest.param({"confidence": Tensor()}, r"got tensor \(Use tensor\.detach", id="confidence with a gradient"),
+        pytest.param({"labels": np.ma.masked_equal(LABELS, 0)}, "labels must be .*none masked", id="masked"),
+        pytest.param({"predicted": {0: [0] * 999}}, r"got \{0: \[0,.{,60}; the classes of", id="a dictionary"),
         pytest.param({"predicted": np.empty((0, 3), int)}, r"got predicted \(0, 3\)", id="no runs"),
         pytest.param({"predicted": [1], "labels": [1]}, r"two or more pictures.*labels \(1,\)", id="one picture"),
         pytest.param({"name": ""}, "name must be that of the model, one line of text, got ''", id="no name"),

@@ -48,6 +48,7 @@ def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path
     recipe = replace(find_recipe("feature_extraction_fast", "mini"), extra_sizes=(32,))
     result = run_recipe(recipe, few_shapes, 0, tmp_path)
     assert result.base_pictures == 2 * (40 + 20 + 20)
+    assert result.images_per_second == pytest.approx(40 / result.seconds["train"], rel=0.05)
     assert result.test_accuracy > 0.8
     other = run_recipe(replace(recipe, extra_sizes=(24,)), few_shapes, 0, tmp_path)
     assert other.history != result.history, "features of one size were taken for those of another"

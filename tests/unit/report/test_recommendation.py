@@ -44,6 +44,8 @@ def test_the_cheapest_rung_no_worse_by_the_margin_is_recommended() -> None:
         " +0.5 points [+0.0, +1.0].",
         "Differences are given with their 90 % interval, over 5 seeds a rung.",
     ]
+    uneven = runs | {"from_scratch": runs["from_scratch"][:3]}
+    assert recommend(uneven, margin=0.02).lines[-1].endswith("over 3 to 5 seeds a rung.")
     strict = recommend(runs, margin=0.004)
     assert strict.lines[0] == "Use fine_tuned."
     assert "the best of those, feature_extraction, takes 20 s and differs by -0.5 points" in strict.lines[2]

@@ -87,6 +87,8 @@ def test_tiles_down_the_columns_fill_one_after_the_other(count: int, places: lis
 
 
 def test_a_grey_picture_gets_colours_from_the_map() -> None:
+    black = np.zeros((8, 8, 3))
+    np.testing.assert_array_equal(superimpose(black, np.eye(8), 2), superimpose(black, np.eye(8), 2.0))
     over = superimpose(np.full((8, 8, 1), 100), np.ones((2, 2)))
     assert over.shape == (8, 8, 3)
     assert over[0, 0].tolist() == [151, 100, 100]
@@ -135,6 +137,10 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
         (lambda: superimpose(np.zeros((4, 4)), np.zeros((2, 2))), r"image must be \(height, width, 3\)"),
         (lambda: superimpose(np.full((4, 4, 3), 256), np.zeros((2, 2))), r"values from 0 to 255, got 256 to 256"),
         (lambda: superimpose(np.zeros((4, 4, 3)), np.full((2, 2), 2)), r"heatmap must be .*from 0 to 1"),
+        (
+            lambda: superimpose(np.zeros((4, 4, 3)), np.zeros((2, 2)), -1),
+            "intensity must be a number from 0 up, got -1",
+        ),
         (lambda: superimpose(np.zeros((4, 4, 3)), np.full((2, 2), np.nan)), r"heatmap must be .*from 0 to 1"),
     ],
 )
