@@ -1,7 +1,7 @@
 """Results, folders and files that several test modules build."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 from PIL import Image
 
-from convspec import backend, training
+from convspec import backend, models, training
 from convspec.accuracy import baselines
 from convspec.accuracy.baselines import Run
 from convspec.accuracy.statistics import interval
@@ -29,6 +27,7 @@ from convspec.ladder.recipe import Recipe, Scale
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import RECIPES, find_recipe
+from convspec.report.charts import BLUE, GREEN, GREY, ORANGE
 
 
 def result(rung: str, scale: Scale, accuracy: float, seed: int = 0, dataset: str | None = None) -> Result:
@@ -133,13 +132,32 @@ def noting_layer(calls: list[str], name: str) -> keras.Layer:
     return keras.layers.Lambda(note, name=name)
 
 
+def mini_base(side: int | None = 48, weights: str | Path | None = models.MINI_WEIGHTS) -> keras.Model:
+    """Return the package's own base, pretrained unless told otherwise: small enough to be run."""
+    return models.conv_base("mini", weights, (side, side, 3))
+
+
+def vgg_by_hand(side: int, *blocks: tuple[int, int]) -> keras.Model:
+    """Return padded convolutions of 3 x 3 and poolings, from the depth and the number of convolutions of each block.
+
+    By the summary after listing 5.16, and by what Simonyan and Zisserman (2014) say that it doesn't show.
+    """
+    model = keras.Sequential([keras.Input((side, side, 3))])
+    for depth, convolutions in blocks:
+        for _ in range(convolutions):
+            model.add(keras.layers.Conv2D(depth, (3, 3), padding="same", activation="relu"))
+        model.add(keras.layers.MaxPooling2D((2, 2), strides=(2, 2)))
+    return model
+
+
 # Listings, against what the package has in their place.
 def assert_builds_as_listed(build: Callable[[], keras.Model], listing: Callable[[], keras.Model]) -> None:
     """Assert that both build one network: all settings of all layers, the weights that a seed draws, the output."""
 
     def settings(model: keras.Model) -> dict[str, object]:
         values: dict[str, object] = {"input": (model.input_shape, model.inputs[0].dtype)}
-        for place, layer in enumerate(model.layers):
+        inner = (layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+        for place, layer in enumerate(inner):
             config = {name: value for name, value in layer.get_config().items() if name not in ("name", "seed")}
             values |= {f"{place} {type(layer).__name__} {name}": value for name, value in config.items()}
         return values
@@ -198,6 +216,7 @@ def lines(result: pytest.RunResult) -> str:
 
 
 # Experiments: networks trained from scratch, once a seed.
+COLOURS = BLUE, ORANGE, GREEN, GREY, "#aa3377"
 SHAPES_SIZE = 32  # pixels a side: of these, three convolutions with pooling leave 2 x 2 places
 
 
@@ -268,23 +287,42 @@ def draw_parts(pool: tuple[np.ndarray, np.ndarray], seed: int, *counts: int) -> 
     return [as_batches(*(part[chosen] for part in pool)) for chosen in np.split(order, np.cumsum(counts[:-1]))]
 
 
-def claim_axes(title: str, xlabel: str, ylabel: str, width: float = 6.2) -> tuple[Figure, Axes]:
-    """Return an empty chart whose title is a claim."""
-    figure = Figure(figsize=(width, 3.8), layout="constrained", facecolor="white")
+def claim_chart(
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    x: Sequence[float],
+    lines: Mapping[Any, Any],
+    ticks: Sequence[str] = (),
+    *,
+    joined: bool = True,
+    log: bool = False,
+) -> Figure:
+    """Return a chart whose title is a claim, with values by line, (places, seeds): shares, shown as percent.
+
+    Small dots are the values, large ones their means with 95 % intervals.
+    """
+    figure = Figure(figsize=(7, 3.8), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    for (label, values), colour, style in zip(lines.items(), COLOURS, ("-", "--", ":", "-.", "-"), strict=False):
+        percent = 100 * np.asarray(values)
+        half = [np.ptp(interval(row, 1)) / 2 if np.ptp(row) else 0.0 for row in percent]
+        axes.plot(x[: len(percent)], percent, ".", color=colour, alpha=0.4, markersize=5)
+        form = f"o{style}" if joined else "o"
+        axes.errorbar(x[: len(percent)], percent.mean(axis=1), half, color=colour, fmt=form, capsize=4, label=label)
+    axes.set_xticks(x, ticks or [f"{each:,}" for each in x])
+    axes.minorticks_off()
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
 
 
-def plot_seeds(axes: Axes, x: ArrayLike, values: np.ndarray, colour: str, label: str, line: str = "-") -> None:
-    """Plot values, (places, seeds), as small dots, and their means with 95 % intervals; shares as percent."""
-    percent = 100 * np.asarray(values)
-    axes.plot(x, percent, ".", color=colour, alpha=0.4, markersize=5)
-    half = [np.ptp(interval(row, 1)) / 2 if np.ptp(row) else 0.0 for row in percent]
-    axes.errorbar(x, percent.mean(axis=1), half, color=colour, fmt=f"o{line}", capsize=4, label=label)
+def gap(accuracies: np.ndarray) -> np.ndarray:
+    """Return how much higher the first row, of training pictures, is than the last, of test pictures, one a seed."""
+    return accuracies[0] - accuracies[-1]
 
 
 # Experiments on the chapter's arguments.

@@ -14,11 +14,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import SHAPES_SIZE, Learner, all_digits, as_batches, claim_axes, draw_parts, drawn_shapes, plot_seeds
+from builders import SHAPES_SIZE, Learner, all_digits, as_batches, claim_chart, draw_parts, drawn_shapes
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 
 from convspec import models
-from convspec.report.charts import BLUE, GREEN, ORANGE
+
+pytestmark = pytest.mark.experiment
 
 SEEDS, STEPS, SIDE = seeds(5), 300, 28
 COUNTS = (50, 100, 300, 1000)
@@ -56,14 +57,8 @@ def digit_accuracies(
 def compare(experiment: Experiment, digits: str, mnist: Path | None = None) -> list[Effect]:
     """Return by how much the convnet is ahead of the dense network from each number of digits; both learn."""
     convnet, dense = (digit_accuracies(network, mnist=mnist) for network in NETWORKS)
-    figure, axes = claim_axes(
-        f"Claim: convnets need fewer training samples ({digits})", "training digits (logarithmic)", "test accuracy (%)"
-    )
-    for name, curve, colour, style in zip(NETWORKS, (convnet, dense), (BLUE, ORANGE), ("-", "--"), strict=True):
-        plot_seeds(axes, COUNTS, curve, colour, name, style)
-    axes.set(xscale="log", xticks=COUNTS, xticklabels=[f"{count:,}" for count in COUNTS])
-    axes.minorticks_off()
-    axes.legend(frameon=False)
+    title, lines = f"Claim: convnets need fewer training samples ({digits})", {"convnet": convnet, "dense": dense}
+    figure = claim_chart(title, "training digits (logarithmic)", "test accuracy (%)", COUNTS, lines, log=True)
     effects = [paired(*both) for both in zip(convnet, dense, strict=True)]
     for count, effect in zip(COUNTS, effects, strict=True):
         shown = figure if count == COUNTS[0] else None
@@ -72,7 +67,6 @@ def compare(experiment: Experiment, digits: str, mnist: Path | None = None) -> l
     return effects
 
 
-@pytest.mark.experiment
 @claim(16, "5.1.1", "they need fewer training samples", "qualified", kind="measured")
 def test_of_mnists_digits_a_convnet_needs_a_third_of_a_dense_networks(
     experiment: Experiment, data_folder: Path
@@ -89,7 +83,6 @@ def test_of_mnists_digits_a_convnet_needs_a_third_of_a_dense_networks(
     assert_effect(lost, above=0.05, why="no local pattern is left")
 
 
-@pytest.mark.experiment
 @claim(16, "5.1.1", "they need fewer training samples", "qualified", kind="measured")
 def test_a_convnet_needs_no_fewer_digits_of_8_by_8_pixels(experiment: Experiment) -> None:
     """Enlarged they have little local detail, and all stand in one place: a dense network learns as much from them."""
@@ -97,7 +90,6 @@ def test_a_convnet_needs_no_fewer_digits_of_8_by_8_pixels(experiment: Experiment
         assert_effect(effect, below=0.02, why="nothing moves in these pictures")
 
 
-@pytest.mark.experiment
 @claim(16, "5.1.1", "they need fewer training samples", "qualified", kind="measured")
 def test_of_digits_of_8_by_8_a_convnet_learns_shuffled_pixels_as_well(experiment: Experiment) -> None:
     """All pixels change places, in every digit in the same way: no local pattern is left, and none is missed."""
@@ -120,23 +112,15 @@ def shape_accuracies() -> np.ndarray:
     return accuracies
 
 
-@pytest.mark.experiment
 @claim(77, "5.2.1", "complex problem with just a few tens of samples", "holds", kind="measured")
 @claim(77.5, "5.2.1", "a few hundred can potentially suffice", "holds", kind="measured")
 def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experiment: Experiment) -> None:
     """From tens less than a quarter of the errors of guessing is avoided, from thousands half, in as many steps."""
     simple, forms = digit_accuracies("convnet")[[0, 2]], shape_accuracies()
     skills = {"digits (simple)": (simple - 0.1) / 0.9, "shapes (complex)": (forms - 0.5) / 0.5}
-    figure, axes = claim_axes(
-        "Claim: tens of samples don't solve a complex problem,\na few hundred can solve a simple one",
-        "training pictures",
-        "errors of guessing that are avoided (%)",
-    )
-    for colour, (name, skill) in zip((BLUE, GREEN), skills.items(), strict=True):
-        plot_seeds(axes, SHAPES_COUNTS[: len(skill)], skill, colour, name)
-    axes.set(xscale="log", xticks=SHAPES_COUNTS, xticklabels=[f"{n:,}" for n in SHAPES_COUNTS], ylim=(-5, 103))
-    axes.minorticks_off()
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    title = "Claim: tens of samples don't solve a complex problem,\na few hundred can solve a simple one"
+    ylabel = "errors of guessing that are avoided (%)"
+    figure = claim_chart(title, "training pictures", ylabel, SHAPES_COUNTS, skills, log=True)
     tens, hundreds, thousands = (paired(values, ZERO) for values in skills["shapes (complex)"])
     simple_tens, simple_hundreds = (paired(values, ZERO) for values in skills["digits (simple)"])
     experiment(tens, "errors of guessing avoided on shapes from 50 pictures", figure)

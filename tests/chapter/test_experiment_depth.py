@@ -19,7 +19,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from builders import claim_axes, explained, one_hot_accuracy, plot_seeds, ridge
+from builders import claim_chart, explained, mini_base, one_hot_accuracy, ridge
 from claims import Effect, Evidence, Experiment, assert_control, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
@@ -29,7 +29,6 @@ from convspec.data.batches import rescale
 from convspec.data.datasets import Dataset, Split
 from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import find_recipe
-from convspec.report.charts import BLUE, GREEN, ORANGE
 
 SEEDS, EPOCHS = seeds(5), 25
 STAGES = ("pixels", "1", "2", "3", "4")  # numbers of convolutions passed, each with its pooling
@@ -114,12 +113,8 @@ def edges_and_colours(kernel: np.ndarray) -> float:
 
 def chart(title: str, ylabel: str, lines: dict[str, list[np.ndarray]], first: int) -> Figure:
     """Plot each line's values, an array a seed, over the stages from `first` on."""
-    figure, axes = claim_axes(title, "convolutions passed", ylabel, 7)
-    for (label, values), colour, line in zip(lines.items(), (BLUE, ORANGE, GREEN), ("-", "--", ":"), strict=False):
-        plot_seeds(axes, range(len(STAGES) - first), np.array(values).T, colour, label, line)
-    axes.set_xticks(range(len(STAGES) - first), STAGES[first:])
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
+    by_stage, names = {label: np.transpose(values) for label, values in lines.items()}, STAGES[first:]
+    return claim_chart(title, "convolutions passed", ylabel, range(len(names)), by_stage, names)
 
 
 @pytest.mark.experiment
@@ -182,7 +177,7 @@ def test_first_kernels_are_edges_and_colours_more_than_random_ones(experiment: E
         trained: [edges_and_colours(convnet(seed, trained).layers[0].get_weights()[0]) for seed in SEEDS]
         for trained in (True, False)
     }
-    base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+    base = mini_base()
     pretrained = [edges_and_colours(base.get_layer("block1_conv1").get_weights()[0])] * len(SEEDS)
     experiment(effect := paired(pretrained, first[False]), "energy in edges and colours, mini base over random kernels")
     experiment(begun := paired(first[True], first[False]), "the same, convnet after over before training")

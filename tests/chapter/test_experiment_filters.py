@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import claim_axes, plot_seeds
+from builders import claim_chart
 from claims import Effect, Evidence, Experiment, assert_control, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
@@ -23,7 +23,6 @@ from convspec import backend, models
 from convspec.data import shapes
 from convspec.data.batches import rescale
 from convspec.data.decode import load_image
-from convspec.report.charts import BLUE, GREY, ORANGE
 from convspec.visualization import filter_patterns
 
 SEEDS = seeds(5)
@@ -107,17 +106,12 @@ def expressed(seed: int, randomized: bool = False) -> dict[str, tuple[float, flo
 
 
 def chart_complexity() -> Figure:
-    figure, axes = claim_axes(
-        "Claim: filters get increasingly complex as you go higher",
-        "first convolution of block",
-        "spectral entropy of patterns\n(% of the highest)",
-    )
-    for trained, colour, line in ((True, BLUE, "-"), (False, GREY, "--")):
-        values = np.array([complexities(seed, trained) for seed in SEEDS]).T
-        plot_seeds(axes, range(1, 5), values, colour, "trained base" if trained else "untrained base", line)
-    axes.set_xticks(range(1, 5))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
+    lines = {
+        f"{'un' * (not trained)}trained base": np.transpose([complexities(seed, trained) for seed in SEEDS])
+        for trained in (True, False)
+    }
+    title, ylabel = "Claim: filters get increasingly complex as you go higher", "spectral entropy of patterns (%)"
+    return claim_chart(title, "first convolution of block", ylabel, range(1, 5), lines)
 
 
 @pytest.mark.experiment
@@ -144,18 +138,11 @@ def test_few_kernels_span_less_than_half_of_what_a_layer_gets(experiment: Experi
     patch's variance.
     """
     by_layer = {name: np.array([expressed(seed)[name] for seed in SEEDS]).T for name in expressed(0)}
-    figure, axes = claim_axes(
-        "Claim: a layer's filters are such that its inputs are combinations of them",
-        "convolution",
-        "variance of input patches in the\nspan of the kernels (%)",
-        7,
-    )
     labels = "learned kernels", "random kernels, as many", "principal components, as many"
-    for row, (label, colour, line) in enumerate(zip(labels, (BLUE, GREY, ORANGE), ("-", "--", ":"), strict=True)):
-        plot_seeds(axes, range(6), np.array([values[row] for values in by_layer.values()]), colour, label, line)
-    axes.set_xticks(range(6), [name.replace("_", "\n") for name in by_layer])
-    axes.set_ylim(0, 100)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    lines = dict(zip(labels, np.stack([*by_layer.values()], axis=1), strict=True))
+    title = "Claim: a layer's filters are such that its inputs are combinations of them"
+    ylabel, names = "variance in the span of the kernels (%)", [name.replace("_", "\n") for name in by_layer]
+    figure = claim_chart(title, "convolution", ylabel, range(6), lines, names)
     overall = Effect(tuple(np.mean([values[0] for values in by_layer.values()], axis=0)))
     experiment(overall, "variance of input patches in the span of a layer's kernels", figure)
     for name, (learned, random, _) in by_layer.items():

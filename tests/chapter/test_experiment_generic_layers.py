@@ -16,14 +16,13 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
-from builders import Scenes, claim_axes, explained, one_hot_accuracy, plot_seeds, ridge, scenes
+from builders import Scenes, claim_chart, explained, mini_base, one_hot_accuracy, ridge, scenes
 from claims import LEVEL, Effect, Experiment, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
 from convspec.data import datasets, shapes
 from convspec.data.batches import rescale
-from convspec.report.charts import BLUE, GREEN, GREY, ORANGE
 
 pytestmark = pytest.mark.experiment
 
@@ -31,7 +30,7 @@ SEEDS = seeds(5)
 SHOWN = ("pixels", "block 1", "block 2", "block 3", "block 4", "dense", "softmax")
 LAYERS = (*SHOWN, "logarithms", "256 mixtures", "24 mixtures")
 CLASSES = ("source classes", "target classes", "digits")
-COLOURS = dict(zip((*CLASSES, "colour", "place"), (GREY, BLUE, GREEN, ORANGE, "#aa3377"), strict=True))
+TASKS = (*CLASSES, "colour", "place")
 
 
 class Pictures(NamedTuple):
@@ -43,7 +42,7 @@ class Pictures(NamedTuple):
 
 @cache
 def blocks() -> keras.Model:
-    base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+    base = mini_base()
     return keras.Model(base.input, [base.get_layer(f"block{number}_pool").output for number in range(1, 5)])
 
 
@@ -104,9 +103,7 @@ def look_behind(kind: Pictures, seed: int) -> list[np.ndarray]:
 @cache
 def scores(seed: int) -> dict[tuple[str, bool], list[float]]:
     """Return what probes of each layer score, by task, and whether the targets to fit to were shuffled."""
-    found: dict[tuple[str, bool], list[float]] = {
-        (task, shuffled): [] for task in COLOURS for shuffled in (False, True)
-    }
+    found: dict[tuple[str, bool], list[float]] = {(task, shuffled): [] for task in TASKS for shuffled in (False, True)}
     rng = np.random.default_rng(seed)
     for fitted, tested in zip(pictures(seed), pictures(None), strict=True):
         order = rng.permutation(len(fitted.seen[0]))
@@ -131,13 +128,8 @@ def difference(one: str, other: str, task: str, shuffled: bool = False) -> Effec
 
 
 def chart(title: str, tasks: tuple[str, ...], ylabel: str = "accuracy (%)") -> Figure:
-    figure, axes = claim_axes(title, "output that the linear probe sees", ylabel, 7)
-    for task in tasks:
-        values = np.array([at(layer, task) for layer in SHOWN])
-        plot_seeds(axes, range(len(SHOWN)), values, COLOURS[task], task)
-    axes.set_xticks(range(len(SHOWN)), SHOWN)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False)
-    return figure
+    lines = {task: [at(layer, task) for layer in SHOWN] for task in tasks}
+    return claim_chart(title, "output that the linear probe sees", ylabel, range(len(SHOWN)), lines, SHOWN)
 
 
 @claim(82, "5.3.1", "specific to the set of classes", "qualified", kind="measured")
@@ -183,8 +175,8 @@ def test_a_dense_layer_tells_of_a_place_the_softmax_does_not(experiment: Experim
 @claim(84, "5.3.1", "better off using only the first few layers", "qualified", kind="measured")
 def test_early_layers_serve_a_remote_task_better_if_it_is_colour(experiment: Experiment) -> None:
     ylabel = "accuracy, or R2 of colour and place (%)"
-    figure = chart("Claim: early layers are the more generic ones, for tasks that differ a lot", tuple(COLOURS), ylabel)
-    effects = {task: difference("block 2", "block 4", task) for task in COLOURS}
+    figure = chart("Claim: early layers are the more generic ones, for tasks that differ a lot", TASKS, ylabel)
+    effects = {task: difference("block 2", "block 4", task) for task in TASKS}
     for task, effect in effects.items():
         experiment(effect, f"{task}, block 2 over block 4", figure if task == "colour" else None)
     assert_effect(effects["colour"], above=0, why="classes are told by shape, so that colour is dropped on the way")
@@ -196,6 +188,6 @@ def test_early_layers_serve_a_remote_task_better_if_it_is_colour(experiment: Exp
 @pytest.mark.parametrize(("one", "other"), [("block 4", "dense"), ("block 2", "block 4")])
 def test_no_layer_is_better_than_another_at_shuffled_tasks(one: str, other: str) -> None:
     """The defect that all tasks' targets belong to other pictures: small differences may be real, large ones chance."""
-    for task in COLOURS:
+    for task in TASKS:
         effect = difference(one, other, task, shuffled=True)
         assert abs(effect.mean) < 0.03 or effect.p_value() >= LEVEL, f"{task}: {effect}"

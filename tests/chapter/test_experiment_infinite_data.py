@@ -10,11 +10,12 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from builders import SHAPES_SIZE, Learner, as_batches, claim_axes, draw_parts, drawn_shapes, plot_seeds
-from claims import Experiment, assert_control, assert_effect, claim, paired, seeds
+from builders import SHAPES_SIZE, Learner, as_batches, claim_chart, draw_parts, drawn_shapes, gap
+from claims import Effect, Experiment, assert_control, assert_effect, claim, paired, seeds
 
 from convspec import models
-from convspec.report.charts import BLUE, ORANGE
+
+pytestmark = pytest.mark.experiment
 
 SEEDS, STEPS, TEST = seeds(5), 300, 2400
 NEW, COUNTS = STEPS * 32, (300, 1700, STEPS * 32)
@@ -38,41 +39,26 @@ def accuracies(count: int, copies: int = 1) -> np.ndarray:
     return results
 
 
-def gap(count: int, copies: int = 1) -> np.ndarray:
-    """Return how much higher the accuracy is on training pictures than on others, one a seed."""
-    training, test = accuracies(count, copies)
-    return training - test
-
-
-@pytest.mark.experiment
 @claim(65, "5.2.5", "Given infinite data, ... you would never overfit", "holds", kind="measured")
 @claim(65.5, "5.2.5", "Overfitting is caused by having too few samples", "holds", kind="measured")
 def test_with_new_pictures_in_each_step_nothing_is_overfitted(experiment: Experiment) -> None:
-    figure, axes = claim_axes(
-        "Claim: given infinite data, you would never overfit",
-        f"different pictures in {STEPS} steps of 32 (logarithmic)",
-        "accuracy (%)",
-    )
-    both = np.stack([accuracies(count) for count in COUNTS])
-    plot_seeds(axes, COUNTS, both[:, 0], ORANGE, "pictures of the training", "--")
-    plot_seeds(axes, COUNTS, both[:, 1], BLUE, "other pictures")
-    axes.set(xscale="log", xticks=COUNTS, xticklabels=[*(f"{count:,}" for count in COUNTS[:2]), "9,600: all new"])
-    axes.minorticks_off()
-    axes.legend(frameon=False)
-    few, many, new = (paired(gap(count), np.zeros(len(SEEDS))) for count in COUNTS)
+    title, xlabel = "Claim: given infinite data, you would never overfit", f"different pictures in {STEPS} steps of 32"
+    both = np.stack([accuracies(count) for count in COUNTS], axis=1)
+    lines = dict(zip(("pictures of the training", "other pictures"), both, strict=True))
+    figure = claim_chart(title, xlabel, "accuracy (%)", COUNTS, lines, log=True)
+    few, many, new = (Effect(tuple(gap(accuracies(count)))) for count in COUNTS)
     experiment(new, "training over test accuracy, all pictures new", figure)
     experiment(few, "training over test accuracy, 300 pictures again and again")
     experiment(many, "training over test accuracy, 1,700 pictures again and again")
     assert_effect(new, above=-0.03, below=0.03, why="what was trained on is a sample as any other")
     assert_effect(few, above=0.03, why="three hundred pictures can be learned by heart")
-    assert_effect(paired(gap(COUNTS[0]), gap(COUNTS[1])), above=0, why="more pictures are harder to learn by heart")
+    assert_effect(paired(few.values, many.values), above=0, why="more pictures are harder to learn by heart")
 
 
-@pytest.mark.experiment
 @claim(65, "5.2.5", "Given infinite data, ... you would never overfit", "holds", kind="measured")
 def test_copies_of_pictures_are_no_new_data(experiment: Experiment) -> None:
     """9,600 pictures that are 300 under other numbers: overfitted as much as those 300."""
-    effect = paired(gap(300, copies=32), gap(300))
+    effect = paired(copied := gap(accuracies(300, copies=32)), gap(accuracies(300)))
     experiment(effect, "training over test accuracy, 32 copies of 300 pictures over 300 pictures")
-    assert_control(effect, of_data := paired(gap(300, copies=32), gap(NEW)))
+    assert_control(effect, of_data := paired(copied, gap(accuracies(NEW))))
     assert_effect(of_data, above=0, why="copies are not new")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from builders import recorded_runs
+from builders import mini_base, recorded_runs
 from claims import Effect, Experiment, assert_effect, claim, seeds
 from matplotlib.figure import Figure
 
@@ -31,7 +31,7 @@ HEAD_STEPS, HEAD_RATE, RATE = 180, 2e-4, 1e-4
 def block3(per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what the last block gets of pictures of fish and keys, and their labels."""
     images, labels = shapes.pictures(shapes.TARGETS, per_class, seed)
-    base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+    base = mini_base()
     trunk, _ = models.cut_before(base, "block4_conv1")
     return trunk.predict(rescale(images.astype(np.float32)), batch_size=100, verbose=0), labels
 
@@ -42,7 +42,7 @@ def losses(seed: int) -> np.ndarray:
     backend.make_deterministic()
     keras.utils.set_random_seed(seed)
     (inputs, labels), (others, truth) = block3(300, 5), block3(300, 902)
-    base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+    base = mini_base()
     top = models.cut_before(base, "block4_conv1")[1]
     head = models.feature_classifier(base.output_shape[1:], dropout=0.0)
     rng = np.random.default_rng(seed)

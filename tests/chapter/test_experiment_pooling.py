@@ -15,11 +15,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import Learner, all_digits, claim_axes, draw_parts, plot_seeds
+from builders import Learner, all_digits, claim_chart, draw_parts, gap
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 from keras import layers
 
-from convspec.report.charts import BLUE, ORANGE
+pytestmark = pytest.mark.experiment
 
 SEEDS, STEPS, RATE, SIDE, TRAINING = seeds(5), 200, 3e-3, 28, 600
 
@@ -39,19 +39,18 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "average pooling": partial(convnet, layers.AveragePooling2D((2, 2), padding="same")),
     "strides": partial(convnet, stride=2),
     "none": convnet,
-    "max pooling of 1 x 1": partial(convnet, layers.MaxPooling2D((1, 1))),  # that doesn't pool
 }
 
 
 @cache
-def accuracies(network: str, mnist: Path | None = None, seeds: int = len(SEEDS), steps: int = STEPS) -> np.ndarray:
+def accuracies(network: str, mnist: Path | None = None) -> np.ndarray:
     """Return the accuracy on training and test digits, (2, seeds): scikit-learn's, or MNIST's of a data folder."""
-    learner, results = Learner(NETWORKS[network], RATE), np.zeros((2, seeds))
-    for seed in range(seeds):
+    learner, results = Learner(NETWORKS[network], RATE), np.zeros((2, len(SEEDS)))
+    for seed in SEEDS:
         parts = draw_parts(all_digits(SIDE, mnist), seed, TRAINING, 4000 if mnist else 1797 - TRAINING)
-        learner.train(parts[0], seed, steps)
+        learner.train(parts[0], seed, STEPS)
         results[:, seed] = [learner.accuracy(part) for part in parts]
-    assert steps < STEPS or results[0].min() > 0.98, f"{network} has not learned its training digits: {results[0]}"
+    assert results[0].min() > 0.98, f"{network} has not learned its training digits: {results[0]}"
     return results
 
 
@@ -60,40 +59,24 @@ def held_out(network: str, mnist: Path | None = None) -> np.ndarray:
     return accuracies(network, mnist)[1]
 
 
-def gap(network: str, mnist: Path | None = None) -> np.ndarray:
-    """Return how much higher the accuracy is on training digits than on test digits, one a seed."""
-    training, test = accuracies(network, mnist)
-    return training - test
-
-
-@pytest.mark.experiment
 @claim(37, "5.1.2", "may not be enough to learn to classify digits", "refuted", kind="measured")
 @claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
 def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: Experiment) -> None:
     """What has windows of 7 x 7 pixels in its last convolution still has a Dense layer that sees them all."""
-    figure, axes = claim_axes(
-        "Claim: without max pooling, digits may not be learned and overfitting is\nintense; average pooling and"
-        " strides work less well",
-        "",
-        "accuracy (%)",
-        width=7,
-    )
-    shown = list(NETWORKS)[:4]
-    for row, (part, colour) in enumerate((("training digits", ORANGE), ("test digits", BLUE))):
-        values = np.stack([accuracies(network)[row] for network in shown])
-        plot_seeds(axes, range(len(shown)), values, colour, part, "")
-    sizes = [f"{network}\n{NETWORKS[network]().count_params():,} parameters" for network in shown]
-    axes.set_xticks(range(len(shown)), sizes)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    accuracy, overfitting = paired(held_out("none"), held_out("max pooling")), paired(gap("none"), gap("max pooling"))
+    title = "Claim: without max pooling, digits may not be learned and overfitting is\nintense; others work less well"
+    both = np.stack([accuracies(network) for network in NETWORKS], axis=1)
+    lines = dict(zip(("training digits", "test digits"), both, strict=True))
+    sizes = [f"{network}\n{build().count_params():,} parameters" for network, build in NETWORKS.items()]
+    figure = claim_chart(title, "", "accuracy (%)", range(4), lines, sizes, joined=False)
+    none, pooled = accuracies("none"), accuracies("max pooling")
+    accuracy, overfitting = paired(none[1], pooled[1]), paired(gap(none), gap(pooled))
     experiment(accuracy, "test accuracy, nothing over max pooling", figure)
-    experiment(Effect(tuple(gap("none"))), "training over test accuracy with nothing")
+    experiment(Effect(tuple(gap(none))), "training over test accuracy with nothing")
     experiment(overfitting, "training over test accuracy, nothing over max pooling")
     assert_effect(accuracy, above=-0.01, why="the Dense layer sees all windows together")
     assert_effect(overfitting, below=0.01, why="28 times the parameters learn no more by heart")
 
 
-@pytest.mark.experiment
 @claim(39, "5.1.2", "max pooling tends to work better", "holds", kind="measured")
 def test_max_pooling_beats_average_pooling_and_strides_on_mnist(experiment: Experiment, data_folder: Path) -> None:
     """To maps of the same size, in networks of as many parameters. Five seeds may be too few to tell, ten are not."""
@@ -103,7 +86,6 @@ def test_max_pooling_beats_average_pooling_and_strides_on_mnist(experiment: Expe
         assert_effect(effect, above=0, why="what counts is that a pattern is there, not how often")
 
 
-@pytest.mark.experiment
 @claim(39, "5.1.2", "max pooling tends to work better", "holds", kind="measured")
 def test_how_maps_shrink_makes_less_than_a_point_on_digits_of_8_by_8(experiment: Experiment) -> None:
     """Twenty seeds gave max pooling 0.2 points more than average pooling (p = 0.016) and than strides (p = 0.06)."""
@@ -113,24 +95,14 @@ def test_how_maps_shrink_makes_less_than_a_point_on_digits_of_8_by_8(experiment:
         assert_effect(effect, above=-0.01, below=0.01, why="they have little local detail")
 
 
-@pytest.mark.experiment
 @claim(37, "5.1.2", "may not be enough to learn to classify digits", "refuted", kind="measured")
 @claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
 def test_without_pooling_mnists_digits_are_learned_a_point_less_well(experiment: Experiment, data_folder: Path) -> None:
     """Nine in ten are right after 600; overfitting is a point more, of some eight."""
-    none, pooled = (held_out(network, data_folder) for network in ("none", "max pooling"))
-    overfitting = paired(gap("none", data_folder), gap("max pooling", data_folder))
-    experiment(Effect(tuple(none)), "test accuracy on MNIST with nothing")
-    experiment(accuracy := paired(none, pooled), "test accuracy on MNIST, nothing over max pooling")
+    none, pooled = (accuracies(network, data_folder) for network in ("none", "max pooling"))
+    overfitting = paired(gap(none), gap(pooled))
+    experiment(Effect(tuple(none[1])), "test accuracy on MNIST with nothing")
+    experiment(accuracy := paired(none[1], pooled[1]), "test accuracy on MNIST, nothing over max pooling")
     experiment(overfitting, "training over test accuracy on MNIST, nothing over max pooling")
     assert_effect(accuracy, above=-0.03, why="the Dense layer sees all windows together")
     assert_effect(overfitting, below=0.03, why="28 times the parameters learn little more by heart")
-
-
-@pytest.mark.experiment
-@claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
-def test_pooling_that_doesnt_pool_changes_nothing(experiment: Experiment) -> None:
-    """Maxima of single pixels: the network without downsampling, to the last prediction."""
-    effect = paired(*(accuracies(network, None, 5, 10)[1] for network in ("max pooling of 1 x 1", "none")))
-    experiment(effect, "test accuracy, max pooling of 1 x 1 over nothing")
-    assert set(effect.values) == {0.0}

@@ -12,14 +12,13 @@ from functools import cache
 import keras
 import numpy as np
 import pytest
-from builders import claim_axes, plot_seeds
+from builders import claim_chart, mini_base
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
 from convspec.data import shapes
 from convspec.data.batches import rescale
-from convspec.report.charts import BLUE, ORANGE
 
 pytestmark = pytest.mark.experiment
 
@@ -41,7 +40,7 @@ class Lab:
 
     def __init__(self, depth: int) -> None:
         backend.make_deterministic()
-        base = models.conv_base("mini", models.MINI_WEIGHTS, (shapes.SIZE, shapes.SIZE, 3))
+        base = mini_base()
         trunk, top = models.cut_before(base, f"block{5 - depth}_conv1") if depth else (base, None)
         head = models.feature_classifier(base.output_shape[1:], dropout=0.0)
         self.model = keras.Sequential([keras.Input(trunk.output_shape[1:]), *([top] if top else []), *head.layers])
@@ -109,17 +108,12 @@ def gaps(depth: int) -> list[float]:
 
 
 def chart() -> Figure:
-    figure, axes = claim_axes(
-        "Claim: thawing more blocks than the top one brings fast-decreasing\nreturns, and a risk of overfitting",
-        "thawed blocks, from the top (0: only the head is trained)",
-        "points of accuracy (%)",
-    )
-    gained, gap = np.array([gains(depth).values for depth in DEPTHS]), np.array([gaps(depth) for depth in DEPTHS])
-    plot_seeds(axes, DEPTHS, gained, BLUE, "gain on new pictures, over 0 blocks")
-    plot_seeds(axes, DEPTHS, gap, ORANGE, "gap, training less new pictures", "--")
-    axes.set_xticks(DEPTHS)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
+    lines = {
+        "gain on new pictures, over 0 blocks": [gains(depth).values for depth in DEPTHS],
+        "gap, training less new pictures": [gaps(depth) for depth in DEPTHS],
+    }
+    title = "Claim: thawing more blocks than the top one brings fast-decreasing\nreturns, and a risk of overfitting"
+    return claim_chart(title, "thawed blocks, from the top", "points of accuracy (%)", DEPTHS, lines)
 
 
 @claim(109, "5.3.2", "fast-decreasing returns in fine-tuning lower layers", "holds", kind="measured")

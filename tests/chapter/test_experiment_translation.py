@@ -12,13 +12,14 @@ from functools import cache, partial
 import keras
 import numpy as np
 import pytest
-from builders import Learner, all_digits, as_batches, claim_axes, plot_seeds
+from builders import Learner, all_digits, as_batches, claim_chart
 from claims import Experiment, assert_control, assert_effect, claim, paired, seeds
 from keras import layers
 
 from convspec import models
 from convspec.data.batches import Batches
-from convspec.report.charts import BLUE, GREEN, ORANGE
+
+pytestmark = pytest.mark.experiment
 
 SEEDS, STEPS, RATE, TRAINING = seeds(6), 400, 3e-3, 900
 SIDE, DIGIT, QUARTER = 24, 8, 12
@@ -67,21 +68,14 @@ def accuracies(network: str) -> dict[str, np.ndarray]:
     return results
 
 
-@pytest.mark.experiment
 @claim(15, "5.1.1", "a convnet can recognize it anywhere", "qualified", kind="measured")
 def test_a_convnet_knows_a_digit_elsewhere_if_its_head_forgets_the_place(experiment: Experiment) -> None:
     """What Flatten and Dense learn is tied to the place; the padding of the borders costs the convolutions a little."""
-    figure, axes = claim_axes(
-        "Claim: learned in the lower right, a convnet recognizes a digit\nin the upper left, a dense network doesn't",
-        "place of the digit in the test",
-        "test accuracy (%)",
-    )
+    title = "Claim: learned in the lower right, a convnet recognizes a digit\nin the upper left, a dense one doesn't"
     results = {name: accuracies(name) for name in NETWORKS}
-    for colour, (name, by_corner) in zip((BLUE, GREEN, ORANGE), results.items(), strict=True):
-        plot_seeds(axes, [0, 1], np.stack([by_corner["learned"], by_corner["other"]]), colour, name)
-    axes.axhline(10, color="grey", linestyle=":", label="guessing")
-    axes.set(xticks=[0, 1], xticklabels=["lower right, as learned", "upper left"], xlim=(-0.3, 1.3), ylim=(0, 103))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    lines = {name: [by_corner[corner] for corner in ("learned", "other")] for name, by_corner in results.items()}
+    names = "lower right, as learned", "upper left"
+    figure = claim_chart(title, "place of the digit in the test", "test accuracy (%)", range(2), lines, names)
     loss = {name: paired(by_corner["learned"], by_corner["other"]) for name, by_corner in results.items()}
     gain = paired(results[ANYWHERE]["other"], results[DENSE]["other"])
     experiment(gain, "accuracy in the new corner, convnet with the maximum of each map over dense network", figure)
@@ -94,7 +88,6 @@ def test_a_convnet_knows_a_digit_elsewhere_if_its_head_forgets_the_place(experim
     assert_effect(loss[LISTED], above=0.5, why="after Flatten each place of a map has weights of its own, too")
 
 
-@pytest.mark.experiment
 @claim(16, "5.1.1", "they need fewer training samples", "qualified", kind="measured")
 def test_of_digits_that_move_a_convnet_learns_more_if_it_forgets_the_place(experiment: Experiment) -> None:
     """From the same 900 digits, tested where they were learned; as listed it learns no more than a dense network."""
@@ -106,7 +99,6 @@ def test_of_digits_that_move_a_convnet_learns_more_if_it_forgets_the_place(exper
     assert_effect(listed, below=0.05, why="after Flatten each place is learned anew")
 
 
-@pytest.mark.experiment
 @claim(15, "5.1.1", "a convnet can recognize it anywhere", "qualified", kind="measured")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_without_a_move_no_network_loses_accuracy(experiment: Experiment, name: str) -> None:

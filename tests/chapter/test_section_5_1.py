@@ -124,15 +124,6 @@ def test_every_layers_output_is_3d_and_shrinks_as_you_go_deeper(convnet: keras.M
     assert outputs(convnet)[:5] == [(26, 26, 32), (13, 13, 32), (11, 11, 64), (5, 5, 64), (3, 3, 64)]
 
 
-@claim(6, "5.1", "controlled by the first argument passed to the Conv2D layers", "holds")
-@claim(21, "5.1.1", "Its depth can be arbitrary", "holds")
-@pytest.mark.parametrize("depth", [1, 32, 33, 64])
-def test_the_number_of_channels_is_the_first_argument_of_conv2d(depth: int) -> None:
-    """Section 5.1: "(32 or 64)"; whatever the depth of the input."""
-    for channels in (1, 3, 32):
-        assert layers.Conv2D(depth, (3, 3))(np.zeros((1, 8, 8, channels), np.float32)).shape == (1, 6, 6, depth)
-
-
 @claim(7, "5.1", "flattened into vectors of shape (576,)", "holds", source="listing 5.2")
 def test_the_head_flattens_3_3_64_to_576_and_ends_in_10_way_softmax(convnet: keras.Model) -> None:
     assert outputs(convnet)[4:] == [(3, 3, 64), (576,), (64,), (10,)]
@@ -177,14 +168,6 @@ def test_a_pass_over_mnist_takes_938_batches_the_last_of_which_is_whole() -> Non
     seen = np.concatenate([next(shown)[1] for _ in range(-(-60_000 // 64))])
     assert len(seen) == 938 * 64 == 60_032
     assert len(set(seen.tolist())) == 60_000
-
-
-@claim(12, "5.1", "we decreased the error rate by 68% (relative)", "refuted")
-def test_the_error_falls_by_68_percent_but_by_58_as_printed() -> None:
-    """Section 5.1 claims 99.3 % under an output of 0.9908, beside 97.8 %. Only one can be right."""
-    dense, printed, claimed = (1 - accuracy for accuracy in (0.978, 0.9908, 0.993))
-    assert 1 - claimed / dense == pytest.approx(0.68, abs=0.005)
-    assert 1 - printed / dense == pytest.approx(0.58, abs=0.005)
 
 
 @claim(13, "5.1.1", "Dense layers learn global patterns", "holds", source="figure 5.1")
@@ -246,10 +229,13 @@ def test_each_output_channel_is_the_response_map_of_one_filter(rng: np.random.Ge
     np.testing.assert_allclose(response[:, :, 7], reference.conv2d(DIGIT, kernel[..., 7:8])[:, :, 0])
 
 
+@claim(6, "5.1", "controlled by the first argument passed to the Conv2D layers", "holds")
+@claim(21, "5.1.1", "Its depth can be arbitrary", "holds")
 @claim(24, "5.1.1", "Conv2D(output_depth, (window_height, window_width))", "holds")
 def test_the_first_arguments_of_conv2d_are_depth_and_window_height_first(convnet: keras.Model) -> None:
-    """The chapter's convolutions are all 3x3; "started with a depth of 32 and ended with a depth of 64"."""
-    assert layers.Conv2D(7, (2, 5))(np.zeros((1, 9, 9, 4), np.float32)).shape == (1, 8, 5, 7)
+    """Whatever the depth of the input. The chapter's are all 3x3, and start with a depth of 32, and end with 64."""
+    for channels in (1, 3, 32):
+        assert layers.Conv2D(7, (2, 5))(np.zeros((1, 9, 9, channels), np.float32)).shape == (1, 8, 5, 7)
     kernels = [layer.kernel.shape for layer in convnet.layers if isinstance(layer, layers.Conv2D)]
     assert kernels == [(3, 3, 1, 32), (3, 3, 32, 64), (3, 3, 64, 64)]
 
@@ -292,9 +278,6 @@ def test_the_patch_under_an_output_is_i_minus_1_to_i_plus_2_in_python(rng: np.ra
 def test_a_5x5_map_has_9_patches_of_3x3_with_padding_25_with_stride_2_four(options: dict, side: int) -> None:
     assert reference.conv2d(np.ones((5, 5, 1)), np.ones((3, 3, 1, 1)), **options).shape == (side, side, 1)
     assert conv_output_size(5, 3, **options) == side
-    strides, padding = options.get("stride", 1), options.get("padding", "valid")
-    layer = layers.Conv2D(1, (3, 3), strides=strides, padding=padding)
-    assert layer(np.ones((1, 5, 5, 1), np.float32)).shape == (1, side, side, 1)
 
 
 @claim(28.5, "5.1.1", "an output with the same width and height", "qualified", source="figure 5.6")

@@ -11,9 +11,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import Learner, as_batches, assert_builds_as_listed, recorded_runs, result_with_history
+from builders import (
+    Learner,
+    as_batches,
+    assert_builds_as_listed,
+    mini_base,
+    recorded_runs,
+    result_with_history,
+    vgg_by_hand,
+)
 from claims import Evidence, claim, expect
-from keras import layers
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 from convspec import BadInput, features, models, training
@@ -33,26 +40,11 @@ def vgg16() -> keras.Model:
     return models.conv_base()
 
 
-def mini(side: int = 48) -> keras.Model:
-    """A pretrained base that is small enough to be run."""
-    return models.conv_base("mini", models.MINI_WEIGHTS, (side, side, 3))
-
-
 def mini_batches(count: int, rng: np.random.Generator, batch_size: int = 20) -> Batches:
     return Batches(rng.integers(0, 256, (count, 48, 48, 3), np.uint8), np.arange(count) % 2, batch_size, rescale)
 
 
 # 5.3.1: the base
-
-
-@claim(80, "5.3.1", "they end with a densely connected classifier", "holds")
-def test_vgg16_is_its_base_and_three_dense_layers_on_flattened_maps(vgg16: keras.Model) -> None:
-    """Figure 5.14: "a series of pooling and convolution layers", and what `include_top=False` leaves out."""
-    inputs, *base = [type(layer).__name__ for layer in vgg16.layers]
-    assert (inputs, set(base)) == ("InputLayer", {"Conv2D", "MaxPooling2D"})
-    whole = models.conv_base("vgg16", None, (32, 32, 3), include_top=True)
-    kinds = [type(layer).__name__ for layer in whole.layers]
-    assert kinds == [inputs, *base, "Flatten", "Dense", "Dense", "Dense"]
 
 
 @claim(81, "5.3.1", "training a new classifier on top of the output", "holds", source="figure 5.14")
@@ -62,7 +54,7 @@ def test_a_frozen_base_with_a_head_computes_what_the_head_does_on_features(
     """The chapter reports 90 % one way and "about 96%" the other. Frozen, both compute the same function of a picture:
     only augmentation and the missing dropout can tell them apart, or a base that was not frozen.
     """
-    base = mini()
+    base = mini_base()
     models.freeze(base)
     model, head = models.end_to_end(base), models.feature_classifier(base.output_shape[1:])
     head.set_weights([weight for layer in model.layers[-2:] for weight in layer.get_weights()])
@@ -74,7 +66,7 @@ def test_a_frozen_base_with_a_head_computes_what_the_head_does_on_features(
 @claim(83.5, "5.3.1", "object location is still described by convolutional feature maps", "holds")
 def test_the_maps_answer_to_a_blot_is_where_the_blot_is() -> None:
     """A bright blot in a black picture, and the map's pixel that it changes most; one pixel of a map is 16 wide."""
-    base, empty = mini(96), np.zeros((1, 96, 96, 3), np.float32)
+    base, empty = mini_base(96), np.zeros((1, 96, 96, 3), np.float32)
     for place in ((24, 24), (24, 72), (72, 24), (72, 72)):
         blot = empty.copy()
         blot[0, place[0] - 5 : place[0] + 5, place[1] - 5 : place[1] + 5] = (1, 0.8, 0.2)
@@ -125,30 +117,14 @@ def test_without_an_input_shape_inputs_may_have_any_size_from_32_up() -> None:
         reduce(pool_output_size, [2] * 5, 31)
 
 
-def vgg_by_hand(input_shape: tuple[int, int, int]) -> keras.Model:
-    """The summary after listing 5.16, and what Simonyan and Zisserman (2014) say that it doesn't show."""
-    model = keras.Sequential([keras.Input(input_shape)])
-    for depth, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(convolutions):
-            model.add(layers.Conv2D(depth, (3, 3), padding="same", activation="relu"))
-        model.add(layers.MaxPooling2D((2, 2), strides=(2, 2)))
-    return model
-
-
 @claim(89, "5.3.1", "Total params: 14,714,688", "holds", source="listing 5.16")
 @claim(90, "5.3.1", "similar to the simple convnets you’re already familiar with", "qualified")
 def test_vgg16_is_that_of_its_summary_in_every_setting_and_pads(vgg16: keras.Model) -> None:
     """Unlike those convnets it pads, and pools after two or three convolutions."""
-    assert_builds_as_listed(
-        lambda: _without_input_layer(models.conv_base(input_shape=(40, 40, 3))), lambda: vgg_by_hand((40, 40, 3))
-    )
+    blocks = (64, 2), (128, 2), (256, 3), (512, 3), (512, 3)
+    assert_builds_as_listed(lambda: models.conv_base(input_shape=(40, 40, 3)), lambda: vgg_by_hand(40, *blocks))
     assert vgg16.output_shape == (None, 4, 4, 512)
     assert vgg16.count_params() == 14_714_688
-
-
-def _without_input_layer(model: keras.Model) -> keras.Model:
-    """A Sequential of a functional model's layers, which doesn't list its input as a layer."""
-    return keras.Sequential([keras.Input(model.input_shape[1:]), *model.layers[1:]])
 
 
 # 5.3.1: features, recorded
@@ -157,7 +133,7 @@ def _without_input_layer(model: keras.Model) -> keras.Model:
 @claim(91, "5.3.1", "this technique won’t allow you to use data augmentation", "refuted")
 def test_features_of_augmented_views_can_be_recorded_as_well(tmp_path: Path, rng: np.random.Generator) -> None:
     """As the fast rungs do: a fixed number of views of each picture, each run through the base once."""
-    base, batches = mini(), mini_batches(6, rng, 3)
+    base, batches = mini_base(), mini_batches(6, rng, 3)
     assert find_recipe("feature_extraction", "full").augmentation is None, "the chapter's own way has none"
     views = [View(batches, CHAPTER_AUGMENTATION, 0, number) for number in range(2)]
     recorded = [features.extract(base, view, tmp_path, clock=Clock()) for view in views]
@@ -211,7 +187,6 @@ def test_end_to_end_costs_over_ten_times_what_recorded_features_do(
     evidence(
         f"timed here {ratio:.0f} times as expensive; the base takes {2000 * picture / epoch:.0f} epochs of the head"
     )
-    assert ratio > 1
     expect(ratio > 10, f"timed here only {ratio:.1f} times as expensive")
     expect(2000 * picture > 10 * epoch, "a pass through the base took less than ten epochs on its features")
 
@@ -219,7 +194,7 @@ def test_end_to_end_costs_over_ten_times_what_recorded_features_do(
 @claim(94, "5.3.1", "you must break after every image has been seen once", "holds", source="listing 5.17")
 def test_features_are_those_of_listing_5_17_for_each_picture_once(tmp_path: Path, rng: np.random.Generator) -> None:
     """`predict` in batches of 20, of 46 pictures the last of six; the listing's zeros stay where none is left."""
-    conv_base, batches = mini(), mini_batches(46, rng)
+    conv_base, batches = mini_base(), mini_batches(46, rng)
     batch_size, sample_count = 20, 46
     listed, labels = np.zeros((sample_count, 3, 3, 96)), np.zeros(sample_count)
     generator = ImageDataGenerator(rescale=1.0 / 255).flow(
@@ -289,7 +264,7 @@ def test_of_30_trainable_tensors_freezing_leaves_the_heads_4() -> None:
 @claim(104.4, "5.3.1", "recompile the model, or these changes will be ignored", "qualified")
 def test_a_change_of_trainable_after_compilation_is_refused_not_ignored(rng: np.random.Generator) -> None:
     """Keras itself ignores it once training began, and not before (test_models_freezing.py)."""
-    base = mini()
+    base = mini_base()
     model = models.end_to_end(base)
     training.compile_model(model, 1e-5)
     models.freeze(base)

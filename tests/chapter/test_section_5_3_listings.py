@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from builders import assert_builds_as_listed, assert_trains_as_listed
+from builders import assert_builds_as_listed, assert_trains_as_listed, mini_base
 from claims import Evidence, claim
 from keras import layers, optimizers
 
@@ -20,11 +20,6 @@ from convspec.ladder.recipe import Recipe
 from convspec.ladder.rungs import find_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")  # as the listings do
-
-
-def mini() -> keras.Model:
-    """A pretrained base that is small enough to be trained."""
-    return models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
 
 
 def listing_5_18(*start: keras.Layer) -> keras.Model:
@@ -63,7 +58,7 @@ def compiled(model: keras.Model, learning_rate: float) -> keras.Model:
 def test_the_network_is_that_of_listing_5_20_and_its_head_has_2_million() -> None:
     """The summary after it: 16,812,353."""
     vgg16 = models.conv_base()
-    assert_builds_as_listed(lambda: models.end_to_end(mini()), lambda: listing_5_20(mini()))
+    assert_builds_as_listed(lambda: models.end_to_end(mini_base()), lambda: listing_5_20(mini_base()))
     model = models.end_to_end(vgg16)
     assert model.layers[0] is vgg16
     assert model.count_params() == 16_812_353
@@ -114,7 +109,7 @@ def test_feature_extraction_trains_as_listing_5_18_by_keras_itself(few_shapes: D
     """With the base in front, frozen, in the place of its recorded output."""
 
     def listing() -> keras.Model:
-        conv_base = mini()
+        conv_base = mini_base()
         conv_base.trainable = False
         return compiled(listing_5_18(keras.Input((48, 48, 3)), conv_base, layers.Flatten()), 2e-5)
 
@@ -122,7 +117,7 @@ def test_feature_extraction_trains_as_listing_5_18_by_keras_itself(few_shapes: D
 
 
 def frozen_as_listed() -> keras.Model:
-    conv_base = mini()
+    conv_base = mini_base()
     model = listing_5_20(conv_base)
     conv_base.trainable = False
     return compiled(model, 2e-5)

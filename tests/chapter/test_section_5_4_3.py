@@ -31,6 +31,7 @@ def vgg16() -> keras.Model:
     return models.conv_base(input_shape=(224, 224, 3))
 
 
+@claim(141, "5.4", "highly amenable to visualization", "holds")
 @claim(131, "5.4.3", "and also a heatmap for the class “dog,”", "holds")
 def test_a_picture_has_a_heatmap_for_each_class_and_one_unit_opposite_ones() -> None:
     """What speaks for one of two classes speaks against the other: no place is in both maps."""
@@ -45,6 +46,7 @@ def test_a_picture_has_a_heatmap_for_each_class_and_one_unit_opposite_ones() -> 
     assert not (cats * dogs).any()
 
 
+@claim(80, "5.3.1", "they end with a densely connected classifier", "holds")
 @claim(132, "5.4.3", "you include the densely connected classifier on top", "holds", source="listing 5.40")
 def test_vgg16_with_its_dense_classifier_has_138357544_parameters(vgg16: keras.Model) -> None:
     """The part that "in all previous cases, you discarded" is 89 % of the model."""

@@ -1,7 +1,6 @@
 """Tables of docs/scaling.md follow from its constants, and its model from measurements."""
 
 import json
-import re
 
 import pytest
 from hypothesis import given
@@ -12,14 +11,6 @@ from benchmarks import scaling
 PAGE = (scaling.DOCS / "scaling.md").read_text()
 RECORD = json.loads((scaling.DOCS / "scaling.json").read_text())
 CONSTANTS = {name: entry["value"] for name, entry in RECORD["constants"].items()}
-
-
-def table(name: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return the rows of a table by their first two cells, and each cell by the head of its column."""
-    lines = re.search(rf"<!-- table {name} -->\n((?:\|[^\n]*\n)+)", PAGE)
-    assert lines
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1].splitlines()]
-    return {tuple(row[:2]): dict(zip(head, row, strict=True)) for row in rows}
 
 
 def test_every_table_follows_from_the_constants() -> None:
@@ -41,17 +32,15 @@ def test_every_constant_says_whether_it_was_measured() -> None:
     assert RECORD["constants"]["gpu_flops"]["whence"].startswith("published")
 
 
-def test_a_thousand_gpus_wait_for_the_machine_that_decodes() -> None:
-    page = {name: float(row["value"]) for (name, _), row in table("constants").items()}
+def test_a_thousand_gpus_wait_for_the_process_that_hands_out() -> None:
+    page = CONSTANTS
     pixels, features, wire = page["decoded_bytes"], page["feature_bytes"], page["network_bytes_a_second"]
     first = 1 / page["decode_per_core"] / page["cores_of_a_machine"] + pixels / page["hash_bytes_a_second"]
     store = features * (1 / page["store_bytes_a_second"] + 1 / page["hash_bytes_a_second"])
     base = page["flop_a_picture"] / page["gpu_flops"] / 1000
     each = first + max(pixels / wire, features / wire, store + 1 / page["handed_out_per_core"], base)
-    row = table("cost")["a billion", "1,000 GPUs"]
-    assert row["predicted time, one run"] == f"{1e9 * each / 86400:.2g} days"
-    assert row["longest stage"] == "hand out"
-    assert row["store"] == f"{1e9 * features / 1e12:.3g} TB"
+    assert scaling.seconds(page, "gpu", 1000, 1e9) == pytest.approx(1e9 * each)
+    assert scaling.bottleneck(page, "gpu", 1000) == "hand out"
 
 
 @given(
