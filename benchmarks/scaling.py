@@ -79,33 +79,22 @@ def tables(record: dict[str, Any]) -> dict[str, list[list[str]]]:
     for size, taken in zip(SIZES, record["core_seconds"], strict=True):
         predicted = seconds(constants, "cpu", 1, size)
         check.append([str(size), f"{taken:.1f}", f"{predicted:.1f}", f"{predicted / taken:.2f}"])
-    kinds = {"cpu": "core", "gpu": "GPU"}
-    cost = [
-        [
-            "pictures",
-            "devices",
-            "predicted time, one run",
-            "longest stage",
-            f"predicted, a run for each {MACHINE}",
-            "store",
-        ]
-    ]
+    called = {
+        (device, devices): f"{devices:,} {kind}{'s' if devices > 1 else ''}"
+        for device, kind in (("cpu", "core"), ("gpu", "GPU"))
+        for devices in DEVICES
+    }
+    each = f"predicted, a run for each {MACHINE}"
+    cost = [["pictures", "devices", "predicted time, one run", "longest stage", each, "store"]]
     for words, pictures in PICTURES.items():
         store = f"{pictures * constants['feature_bytes'] / 1e12:.3g} TB"
-        for device, kind in kinds.items():
-            for devices in DEVICES:
-                runs = max(devices // MACHINE, 1)
-                one = format_duration(seconds(constants, device, devices, pictures))
-                many = format_duration(seconds(constants, device, devices // runs, pictures / runs))
-                called = f"{devices:,} {kind}{'s' if devices > 1 else ''}"
-                cost.append([words, called, one, bottleneck(constants, device, devices), many, store])
-    moves = [
-        [
-            "stage",
-            *(f"{devices:,} {kind}{'s' if devices > 1 else ''}" for kind in kinds.values() for devices in DEVICES),
-        ]
-    ]
-    columns = [stages(constants, device, devices) for device in kinds for devices in DEVICES]
+        for (device, devices), name in called.items():
+            runs = max(devices // MACHINE, 1)
+            one = format_duration(seconds(constants, device, devices, pictures))
+            many = format_duration(seconds(constants, device, devices // runs, pictures / runs))
+            cost.append([words, name, one, bottleneck(constants, device, devices), many, store])
+    moves = [["stage", *called.values()]]
+    columns = [stages(constants, *run) for run in called]
     moves += [[stage, *(f"{1e6 * column[stage]:.3g}" for column in columns)] for stage in columns[0]]
     given = [["constant", "value", "unit", "whence"]]
     given += [

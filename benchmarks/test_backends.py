@@ -242,9 +242,7 @@ def test_a_step_of_training_beside_the_bare_step(
     around = cycle(prepared)
     sides = {
         "bare": Side(
-            f"bare {keras.backend.backend()}",
-            lambda: float([step(*next(around)) for _ in range(steps)][-1]),
-            steps,
+            f"bare {keras.backend.backend()}", lambda: float([step(*next(around)) for _ in range(steps)][-1]), steps
         ),
         "Keras": Side(
             "Keras alone",

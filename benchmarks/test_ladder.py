@@ -109,9 +109,7 @@ def test_the_ladder_has_the_chapters_order(lower: str, higher: str, min_gain: fl
     )
 
 
-def test_from_scratch_overfits_and_augmentation_holds_it_off(
-    convspec_session: Session,
-) -> None:
+def test_from_scratch_overfits_and_augmentation_holds_it_off(convspec_session: Session) -> None:
     """Figures 5.9 to 5.13, over the last quarter of the epochs.
 
     From scratch, training climbs ten points above validation, whose loss rises; with augmentation validation keeps up.

@@ -22,7 +22,6 @@ from convspec import MissingData, backend, features, machine, models, progress, 
 from convspec.arithmetic import multiply_adds
 from convspec.data import datasets, decode
 from convspec.data.batches import Batches, View, identity, rescale, stream
-from convspec.data.datasets import Split
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.run import run_recipe
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
@@ -32,7 +31,7 @@ from convspec.timings.cost import WHOLE, Point, fit
 from .conftest import ROUNDS, Side, find_recipe
 
 PICTURES = {"mini": 200, "full": 40}
-STEPS = {"mini": 10, "full": 10}
+STEPS = 10
 COUNTS = {"mini": (250, 1000), "full": (20, 80)}
 MAX_GROWTH = 10  # MiB from the smallest count to the largest; at mini the inputs alone would be 20 MiB more
 POINTS = {  # epochs and pictures of the runs that show what a whole rung costs
@@ -59,7 +58,7 @@ def recipe(convspec_session: Session) -> Recipe:
 @pytest.fixture(scope="module")
 def paths(recipe: Recipe, convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return files to decode, as many as an epoch needs."""
-    count = STEPS[recipe.scale] * recipe.batch_size
+    count = STEPS * recipe.batch_size
     if recipe.scale == "full":
         folder = convspec_session.data_root / "dogs_vs_cats_small" / "train"
         with skip_or_fail_on_bad_data(convspec_session.config):
@@ -187,7 +186,7 @@ def test_an_epoch_on_recorded_views_takes_a_fraction_of_a_literal_one(
     trainee = keras.Sequential([keras.Input(trunk.output_shape[1:]), *trained])
     for compiled in (model, trainee):
         training.compile_model(compiled, recipe.learning_rate)
-    decoded, steps = read(paths, recipe), STEPS[recipe.scale]
+    decoded, steps = read(paths, recipe), STEPS
     views = extract(trunk, View(decoded, CHAPTER_AUGMENTATION, seed=0, number=0), tmp_path)
     recorded = Batches(views, decoded.labels, recipe.batch_size, identity)
 
@@ -265,11 +264,7 @@ def test_an_epoch_on_recorded_features(record: Callable[..., None], recipe: Reci
 
 @pytest.mark.parametrize("rung", ["feature_extraction", "frozen_end_to_end", *FAST])
 def test_what_a_whole_rung_costs(
-    rung: str,
-    benchmark: BenchmarkFixture,
-    report: Callable[..., None],
-    convspec_session: Session,
-    tmp_path: Path,
+    rung: str, benchmark: BenchmarkFixture, report: Callable[..., None], convspec_session: Session, tmp_path: Path
 ) -> None:
     """Each run begins with nothing recorded; without validation, as every data set decides how much there is."""
     recipe = find_recipe(rung, convspec_session)
@@ -281,7 +276,7 @@ def test_what_a_whole_rung_costs(
     points: list[Point] = []
 
     def run(epochs: int, count: int) -> None:
-        cut = replace(pictures, train=few(pictures.train, count), validation=None, test=few(pictures.test, 2))
+        cut = replace(pictures, train=pictures.train.cut(count), validation=None, test=pictures.test.cut(2))
         changed = replace(recipe, epochs=epochs if has_epochs else 1, steps=None)
         start = time.perf_counter()
         result = run_recipe(changed, cut, 0, Path(tempfile.mkdtemp(dir=tmp_path)), weights=weights, engine=engine)
@@ -306,13 +301,6 @@ def test_what_a_whole_rung_costs(
     epochs, count = large if has_epochs else (1, large[1])
     speed = round(epochs * count / points[-1].seconds, 1)
     report(f"{rung}, {epochs} x {count}", images_per_second=speed, cost=asdict(cost), machine=machine.machine())
-
-
-def few(part: Split, count: int) -> Split:
-    """Return about `count` pictures, as many of each class."""
-    classes = np.unique(part.labels)
-    chosen = np.concatenate([np.flatnonzero(part.labels == label)[: count // len(classes)] for label in classes])
-    return Split(part.images[chosen], part.labels[chosen], tuple(part.names[place] for place in chosen))
 
 
 def test_the_harness_itself_costs_next_to_nothing(record: Callable[..., None]) -> None:

@@ -97,10 +97,7 @@ def test_patterns_sixteen_at_a_time_take_less_than_one_by_one(
 
 
 def test_class_activation_maps_cost_hardly_more_than_a_forward_pass(
-    record: Callable[..., None],
-    convspec_session: Session,
-    base: Callable[[int], keras.Model],
-    pictures: np.ndarray,
+    record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model], pictures: np.ndarray
 ) -> None:
     """Compiling included: only layers above the last convolution need a gradient."""
     model = models.end_to_end(base(pictures.shape[1]))
@@ -122,10 +119,7 @@ def tf_keras_vis(name: str) -> Any:
 
 
 def test_class_activation_maps_beside_tf_keras_vis(
-    record: Callable[..., None],
-    convspec_session: Session,
-    base: Callable[[int], keras.Model],
-    pictures: np.ndarray,
+    record: Callable[..., None], convspec_session: Session, base: Callable[[int], keras.Model], pictures: np.ndarray
 ) -> None:
     """A flat model: tf-keras-vis cannot look into one that is nested in another."""
     gradcam = tf_keras_vis("gradcam")

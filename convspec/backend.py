@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -278,13 +278,11 @@ def data_parallel(model: keras.Model, devices: int) -> Iterator[keras.Model]:
     if devices == 1:
         yield model
         return
-    building: AbstractContextManager = nullcontext()
-    training: AbstractContextManager = nullcontext()
     names = _devices()[:devices]
     if BACKEND == "tensorflow":
-        building = tf.distribute.MirroredStrategy(names).scope()
+        building, training = tf.distribute.MirroredStrategy(names).scope(), nullcontext()
     else:
-        training = keras.distribution.DataParallel(devices=names).scope()
+        building, training = nullcontext(), keras.distribution.DataParallel(devices=names).scope()
     with training:
         with building:
             replica = keras.models.clone_model(model)

@@ -65,13 +65,10 @@ def stream_through(trunk: Network, batches: BatchStream) -> BatchStream:
             yield keras.ops.convert_to_numpy(trunk.predict_on_batch(inputs)), labels
 
 
-BatchPredictor = Callable[[keras.Model, Batches, int], Iterator[np.ndarray]]
-
-
 class Engine(NamedTuple):
     """How a frozen base's output is computed: here by Keras, else as `ladder.ncnn` or `ladder.ray` do."""
 
-    predict: BatchPredictor = predict_batches  # for each batch from a number on
+    predict: Callable[[keras.Model, Batches, int], Iterator[np.ndarray]] = predict_batches  # from a batch's number on
     stream: Callable[[keras.Model, BatchStream], BatchStream] = stream_through
     versions: tuple[tuple[str, str], ...] = ()  # name and version of what takes part in the result beside the backend
     mixed: bool = True  # whether it computes in mixed precision, too

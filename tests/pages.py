@@ -30,6 +30,8 @@ METADATA: dict[str, Any] = {
     "failures": [],
     "unfinished": {},
     "repeats": {"fine_tuned": "bit-identical"},
+    "recommendation": None,
+    "reading": [],
     "costs": [
         Cost("feature_extraction", 4.0, 0.01, 0.001, [Point(30, 600, 28.0)]),
         Cost("literal", 2.0, 0.0, 0.006, [Point(10, 100, 8.0)]),

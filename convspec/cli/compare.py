@@ -9,7 +9,8 @@ from convspec.files import atomic_write, expand
 HELP = "lay timings side by side: records from any machines, or two versions on this one"
 DESCRIPTION = (
     "Lay records of pytest-benchmark side by side, and end with exit code 1 where a benchmark of the first is missing"
-    " in another; or time another version and this one in turn, and end with exit code 1 if this one is slower."
+    " in another; or time another version and this one in turn, and end with exit code 1 if this one is slower or lacks"
+    " a benchmark of the other."
 )
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table; return 1 if this version is slower than BASE, else 0."""
+    """Print the table; return 1 where a benchmark is missing or this version is slower, else 0."""
     from convspec.timings import compare, interleave
 
     if options.interleave and options.plot:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convspec.data.datasets import Dataset, Split
+from convspec.data.datasets import Dataset
 from convspec.features import KERAS, Engine
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -24,12 +24,7 @@ class Repeat:
 
 
 def repeat(
-    recipe: Recipe,
-    dataset: Dataset,
-    seed: int,
-    folder: Path,
-    weights: str | Path | None = None,
-    engine: Engine = KERAS,
+    recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: str | Path | None = None, engine: Engine = KERAS
 ) -> Repeat:
     """Train the first steps of `recipe` twice with one seed, on some of the pictures, without validation, and compare.
 
@@ -44,17 +39,9 @@ def repeat(
     short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1)
     if short.starts_from:
         short = replace(short, starts_from=replace(short.starts_from, epochs=1, steps=1))
-    few = replace(dataset, train=_subsample(dataset.train), validation=None, test=_subsample(dataset.test))
+    few = replace(dataset, train=dataset.train.cut(PICTURES), validation=None, test=dataset.test.cut(PICTURES))
     runs = (run_recipe(short, few, seed, folder / name, weights=weights, engine=engine) for name in ("first", "second"))
     return compare(*runs)
-
-
-def _subsample(split: Split) -> Split:
-    """Return the first pictures of each class."""
-    classes = np.unique(split.labels)
-    each = -(-PICTURES // len(classes))
-    chosen = np.sort(np.concatenate([np.flatnonzero(split.labels == label)[:each] for label in classes]))
-    return Split(split.images[chosen], split.labels[chosen], tuple(split.names[index] for index in chosen))
 
 
 def compare(first: Result, second: Result) -> Repeat:

@@ -156,10 +156,9 @@ def _preprocessing(recipe: Recipe) -> str:
 
 
 class _Network(NamedTuple):
-    """A model of whole pictures, its base, the trunk (None where nothing is cached) and the head, which is trained."""
+    """A model of whole pictures, its base's trunk (None where nothing is cached) and the head, which is trained."""
 
     model: keras.Model
-    base: keras.Model | None
     trunk: keras.Model | None
     head: keras.Model
 
@@ -308,7 +307,7 @@ class _Run:
             machine=machine.machine()
             | {"precision": _precision(recipe, self.engine), "devices": self.devices, "engine": self.engine.name}
             | {"versions": machine.versions() | dict(self.engine.versions)},
-            base_pictures=through_base if network.base else None,
+            base_pictures=through_base if recipe.base else None,
         )
 
 
@@ -320,7 +319,7 @@ def _build(
     architecture = ARCHITECTURES[recipe.model]
     if recipe.base is None:
         model = architecture.build(recipe, shape, classes)
-        return _Network(model, None, None, model)
+        return _Network(model, None, model)
     if start:
         model = saved_model.load(start).model
         base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
@@ -337,12 +336,12 @@ def _build(
     if architecture.fit == "logistic regression":
         pooled = model.layers[-1].input
         trunk = keras.Model(model.input, pooled, name="_".join([base.name, "pooled", *map(str, recipe.extra_sizes)]))
-        return _Network(model, base, trunk, keras.Model(pooled, model.output))
+        return _Network(model, trunk, keras.Model(pooled, model.output))
     if architecture.cached or recipe.views or recipe.exact:
         trunk, top = models.cut_before(base, thaw) if thaw else (base, None)
         head = [*([top] if top else []), *model.layers[model.layers.index(base) + 1 :]]
-        return _Network(model, base, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
-    return _Network(model, base, None, model)
+        return _Network(model, trunk, keras.Sequential([keras.Input(trunk.output_shape[1:]), *head]))
+    return _Network(model, None, model)
 
 
 def _pixels(recipe: Recipe, dataset: Dataset) -> _Inputs:

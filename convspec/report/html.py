@@ -138,9 +138,9 @@ def _facts(runs: Runs, judgements: Sequence[Judgement], metadata: Mapping[str, A
         for run in results
     ]
     gates = [judgement.lines[0] for judgement in judgements]
-    advice = (metadata.get("recommendation") or {}).get("lines") or [""]
+    advice = metadata["recommendation"]
     return {
-        "answer": answer(runs, judgements, advice[0]),
+        "answer": answer(runs, judgements, advice["lines"][0] if advice else ""),
         "command": shlex.join(metadata["command"]),
         "of_gates": [failure for failure in metadata["failures"] if any(line in failure["why"] for line in gates)],
         "ladder": {rung: tables.summary(group) | _facts_of_rung(group) for rung, group in runs.items()},
@@ -184,12 +184,12 @@ def _worth(rung: str, runs: Sequence[Result]) -> dict[str, Any]:
     alt = f"Confusion matrix of {rung}, the true classes in rows and the answers in columns."
     caption = "Test pictures by true class (rows) and answer (columns), mean over the seeds."
     small = len(measured.classes) <= MAX_CLASSES
-    alts = f"Reliability of {rung}: accuracy by confidence, and the share of the answers with each confidence."
+    reliability = f"Reliability of {rung}: accuracy by confidence, and the share of the answers with each confidence."
     below = "Above the dotted line the model is right more often than its confidence says, below it less often."
     return {
         "measured": measured,
         "confusion": _plot(charts.confusion(measured), alt, caption) if small else None,
-        "reliability": _plot(charts.reliability(measured), alts, below),
+        "reliability": _plot(charts.reliability(measured), reliability, below),
         "mistakes": [
             f"{name} taken for {answer}: {charts.count_of(count)} of {pictures[name]:,.0f} test pictures"
             for name, answer, count in measured.confusions[:MAX_CONFUSIONS]
@@ -231,10 +231,8 @@ def _views(runs: Runs, dataset: Load) -> dict[str, list[Picture]]:
     for rung, group in runs.items():
         recipe = group[0].recipe
         if recipe.augmentation and (name := dataset(recipe).name) not in views:
-            alt, rows = (
-                f"A training picture and what {rung} sees of it",
-                view_rows(dataset(recipe), recipe.augmentation),
-            )
+            alt = f"A training picture and what {rung} sees of it"
+            rows = view_rows(dataset(recipe), recipe.augmentation)
             views[name] = [_row(row, f"{alt}: {title}", title) for title, row in rows]
     return views
 

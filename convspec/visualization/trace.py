@@ -57,11 +57,7 @@ class Trace:
         self.outputs = {name: tree.map_structure(ops.stop_gradient, output) for name, output in recorded.items()}
 
     def replay(
-        self,
-        inputs: Any,
-        end: str | None = None,
-        known: Mapping[str, Any] | None = None,
-        without: tuple[Any, ...] = (),
+        self, inputs: Any, end: str | None = None, known: Mapping[str, Any] | None = None, without: tuple[Any, ...] = ()
     ) -> dict[str, Any]:
         """Run other pictures through the model.
 

@@ -11,8 +11,8 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from builders import SHAPES_SIZE, Learner, claim_chart, draw_parts, drawn_shapes, gap
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
+from experiments import SHAPES_SIZE, Learner, claim_chart, draw_parts, drawn_shapes, gap
 from matplotlib.figure import Figure
 
 from convspec import models

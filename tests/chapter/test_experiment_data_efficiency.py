@@ -14,8 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import SHAPES_SIZE, Learner, all_digits, as_batches, claim_chart, draw_parts, drawn_shapes
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
+from experiments import SHAPES_SIZE, Learner, all_digits, as_batches, claim_chart, draw_parts, drawn_shapes
 
 from convspec import models
 

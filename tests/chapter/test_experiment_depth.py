@@ -19,8 +19,9 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from builders import claim_chart, explained, mini_base, one_hot_accuracy, ridge
+from builders import mini_base
 from claims import Effect, Evidence, Experiment, assert_control, assert_effect, claim, paired, seeds
+from experiments import claim_chart, explained, one_hot_accuracy, ridge
 from matplotlib.figure import Figure
 
 from convspec import models

@@ -12,8 +12,8 @@ from functools import cache, partial
 import keras
 import numpy as np
 import pytest
-from builders import Learner, claim_chart, draw_parts, drawn_shapes, gap
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
+from experiments import Learner, claim_chart, draw_parts, drawn_shapes, gap
 
 from convspec import features, models
 from convspec.data.batches import Batches, View, identity

@@ -15,8 +15,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import claim_chart
 from claims import Effect, Evidence, Experiment, assert_control, assert_effect, claim, paired, seeds
+from experiments import claim_chart
 from matplotlib.figure import Figure
 
 from convspec import backend, models

@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple
 import keras
 import numpy as np
 import pytest
-from builders import claim_chart, mini_base, one_hot_accuracy, recorded_runs, ridge
+from builders import mini_base, recorded_runs
 from claims import Effect, Evidence, Experiment, assert_effect, claim, paired, seeds
+from experiments import claim_chart, one_hot_accuracy, ridge
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training

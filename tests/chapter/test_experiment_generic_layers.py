@@ -16,8 +16,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pytest
-from builders import Scenes, claim_chart, explained, mini_base, one_hot_accuracy, ridge, scenes
+from builders import mini_base
 from claims import LEVEL, Effect, Experiment, assert_effect, claim, paired, seeds
+from experiments import Scenes, claim_chart, explained, one_hot_accuracy, ridge, scenes
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training

@@ -10,8 +10,8 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from builders import SHAPES_SIZE, Learner, as_batches, claim_chart, draw_parts, drawn_shapes, gap
 from claims import Effect, Experiment, assert_control, assert_effect, claim, paired, seeds
+from experiments import SHAPES_SIZE, Learner, as_batches, claim_chart, draw_parts, drawn_shapes, gap
 
 from convspec import models
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import Learner, all_digits, claim_chart, draw_parts, gap
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
+from experiments import Learner, all_digits, claim_chart, draw_parts, gap
 from keras import layers
 
 pytestmark = pytest.mark.experiment

@@ -12,8 +12,9 @@ from functools import cache
 import keras
 import numpy as np
 import pytest
-from builders import claim_chart, mini_base
+from builders import mini_base
 from claims import Effect, Experiment, assert_effect, claim, paired, seeds
+from experiments import claim_chart
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training

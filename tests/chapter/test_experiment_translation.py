@@ -12,8 +12,8 @@ from functools import cache, partial
 import keras
 import numpy as np
 import pytest
-from builders import Learner, all_digits, as_batches, claim_chart
 from claims import Experiment, assert_control, assert_effect, claim, paired, seeds
+from experiments import Learner, all_digits, as_batches, claim_chart
 from keras import layers
 
 from convspec import models

@@ -11,16 +11,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from builders import (
-    Learner,
-    as_batches,
-    assert_builds_as_listed,
-    mini_base,
-    recorded_runs,
-    result_with_history,
-    vgg_by_hand,
-)
+from builders import assert_builds_as_listed, mini_base, recorded_runs, result_with_history, vgg_by_hand
 from claims import Evidence, claim, expect
+from experiments import Learner, as_batches
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 from convspec import BadInput, features, models, training

@@ -141,8 +141,7 @@ def test_runs_with_other_seeds_all_pass(
     recipe = find_recipe(EXTRACTION, "mini")
     verdicts = [
         gate.gate(
-            sound[EXTRACTION],
-            right((recipe, shapes, None, None), range(first, first + SEEDS), tmp_path, monkeypatch),
+            sound[EXTRACTION], right((recipe, shapes, None, None), range(first, first + SEEDS), tmp_path, monkeypatch)
         )
         for first in range(SEEDS, SEEDS * (REPEATS + 1), SEEDS)
     ]

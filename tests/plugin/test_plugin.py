@@ -1,6 +1,5 @@
 """The pytest plugin's options: what a user types, what it resolves to, and what the terminal answers."""
 
-import os
 import re
 from pathlib import Path
 
@@ -142,12 +141,12 @@ def test_an_option_after_a_space_does_not_move_the_root_folder(pytester: pytest.
 
 
 @pytest.mark.parametrize("name", ["dataset", "weights"])
-def test_a_file_in_an_ini_option_is_looked_for_beside_the_ini_file(name: str, pytester: pytest.Pytester) -> None:
-    for value in ("here", "imagenet"):
-        pytester.makeini(f"[pytest]\nconvspec_{name} = {value}")
-        (pytester.path / "here").touch()
-        (elsewhere := pytester.path / "below").mkdir(exist_ok=True)
-        os.chdir(elsewhere)
-        expected = str(pytester.path / "here") if value == "here" else value
-        assert getattr(Settings(pytester.parseconfig()), name) == expected
-        os.chdir(pytester.path)
+@pytest.mark.parametrize("value", ["here", "imagenet"])
+def test_a_file_in_an_ini_option_is_looked_for_beside_the_ini_file(
+    name: str, value: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeini(f"[pytest]\nconvspec_{name} = {value}")
+    (pytester.path / "here").touch()
+    monkeypatch.chdir(pytester.mkdir("below"))
+    expected = str(pytester.path / "here") if value == "here" else value
+    assert getattr(Settings(pytester.parseconfig()), name) == expected

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import pytest
-from builders import LADDER, lines, result_with_history
+from builders import LADDER, lines, put_shapes, result_with_history
 
 from convspec import models
 from convspec.cli.main import main
-from convspec.data import shapes
 from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -26,13 +24,7 @@ NCNN = pytest.mark.skipif(not find_spec("ncnn"), reason="needs ncnn: pip install
 
 @pytest.fixture
 def few_pictures(tmp_path: Path) -> Path:
-    """Return a user's folder: two classes of 12 pictures."""
-    pictures, labels = shapes.pictures(shapes.TARGETS, 12, seed=1)
-    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        folder = tmp_path / "holiday" / ("fish", "key")[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / f"{number}.png"), picture)
-    return tmp_path / "holiday"
+    return put_shapes(tmp_path / "holiday")
 
 
 def arguments_of(pytester: pytest.Pytester, *arguments: str) -> tuple[str, ...]:

@@ -8,13 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from builders import LADDER
+from builders import LADDER, put_shapes
 
 from convspec.accuracy import baselines
-from convspec.data import shapes
 from convspec.plugin.verdicts import NO_BASELINE
 
 OK = pytest.ExitCode.OK
@@ -93,12 +91,7 @@ def in_baselines(folder: Path) -> dict[str, list[int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_sessions_at_once_end_as_one_alone_and_leave_what_it_leaves(count: int, tmp_path: Path) -> None:
-    pictures, labels = shapes.pictures(shapes.TARGETS, 12, seed=1)
-    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        file = tmp_path / "holiday" / ("fish", "key")[label] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), picture)
-    options = f"--convspec-dataset={tmp_path / 'holiday'}", "--convspec-rungs=feature_extraction,fine_tuned"
+    options = f"--convspec-dataset={put_shapes(tmp_path / 'holiday')}", "--convspec-rungs=feature_extraction,fine_tuned"
     alone, together = tmp_path / "alone", tmp_path / "together"
     expected = end(begin(alone, tmp_path / "alone.json", *options), tmp_path / "alone.json")
     records = [tmp_path / f"{number}.json" for number in range(count)]

@@ -88,10 +88,12 @@ def test_every_class_of_keras_is_a_base_by_its_own_name_but_two_kinds() -> None:
 
 
 @pytest.mark.parametrize("key", models.BASES)
-def test_keras_refuses_one_pixel_below_the_smallest_size(key: str) -> None:
+def test_one_pixel_below_the_smallest_size_is_refused_with_both_sizes(key: str) -> None:
     smallest, default = models.sizes(key)
-    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest}"):
-        models.BASES[key](weights=None, include_top=False, input_shape=(smallest - 1, smallest - 1, 3))
+    for height, width in ((smallest - 1, smallest), (smallest - 1, 224), (224, smallest - 1)):
+        message = rf"{key} base cannot take input_shape \({height}, {width}, 3\).*at least {smallest}x{smallest}"
+        with pytest.raises(BadInput, match=message):
+            models.conv_base(key, None, (height, width, 3))
     assert smallest <= default
 
 
@@ -175,5 +177,7 @@ def test_without_a_network_the_error_names_what_to_do_in_one_line(
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
     with pytest.raises(MissingData) as caught:
         models.conv_base("EfficientNetV2B0", "imagenet", (48, 48, 3))
-    assert re.search("--convspec-weights, or put efficientnetv2b0_notop.weights.h5 into", str(caught.value))
+    assert re.search(
+        "give a file with --convspec-weights, or put efficientnetv2b0_notop.weights.h5 into", str(caught.value)
+    )
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The smallest pictures that the chapter's bases and small convnets take, and an error below."""
+"""The smallest pictures that the chapter's small convnets take, and an error below."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,6 @@ CONVNETS: dict[str, tuple[Callable[..., keras.Model], int]] = {
     "small_convnet": (models.small_convnet, 46),
 }
 each_convnet = pytest.mark.parametrize("name", CONVNETS)
-
-
-@pytest.mark.parametrize(("name", "smallest"), [("xception", 71), ("inception_v3", 75), ("vgg16", 32), ("mini", 16)])
-def test_one_pixel_below_the_smallest_size_is_refused_with_both_sizes(name: str, smallest: int) -> None:
-    for height, width in ((smallest - 1, smallest), (smallest - 1, 224), (224, smallest - 1)):
-        message = rf"{name} base cannot take input_shape \({height}, {width}, 3\).*at least {smallest}x{smallest}"
-        with pytest.raises(BadInput, match=message):
-            models.conv_base(name, None, (height, width, 3))
 
 
 @each_convnet

@@ -107,8 +107,7 @@ def test_runs_that_spread_too_widely_for_the_margin_are_underpowered(drop: float
 
 @few_or_many
 @pytest.mark.parametrize(
-    ("rung", "spread"),
-    [("feature_extraction", 1), ("feature_extraction", 4), ("from_scratch", 1), ("from_scratch", 2)],
+    ("rung", "spread"), [("feature_extraction", 1), ("feature_extraction", 4), ("from_scratch", 1), ("from_scratch", 2)]
 )
 def test_a_drop_by_the_margin_passes_at_most_5_times_in_100(rung: str, spread: float, experiments: int) -> None:
     assert at_most(RUNGS[rung].outcomes(experiments, 0.01, spread)["pass"], experiments, 0.05)

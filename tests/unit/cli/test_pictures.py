@@ -362,7 +362,7 @@ def test_an_output_is_whole_or_not_there(
         ("filters gone", "no model file 'gone', and unknown base 'gone'; choose from convnextbase, "),
         ("filters MODEL first x", "has no layer 'x' with maps; choose from first, "),
         ("filters MODEL first --size 2", "size must leave something of 'first'"),
-        ("filters mini --weights gone.h5", "no weights file 'gone.h5'"),
+        ("filters mini --convspec-weights gone.h5", "no weights file 'gone.h5'; give a file"),
     ],
 )
 def test_what_cannot_work_is_an_error_of_one_line_and_writes_nothing(
@@ -391,10 +391,3 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_command(capsys: pyt
     err = capsys.readouterr().err
     assert err.startswith("usage: convspec filters [-h]")
     assert "convspec filters: error: unrecognized arguments: --filters" in err
-
-
-def test_the_option_for_weights_that_an_error_names_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["filters", "vgg16", "--convspec-weights", str(tmp_path / "no.h5")]) == 1
-    assert f"no weights file '{tmp_path}/no.h5'; give a file" in capsys.readouterr().err

@@ -53,9 +53,7 @@ def test_a_rung_on_another_base_saves_the_model_that_it_tested(
 
 
 @pytest.mark.slow
-def test_fine_tuning_moves_the_last_stage_of_another_base_alone(
-    ran: Callable[[str, str], tuple[Result, Path]],
-) -> None:
+def test_fine_tuning_moves_the_last_stage_of_another_base_alone(ran: Callable[[str, str], tuple[Result, Path]]) -> None:
     files = [ran(rung, SMALL)[1] for rung in ("frozen_end_to_end_fast", "fine_tuned_fast")]
     before, after = (saved_model.load(file).model.layers[0] for file in files)
     first = models.first_thawed(before, models.LAST_STAGE)
