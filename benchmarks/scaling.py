@@ -183,6 +183,7 @@ def measure(data: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
+    assert arguments in ([], ["measure"]), f"the argument must be measure, or none, got {arguments}"
     record, page = DOCS / "scaling.json", DOCS / "scaling.md"
     if arguments == ["measure"]:
         kept = json.loads(record.read_text())["constants"]["handed_out_per_core"]  # taken by hand, as it needs Ray

@@ -22,7 +22,10 @@ from convspec import BadInput
 from convspec.accuracy import schema
 from convspec.files import atomic_write
 
-REMEDY = "restore it from version control, or delete it and run again with --convspec-update-baselines"
+REMEDY = (
+    "restore it from version control (from Git LFS: git lfs pull), or delete it and run again with"
+    " --convspec-update-baselines"
+)
 FACTS = ("processor", "threads", "system", "backend")  # of a machine, that do not change by themselves
 DECODERS = ("pillow ", "opencv ", "simplejpeg ")  # whose versions may change pictures, and so a fingerprint
 

@@ -30,10 +30,10 @@ def run(options: argparse.Namespace) -> int:
 
     (model, *_), _, inputs = pictures.load(options, include_top=False)
     maps = {name: each for name, each in activations(model, inputs).items() if each.ndim == 3}
-    if unknown := [name for name in options.layers if name not in maps]:
-        raise BadInput(f"{model.name} has no layer {unknown[0]!r} with maps; choose from {', '.join(maps)}")
     if not maps:
         raise BadInput(f"{model.name} has no layers with maps")
+    if unknown := [name for name in options.layers if name not in maps]:
+        raise BadInput(f"{model.name} has no layer {unknown[0]!r} with maps; choose from {', '.join(maps)}")
     titles, strips, number = [], [], options.channel
     for name in dict.fromkeys(options.layers or maps):
         height, width, depth = maps[name].shape
@@ -45,6 +45,9 @@ def run(options: argparse.Namespace) -> int:
         else:
             drawn, channel = viridis(maps[name][..., number]), maps[name][..., number]
             titles.append(f"{name}, channel {number}: {height} x {width}, {channel.min():.3g} to {channel.max():.3g}")
+            if not channel.any():
+                titles[-1] += ", dead"
+                drawn[:] = 0
         tiles = Image.fromarray(drawn)
         tiles = tiles.resize((WIDTH, max(round(tiles.height * WIDTH / tiles.width), 1)), Image.Resampling.NEAREST)
         strip = Image.new("RGB", (WIDTH, TITLE + tiles.height), "white")

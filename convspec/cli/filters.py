@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         filters = range(min(options.count, trace.outputs[name].shape[-1]))
         arguments = name, filters, options.size, options.steps
         patterns = filter_pictures(model, prepare, *arguments, seed=options.seed, progress=sys.stderr)
-        grid = tile(patterns, ROWS, MARGIN, down=True)
+        grid = tile(patterns, min(ROWS, len(filters)), MARGIN, down=True)
         pictures.write(grid[..., 0] if grid.shape[-1] == 1 else grid, output)
         print(f"{output}: patterns of {len(filters)} filters of {name}")
     return 0

@@ -4,7 +4,7 @@ import argparse
 import sys
 from io import TextIOWrapper
 
-from convspec import BadInput, require_extras
+from convspec import BadInput, __version__, require_extras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="convspec",
         description="The ladder on your pictures, data for it, timings side by side, and what a model sees.",
     )
+    parser.add_argument("--version", action="version", version=f"convspec {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (ladder, check, fetch, split, compare, explain, activations, filters):
         name = command.__name__.rpartition(".")[2]

@@ -14,6 +14,7 @@ from convspec.data import decode
 from convspec.data.datasets import data_folder
 from convspec.files import DAMAGED, atomic_write
 from convspec.ladder import saved_model
+from convspec.plugin.checks import why_unwritable
 
 SOFTWARE = "convspec"  # in each file, so that the next one may replace it
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -54,9 +55,11 @@ def _fetch_class_names() -> None:
 
 
 def check_output(file: Path, overwrite: bool) -> None:
-    """Raise BadInput for a name of another format, or that of a file not of convspec's own, unless `overwrite`."""
+    """Raise BadInput for another format, a read-only folder, and, unless `overwrite`, a file not of convspec's own."""
     if file.suffix.lower() not in FORMATS:
         raise BadInput(f"output must be a .png or a .jpg, got {str(file)!r}")
+    if why := why_unwritable(file.parent):
+        raise BadInput(f"{why}; name another folder")
     if file.is_dir() or (file.exists() and not overwrite and not _is_own(file)):
         raise BadInput(f"{str(file)!r} is there already and not convspec's own: name another, or give --overwrite")
 

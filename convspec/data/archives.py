@@ -45,7 +45,10 @@ def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
 
 def _unzip(archive: Path, folder: Path, progress: TextIO | None) -> None:
     with zipfile.ZipFile(archive) as packed:
-        for name in packed.namelist():  # zipfile would write it under another name
+        if not any("/" in name for name in packed.namelist()):
+            for member in packed.infolist():  # old packers on Windows
+                member.filename = member.filename.replace("\\", "/")
+        for name in (member.filename for member in packed.infolist()):  # zipfile would write it under another name
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{name!r} would be extracted outside the destination")
         _extract(packed.infolist(), partial(packed.extract, path=folder), archive, progress)

@@ -308,6 +308,13 @@ def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.
     filled = {*(reading.parts or ("",))}
     drawn: dict[int, str] = {}  # part of each of `linked`, which may have members in several classes
     placed: dict[int, str] = {}  # and of each of `groups`
+    counts = np.bincount(reading.labels[readable & (place == source)], minlength=len(reading.classes))
+    if shares and ((counts > 0) & (counts < MIN_DRAWN)).any():
+        few = [f"{n!r} has {count}" for n, count in zip(reading.classes, counts, strict=True) if 0 < count < MIN_DRAWN]
+        raise BadInput(
+            f"{str(reading.folder)!r}: a class needs at least {MIN_DRAWN} readable pictures to be split, but"
+            f" {_few(few)}"
+        )
     # Rare classes first, as they have the least choice.
     for label in np.bincount(reading.labels, minlength=len(reading.classes)).argsort(kind="stable").tolist():
         name = reading.classes[label]
@@ -320,11 +327,6 @@ def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.
                 f"the class {name!r} is empty: no readable picture of it in {where}{str(reading.folder)!r}{why}"
             )
         members = np.flatnonzero(here & (place == source))
-        if shares and len(members) < MIN_DRAWN:
-            raise BadInput(
-                f"{str(reading.folder)!r}: a class needs at least {MIN_DRAWN} readable pictures to be split, but"
-                f" {name!r} has {len(members)}"
-            )
         order = members[np.random.RandomState(seed).permutation(len(members))]
         quotas = {part: max(int(len(members) * share), 1) for part, share in shares.items()}
         own = groups[order].tolist()

@@ -270,6 +270,11 @@ def test_a_channel_alone_has_its_colours_and_its_range(
     np.testing.assert_array_equal(read("some.cat-activations.png")[24:], expected)
 
 
+def test_a_dead_channel_alone_is_black_and_says_so(foreign: Path, picture: Path, run: Run) -> None:
+    assert run("activations", foreign, picture, "first", "--channel", 0)[0] == "first, channel 0: 10 x 10, 0 to 0, dead"
+    assert not read("some.cat-activations.png")[24:].any()
+
+
 def test_a_base_by_its_name_shows_the_picture_as_it_is_prepared_for_it(picture: Path, run: Run) -> None:
     lines = run("activations", "mini", picture, "block4_conv2")
     base = models.conv_base("mini", models.MINI_WEIGHTS, (224, 224, 3))
@@ -298,14 +303,14 @@ def test_patterns_of_a_model_whose_inputs_are_bgr_are_shown_in_rgb(
     run("filters", own, "first", "--size", 10, "--steps", 2, "--count", 3, "--folder", "new")
     low = -float(np.mean([103.939, 116.779, 123.68]))
     patterns = filter_patterns(model, "first", range(3), 10, 2, value_range=(low, low + 255))
-    drawn, expected = read("new/own-first.png").astype(int), tile(patterns[..., ::-1], 8, 5, down=True)
+    drawn, expected = read("new/own-first.png").astype(int), tile(patterns[..., ::-1], 3, 5, down=True)
     assert np.abs(drawn - expected).max() <= 1, "red and blue are swapped"
 
 
 def test_a_base_goes_by_its_name_and_has_its_own_weights(picture: Path, run: Run) -> None:
     lines = run("filters", "mini", "block2_conv1", "--count", 2, "--size", 8, "--steps", 1)
     assert lines == ["mini-block2_conv1.png: patterns of 2 filters of block2_conv1"]
-    assert read("mini-block2_conv1.png").shape == (8 * 13 - 5, 8, 3)
+    assert read("mini-block2_conv1.png").shape == (2 * 13 - 5, 8, 3)
 
 
 # What is there stays there, and what cannot work
@@ -355,6 +360,7 @@ def test_an_output_is_whole_or_not_there(
         ("explain MODEL PICTURE --layer x", "has no layer 'x' with maps; choose from first, "),
         ("explain MODEL PICTURE --preprocessing x", "preprocessing must be one of convnextbase, "),
         ("explain MODEL PICTURE --output x.gif", "output must be a .png or a .jpg, got 'x.gif'"),
+        ("explain MODEL PICTURE --output /proc/x.png", "nothing can be written in '/proc' ("),
         ("explain mini PICTURE", "the mini base has no classifier: take another base, or a model's file"),
         ("explain VGG16 PICTURE --weights gone.h5", "no weights file 'gone.h5'"),
         ("activations MODEL PICTURE first --channel 9", "channel must be from 0 to 8, which first has, got 9"),

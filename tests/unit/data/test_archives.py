@@ -71,6 +71,12 @@ def test_a_tar_whose_first_name_begins_as_a_zip_does_is_unpacked(archive: Path) 
     assert tree(archive.parent / "folder") == {"PKLot/0.png": b"a car"}
 
 
+def test_backslashes_that_stand_for_slashes_in_all_names_are_folders(archive: Path) -> None:
+    archive.write_bytes(packed("zip", {"cats\\0.png": b"a cat", "dogs\\0.png": b"a dog"}))
+    unpack(archive, archive.parent / "folder")
+    assert tree(archive.parent / "folder") == {"cats/0.png": b"a cat", "dogs/0.png": b"a dog"}
+
+
 def test_what_a_killed_process_left_is_cleared_away(archive: Path) -> None:
     archive.write_bytes(PACKED["zip"])
     (archive.parent / "partial-folder").mkdir()
