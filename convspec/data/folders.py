@@ -172,7 +172,7 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
         )
     if torn := [path for path, kept in copies.items() if place_of[path][1] != place_of[kept][1]]:
         named = f"{str(torn[0])!r} is the same picture as {str(copies[torn[0]])!r}"
-        notes.append(f"WARNING: pictures in two classes, taken as the first: {len(torn)} ({named})")
+        notes.append(f"WARNING: pictures in two classes, taken as one of them: {len(torn)} ({named})")
     files.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     classes = tuple(sorted({file.label for file in files}))
     for name, count in Counter(name.casefold().strip() for name in classes).items():

@@ -67,7 +67,7 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
         for folder in (*(each for each in top.filled if parts[each.path.name] == ("train", True)), top):
             if numbered := _list_numbered(folder, odd):
                 if layout is None and (others := [name for name, (part, _) in parts.items() if not part]):
-                    classes = f"{', '.join(map(repr, parts))}"
+                    classes = ", ".join(map(repr, parts))
                     raise _ask(top, classes, f"{folder.path.name!r} as the part to train with, without {others[0]!r}")
                 notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
                 if with_parts := _list_numbered_parts(top, odd):

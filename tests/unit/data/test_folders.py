@@ -313,7 +313,7 @@ def test_a_picture_in_two_classes_is_warned_of_and_a_copy_in_one_is_not(pets: Pa
     lines, _ = read_layout(pets).explain()
     (warning,) = [line for line in lines if "WARNING" in line]
     assert warning.strip() == (
-        "WARNING: pictures in two classes, taken as the first: 1"
+        "WARNING: pictures in two classes, taken as one of them: 1"
         f" ({str(pets / 'dogs' / 'no_dog.png')!r} is the same picture as {str(other)!r})"
     )
 
