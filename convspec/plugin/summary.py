@@ -88,7 +88,7 @@ def _recommend(session: Session) -> dict[str, Any] | None:
             here = session.config.invocation_params.dir
             files = (file.relative_to(here) if file.is_relative_to(here) else file for file in (model, picture))
             advice |= {"rung": best.run.recipe.name, "code": recommendation.usage(*files)}
-        if best.compared:
+        if best.run and len(session.runs) > 1:
             curve = _learning_curve(session)
             advice["curve"] = asdict(curve)
             advice["lines"] += recommendation.describe_curve(curve, session.settings.margin)

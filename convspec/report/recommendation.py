@@ -20,11 +20,10 @@ CHANCE = 0.05  # that some class is recognised so much worse than the others, wh
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Lines of text, and the run whose model they recommend; `compared` where several rungs were."""
+    """Lines of text, and the run whose model they recommend."""
 
     lines: list[str]
     run: Result | None = None
-    compared: bool = False
 
 
 def recommend(runs: Runs, margin: float) -> Recommendation:
@@ -69,7 +68,7 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
     if most > 1:
         evidence = f"over {most if fewest == most else f'{fewest} to {most}'} seeds a rung"
     lines.append(f"Differences are given with their 90 % interval, {evidence}.")
-    return Recommendation(lines, _model_run(runs[chosen]), compared=True)
+    return Recommendation(lines, _model_run(runs[chosen]))
 
 
 def describe_curve(curve: LearningCurve, margin: float) -> list[str]:

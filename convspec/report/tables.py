@@ -198,7 +198,8 @@ def markdown(
     runs: Runs, judgements: Sequence["Judgement"], advice: Sequence[str], code: Sequence[str], path: Path
 ) -> None:
     """Write the ladder, a gate's outcome for each rung, the verdicts, and lines of advice and of code as Markdown."""
-    table, gates = ladder(runs), {judgement.name: judgement.outcome for judgement in judgements}
+    table, outcomes = ladder(runs), {judgement.name: judgement.outcome for judgement in judgements}
+    gates = {name: "no baseline" if outcome == "missing" else outcome for name, outcome in outcomes.items()}
     rows = [[*row, gates.get(row[0], "-")] for row in table.rows]
     below = [*("\n  ".join(judgement.lines) for judgement in judgements), *FOOTNOTES]
     text = Table([*table.titles, "gate"], rows, table.alignment + "<", below=below).markdown()

@@ -83,7 +83,7 @@ def test_the_markdown_summary_has_a_row_and_verdict_for_each_rung(tmp_path: Path
     tables.markdown(groups, judgements, [], [], tmp_path / "ladder.md")
     text = (tmp_path / "ladder.md").read_text()
     assert re.search(r"^\| augmented \|.* \| 0\.900 .* \| \**pass\** \|$", text, re.MULTILINE)
-    assert re.search(r"^\| fine_tuned \|.* \**missing\** \|$", text, re.MULTILINE)
+    assert re.search(r"^\| fine_tuned \|.* \**no baseline\** \|$", text, re.MULTILINE)
     assert "- fine_tuned: no baseline yet of fine_tuned" in text
 
 
