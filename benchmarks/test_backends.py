@@ -60,11 +60,10 @@ class Bare:
         self.rate = learning_rate
         layers = [layer for layer in base.layers if not isinstance(layer, keras.layers.InputLayer)]
         self.pools = [isinstance(layer, keras.layers.MaxPooling2D) for layer in layers]
-        self.layers = [layer for layer in [*layers, *head] if layer.weights]
-        weights = [weight for layer in self.layers for weight in layer.weights]
+        weighted = [layer for layer in [*layers, *head] if layer.weights]
+        weights = [weight for layer in weighted for weight in layer.weights]
         self.weights = [keras.ops.convert_to_numpy(weight) for weight in weights]
-        self.first = 2 * [layer.trainable for layer in self.layers].index(True)  # of the weights that are trained
-        self.convolutions = len(self.pools) - sum(self.pools)
+        self.first = 2 * [layer.trainable for layer in weighted].index(True)  # of the weights that are trained
 
     def pairs(self, weights: Any) -> list[tuple[Any, Any]]:
         return list(zip(weights[::2], weights[1::2], strict=True))

@@ -68,5 +68,5 @@ def _best(runs: Runs, verb: str = "") -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds in the unit in which they are two or more, with a digit behind the point below ten."""
-    unit, length = next((pair for pair in (("h", 3600), ("min", 60)) if seconds >= 2 * pair[1]), ("s", 1))
+    unit, length = ("h", 3600) if seconds >= 7200 else ("min", 60) if seconds >= 120 else ("s", 1)
     return f"{seconds / length:.{0 if seconds >= 10 * length else 1}f} {unit}"

@@ -37,7 +37,7 @@ def format_figure(value: float) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Return a time in the unit that suits it."""
-    scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * s >= 1 or u == "us")
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     return f"{format_figure(seconds * scale)} {unit}"
 
 
