@@ -113,7 +113,7 @@ def _bits(picture: Image.Image, file: BinaryIO) -> int:
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
-    """Scale to 8 bits what has 16, or as many of 8, 10, 12, 14 as the largest value needs."""
+    """Scale to 8 bits what has 16, or as many bits as the largest value needs."""
     if values.min() < 0:
         raise ValueError("what its negative pixels mean is not known; save it with 8 bits")
     bits = int(values.max()).bit_length()
@@ -121,5 +121,5 @@ def _scale(values: np.ndarray) -> np.ndarray:
         return (values >> (bits - 8)).astype(np.uint8)
     if bits > 14:
         return (values // 257).astype(np.uint8)
-    white = (1 << max(bits + bits % 2, 8)) - 1
+    white = (1 << max(bits, 1)) - 1
     return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
