@@ -20,7 +20,7 @@ import msgspec
 
 from convspec import BadInput
 from convspec.accuracy import schema
-from convspec.files import atomic_write
+from convspec.files import DAMAGED, atomic_write
 
 REMEDY = (
     "restore it from version control (from Git LFS: git lfs pull), or delete it and run again with"
@@ -197,14 +197,7 @@ def _read(path: Path, folder: Path) -> Run:
         if path != wanted and (run.dataset or path != wanted.with_name(earlier)):
             raise ValueError(f"this is {str(wanted.relative_to(folder))!r} by its content, moved or copied")
         return run
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        RecursionError,
-    ) as error:  # the middle: of a machine
+    except (*DAMAGED, AttributeError) as error:
         raise BadInput(f"baseline {str(path)!r}: {error}; {REMEDY}") from error
 
 

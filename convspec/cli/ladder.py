@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         "--convspec-require-data",  # a base's weights, without which the recommendation would be among the other rungs
     ]
     if find_spec("pytest_benchmark"):  # which makes its folder in any case
-        arguments.append(f"--benchmark-storage=file://{options.report or '.convspec'}/benchmarks")
+        arguments.append(f"--benchmark-storage=file://{expand(options.report or '.convspec')}/benchmarks")
     values = {name: getattr(options, name) for name in OPTIONS}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

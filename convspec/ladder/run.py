@@ -277,8 +277,8 @@ class _Run:
     ) -> Result:
         recipe, dataset, predicted = self.recipe, self.dataset, training.predicted_classes(probabilities)
         pictures = {part: len(split) for part, split in dataset.parts.items()}
-        shown = pictures["train"] if ARCHITECTURES[recipe.model].fit == "logistic regression" else None
-        in_training = shown or recipe.epochs * self.steps * recipe.batch_size
+        once = ARCHITECTURES[recipe.model].fit == "logistic regression"
+        in_training = pictures["train"] if once else recipe.epochs * self.steps * recipe.batch_size
         streamed = not network.trunk or recipe.exact
         through_base = in_training if streamed else max(recipe.views, 1) * pictures["train"]
         through_base += pictures.get("validation", 0) * (1 if network.trunk else recipe.epochs) + pictures["test"]

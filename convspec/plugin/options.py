@@ -43,6 +43,10 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, such as 0.01 for one point, got {text!r}")
 
 
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None  # an empty one would be the current folder
+
+
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -55,7 +59,7 @@ LADDER_OPTIONS: dict[str, dict[str, Any]] = {  # by name, without the prefix
     "scale": {"choices": get_args(Scale)},
     "dataset": {"metavar": "NAME_OR_DIR"},
     "layout": {"choices": get_args(Layout)},
-    "data-root": {"metavar": "DIR", "type": Path},
+    "data-root": {"metavar": "DIR", "type": _path},
     "base": {"metavar": "NAME"},
     "weights": {"metavar": "FILE_OR_imagenet"},
     "rungs": {"metavar": "A,B", "type": _names},
@@ -74,7 +78,7 @@ OPTIONS: dict[str, dict[str, Any]] = LADDER_OPTIONS | {  # the others serve the 
     "margin": {"metavar": "M", "type": _share},
     "measure": {"choices": get_args(Measure)},
     "update-baselines": FLAG,
-    "report": {"metavar": "DIR", "type": Path},
+    "report": {"metavar": "DIR", "type": _path},
 }
 RUNGS = "dense_baseline, mnist_convnet, from_scratch, augmented, feature_extraction, frozen_end_to_end, fine_tuned"
 HELP = {

@@ -64,9 +64,9 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
     else:
         lines.append("What a slower rung would gain is not known: none was run.")
     evidence = "from the test pictures in pairs: one seed a rung does not show how much seeds differ"
-    fewest, *_, most = sorted([*map(len, runs.values())] * 2)
-    if most > 1:
-        evidence = f"over {most if fewest == most else f'{fewest} to {most}'} seeds a rung"
+    counts = sorted({len(group) for group in runs.values()})
+    if counts[-1] > 1:
+        evidence = f"over {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds a rung"
     lines.append(f"Differences are given with their 90 % interval, {evidence}.")
     return Recommendation(lines, _model_run(runs[chosen]))
 

@@ -37,6 +37,13 @@ def test_the_header_shows_what_the_options_resolved_to(pytester: pytest.Pytester
     assert re.search(r"convspec: keras [\d.]+ on \w+, device .+, threads \d+", text)
 
 
+def test_an_empty_value_is_as_none(pytester: pytest.Pytester) -> None:
+    """As a variable leaves it that is not set."""
+    names = "dataset", "data-root", "base", "weights", "report"
+    given = Settings(pytester.parseconfig(*(f"--convspec-{name}=" for name in names)))
+    assert vars(given) == vars(Settings(pytester.parseconfig()))
+
+
 def test_results_go_to_the_folder_where_pytest_was_started(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
