@@ -32,8 +32,10 @@ ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave the tables of pytest-benchmark, one a group, out where they are not asked for."""
+    """Leave out tables of pytest-benchmark, one a group, and in somebody's folder its own: both where not asked for."""
     config.stash[ROWS] = {}
+    if config.getoption("convspec_dataset") and config.getoption("benchmark_storage", "") == "file://./.benchmarks":
+        config.option.benchmark_storage = f"file://{config.getoption('convspec_report') or '.convspec'}/benchmarks"
     if not config.getoption("benchmark_compare", None):
         config.option.benchmark_quiet = True
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 from convspec.cli.arguments import add_plugin_options, require_folder
@@ -44,8 +43,6 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-dataset={options.folder.resolve()}",
         "--convspec-require-data",  # a base's weights, without which the recommendation would be among the other rungs
     ]
-    if find_spec("pytest_benchmark"):  # which makes its folder in any case
-        arguments.append(f"--benchmark-storage=file://{expand(options.report or '.convspec')}/benchmarks")
     values = {name: getattr(options, name) for name in OPTIONS}
     arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
     return int(pytest.main([*arguments, *options.pytest]))

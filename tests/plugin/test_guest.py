@@ -132,7 +132,6 @@ def test_the_command_ladder_passes_its_pictures_and_options_to_pytest(
         "--convspec-require-data",
         "--convspec-scale=full",
         "--convspec-seeds=auto",
-        "--benchmark-storage=file://.convspec/benchmarks",  # its own default is a folder beside
     } <= {*arguments}
     assert f"--rootdir={pytester.path}" in arguments
     assert arguments[-3:] == ["-x", "-k", "fine"]

@@ -198,7 +198,7 @@ def test_the_packages_name_collects_the_ladder_from_a_repository_too(pytester: p
     assert not (pytester.path / ".convspec").exists()
 
 
-def test_the_command_ladder_names_its_tests_by_their_file_alone(
+def test_the_command_ladder_names_tests_by_file_and_makes_no_other_folder(
     pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file outside of the root folder that is given itself has the name "", as have its tests in JUnit's XML."""
@@ -214,6 +214,7 @@ def test_the_command_ladder_names_its_tests_by_their_file_alone(
     names = [line for line in results[0].outlines if "::" in line]
     assert names[0] == "test_ladder.py::test_rung[fine_tuned]"
     assert all(name.startswith("test_ladder.py::") for name in names)
+    assert not (pytester.path / ".benchmarks").exists()  # as pytest-benchmark would make it beside .convspec
 
 
 @pytest.mark.usefixtures("accuracy")
