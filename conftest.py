@@ -88,15 +88,28 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 
 @pytest.fixture(scope="session")
 def data_folder(pytestconfig: pytest.Config) -> Path:
-    """Return the folder of real data; where nothing names it skip, or fail under --convspec-require-data."""
-    from convspec import MissingData
-    from convspec.plugin.session import SESSION, skip_or_fail_on_bad_data
+    """Return the folder of real data; where any are missing skip, or fail under --convspec-require-data."""
+    from convspec import MissingData, models
+    from convspec.plugin.session import skip_or_fail_on_bad_data
 
     session = pytestconfig.stash[SESSION]
+    folder = session.data_root
     with skip_or_fail_on_bad_data(pytestconfig):
         if not (os.environ.get("CONVSPEC_DATA") or session.settings.data_root):
             raise MissingData("needs the real data: set CONVSPEC_DATA to the folder that holds them")
-    return session.data_root
+        missing = [name for name in ("mnist.npz", "dogs_vs_cats_small") if not (folder / name).exists()]
+        missing += ["vgg16_notop.weights.h5"] * (models.default_weights("vgg16", folder) == "imagenet")
+        if missing:
+            raise MissingData(f"needs the real data: {str(folder)!r} lacks {', '.join(missing)}; see `convspec fetch`")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def elephant(data_folder: Path) -> Path:
+    """Return listing 5.41's picture, which `convspec fetch` does not get; skip where it isn't on this machine."""
+    if (file := data_folder / "creative_commons_elephant.jpg").is_file():
+        return file
+    pytest.skip(f"needs {file.name} in the data folder")
 
 
 def _cut(whole: "Dataset", *counts: int) -> "Dataset":

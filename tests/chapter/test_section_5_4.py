@@ -20,7 +20,6 @@ from convspec.visualization.maps import channel_tiles, dead_share, tile, viridis
 from convspec.visualization.trace import Trace
 
 IMAGES_PER_ROW = 16
-ELEPHANT, CAT = "creative_commons_elephant.jpg", "dogs_vs_cats_small/test/cats/cat.1700.jpg"
 to_numpy = keras.ops.convert_to_numpy
 
 
@@ -35,6 +34,11 @@ def convnet() -> keras.Model:
 def img_tensor() -> np.ndarray:
     """A picture in the shape of listing 5.25."""
     return np.random.default_rng(54).random((1, 150, 150, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def cat(data_folder: Path) -> Path:
+    return data_folder / "dogs_vs_cats_small" / "test" / "cats" / "cat.1700.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +60,12 @@ def trace(vgg16: keras.Model) -> Trace:
 
 
 @claim(119, "5.4.1", "not part of the images the network was trained on", "holds", source="listing 5.25")
-def test_the_cat_is_loaded_as_listing_5_25_does_and_is_no_training_picture(data_folder: Path) -> None:
+def test_the_cat_is_loaded_as_listing_5_25_does_and_is_no_training_picture(cat: Path, data_folder: Path) -> None:
     """Shape (1, 150, 150, 3), "preprocessed this way", as in training."""
-    img = keras.utils.load_img(data_folder / CAT, target_size=(150, 150))
+    img = keras.utils.load_img(cat, target_size=(150, 150))
     img_tensor = np.expand_dims(keras.utils.img_to_array(img), axis=0)
     img_tensor /= 255.0
-    picture = batches.rescale(decode.load_image(data_folder / CAT, 150)[None].astype(np.float32))
+    picture = batches.rescale(decode.load_image(cat, 150)[None].astype(np.float32))
     assert picture.shape == (1, 150, 150, 3)
     np.testing.assert_allclose(picture, img_tensor, rtol=1e-6)
     assert not list((data_folder / "dogs_vs_cats_small").glob("train/*/cat.1700.jpg"))
@@ -202,16 +206,16 @@ def test_all_filters_of_the_first_layer_are_active_and_later_not_all(mini: keras
 @claim(125.3, "5.4.1", "in the first layer, all filters are activated", "qualified", kind="measured")
 @claim(125.6, "5.4.1", "in the following layers, more and more filters are blank", "qualified", kind="measured")
 @pytest.mark.parametrize("preprocessing", ["vgg16", "mini"])
-@pytest.mark.parametrize("picture", [ELEPHANT, CAT])
+@pytest.mark.parametrize("picture", ["elephant", "cat"])
 def test_more_filters_of_vgg16_are_blank_in_the_last_layer_than_before(
-    picture: str, preprocessing: str, data_folder: Path, evidence: Evidence
+    picture: str, preprocessing: str, data_folder: Path, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:
     """Of the first layer none is; up to block5_conv2 fewer than a tenth, of block5_conv3 0.13 to 0.23.
 
     So whether inputs are prepared as for the weights or rescaled. In between it goes up and down, not "more and more".
     """
     base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (224, 224, 3))
-    pixels = decode.load_image(data_folder / picture, 224).astype(np.float32)
+    pixels = decode.load_image(request.getfixturevalue(picture), 224).astype(np.float32)
     dead = dead_share(activations(base, models.PREPROCESSING[preprocessing](pixels[None])))
     first, *between, last = (share for name, share in dead.items() if "conv" in name)
     evidence(f"blank in VGG16: first layer {first:.0%}, last {last:.0%}, at most {max(between):.0%} in between")

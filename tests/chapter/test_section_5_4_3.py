@@ -22,7 +22,7 @@ from convspec.visualization import class_activation_map, superimpose
 from convspec.visualization.maps import class_activation_maps
 from convspec.visualization.trace import Trace
 
-ELEPHANT, AFRICAN_ELEPHANT = "creative_commons_elephant.jpg", 386
+AFRICAN_ELEPHANT = 386
 to_numpy = keras.ops.convert_to_numpy
 
 
@@ -70,18 +70,18 @@ def test_preprocessing_for_vgg16_is_bgr_less_a_mean_and_not_rescaled(rng: np.ran
     np.testing.assert_allclose(prepared, picture[..., ::-1] - [103.939, 116.779, 123.68], rtol=1e-5, atol=1e-4)
 
 
-def elephants(data_folder: Path) -> np.ndarray:
+def elephants(elephant: Path) -> np.ndarray:
     """Listing 5.41."""
-    img = keras.utils.load_img(data_folder / ELEPHANT, target_size=(224, 224))
+    img = keras.utils.load_img(elephant, target_size=(224, 224))
     return preprocess_input(np.expand_dims(keras.utils.img_to_array(img), axis=0))
 
 
 @claim(133.5, "5.4.3", "a batch of size (1, 224, 224, 3)", "holds", source="listing 5.41")
-def test_the_elephants_become_the_batch_of_one_that_listing_5_41_makes(data_folder: Path) -> None:
-    pixels = decode.load_image(data_folder / ELEPHANT, 224)[None]
+def test_the_elephants_become_the_batch_of_one_that_listing_5_41_makes(elephant: Path) -> None:
+    pixels = decode.load_image(elephant, 224)[None]
     assert pixels.shape == (1, 224, 224, 3)
     ours = models.PREPROCESSING["vgg16"](pixels.astype(np.float32))
-    np.testing.assert_allclose(ours, elephants(data_folder), rtol=1e-6)
+    np.testing.assert_allclose(ours, elephants(elephant), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def classifier(top_weights: Path) -> keras.Model:
 @claim(134, "5.4.3", "African elephant (with 92.5% probability)", "holds", kind="measured")
 @claim(134.5, "5.4.3", "at index 386", "holds", kind="measured")
 def test_the_elephants_are_african_elephants_tuskers_and_indian_ones(
-    classifier: keras.Model, data_folder: Path, evidence: Evidence
+    classifier: keras.Model, elephant: Path, evidence: Evidence
 ) -> None:
     """With WordNet's ids: n02504458, n01871265 and n02504013; 0.925, 0.070 and 0.004, where rounding allows 0.003."""
-    preds = classifier.predict(elephants(data_folder), verbose=0)
+    preds = classifier.predict(elephants(elephant), verbose=0)
     assert np.argmax(preds[0]) == AFRICAN_ELEPHANT
     try:
         decoded = decode_predictions(preds, top=3)[0]
@@ -210,10 +210,10 @@ def test_red_is_the_highest_in_rgb_though_the_colours_of_opencv_are_bgr() -> Non
 @claim(139, "5.4.3", "the ears of the elephant calf are strongly activated", "holds", kind="measured")
 @pytest.mark.parametrize("of", ["score", "probability"])
 def test_the_calfs_ear_is_among_the_tenth_of_the_map_that_is_highest(
-    of: str, classifier: keras.Model, data_folder: Path, evidence: Evidence
+    of: str, classifier: keras.Model, elephant: Path, evidence: Evidence
 ) -> None:
     """In the picture of 525 x 351 its ear is from 168 to 195 across and 131 to 180 down."""
-    heatmap = class_activation_map(classifier, elephants(data_folder), AFRICAN_ELEPHANT, of=of)  # type: ignore[arg-type]
+    heatmap = class_activation_map(classifier, elephants(elephant), AFRICAN_ELEPHANT, of=of)  # type: ignore[arg-type]
     large = cv2.resize(heatmap, (525, 351))
     ear = large[131:180, 168:195].mean()
     evidence(f"by the {of}: the ear {ear:.2f} in the mean, the picture {large.mean():.2f}")

@@ -77,3 +77,14 @@ def test_a_skip_that_nothing_can_end_is_refused(two_tests: pytest.Pytester) -> N
     result = two_tests.runpytest()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_other.py::test_other: skipped for good; mark it xfail*"])
+
+
+def test_real_data_of_which_a_part_is_missing_skip_their_tests(
+    two_tests: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVSPEC_DATA", str(two_tests.path))
+    (two_tests.path / "mnist.npz").touch()
+    two_tests.makepyfile(test_it="def test_one(data_folder): pass")
+    result = two_tests.runpytest("-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*lacks dogs_vs_cats_small, vgg16_notop.weights.h5; see `convspec fetch`"])
