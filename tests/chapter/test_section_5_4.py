@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from builders import short_recipe
 from claims import Evidence, claim
 from keras import ops
 from matplotlib import colormaps
@@ -15,6 +16,8 @@ from scipy import ndimage, spatial
 from convspec import models, reference
 from convspec.backend import value_and_gradient
 from convspec.data import batches, decode, shapes
+from convspec.data.datasets import Dataset
+from convspec.ladder.run import run_recipe
 from convspec.visualization import activations, deprocess_image, filter_patterns
 from convspec.visualization.maps import channel_tiles, dead_share, tile, viridis
 from convspec.visualization.trace import Trace
@@ -71,6 +74,15 @@ def test_the_cat_is_loaded_as_listing_5_25_does_and_is_no_training_picture(cat: 
     assert not list((data_folder / "dogs_vs_cats_small").glob("train/*/cat.1700.jpg"))
 
 
+@claim(119.5, "5.4.1", "allows for models with multiple outputs, unlike Sequential", "qualified")
+def test_a_sequential_model_has_several_outputs_where_its_last_layer_has(rng: np.random.Generator) -> None:
+    """In Keras 3; those of other layers it has not."""
+    inputs = keras.Input((3,))
+    last = keras.Model(inputs, [keras.layers.Dense(units)(inputs) for units in (2, 1)])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3), last])
+    assert [output.shape for output in model.predict(rng.random((4, 3)), verbose=0)] == [(4, 2), (4, 1)]
+
+
 @claim(141, "5.4", "highly amenable to visualization", "holds")
 @claim(120, "5.4.1", "one input and eight outputs: one output per layer activation", "holds", source="listing 5.27")
 @claim(120.5, "5.4.1", "Returns a list of five Numpy arrays", "refuted", source="listing 5.28")
@@ -118,6 +130,18 @@ def test_a_filter_of_vgg16s_first_layer_is_a_diagonal_edge(
         + f"; of 1,000 x 64 random kernels the best by {chance:.0%}"
     )
     assert found.max(axis=1).min() > 0.9 > 0.7 > chance
+
+
+@claim(121.3, "5.4.1", "the specific filters learned by convolution layers aren't deterministic", "qualified")
+def test_one_seed_gives_the_same_filters_and_another_seed_others(few_shapes: Dataset, tmp_path: Path) -> None:
+    """The same to the bit, on a processor and with as many threads."""
+    recipe, kernels = short_recipe("from_scratch"), []
+    for number, seed in enumerate((0, 0, 1)):
+        run_recipe(recipe, few_shapes, seed, tmp_path / str(number))
+        (file,) = (tmp_path / str(number) / "models").iterdir()
+        kernels.append(keras.models.load_model(file, compile=False).layers[0].get_weights()[0])
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.abs(kernels[0] - kernels[2]).max(axis=(0, 1, 2)).min() > 0.01, "no filter is the same"
 
 
 @claim(121.5, "5.4.1", "looks like a “bright green dot” detector", "qualified", source="figure 5.26")
