@@ -46,7 +46,7 @@ class AccuracyGate:
 
 @pytest.fixture
 def accuracy_gate(request: pytest.FixtureRequest) -> AccuracyGate:
-    """Compare a model's accuracy on its test pictures with its baseline."""
+    """Compare with a baseline: `accuracy_gate(name, predicted, labels)`, `predicted` with a row of classes a seed."""
     return AccuracyGate(request.node)
 
 
