@@ -92,15 +92,15 @@ def data_folder(pytestconfig: pytest.Config) -> Path:
     from convspec import MissingData, models
     from convspec.plugin.session import skip_or_fail_on_bad_data
 
-    session = pytestconfig.stash[SESSION]
-    folder = session.data_root
+    folder = pytestconfig.stash[SESSION].data_root
     with skip_or_fail_on_bad_data(pytestconfig):
-        if not (os.environ.get("CONVSPEC_DATA") or session.settings.data_root):
-            raise MissingData("needs the real data: set CONVSPEC_DATA to the folder that holds them")
         missing = [name for name in ("mnist.npz", "dogs_vs_cats_small") if not (folder / name).exists()]
         missing += ["vgg16_notop.weights.h5"] * (models.default_weights("vgg16", folder) == "imagenet")
         if missing:
-            raise MissingData(f"needs the real data: {str(folder)!r} lacks {', '.join(missing)}; see `convspec fetch`")
+            raise MissingData(
+                f"needs the real data: {str(folder)!r} lacks {', '.join(missing)}; get them with `convspec fetch`, or"
+                " name the folder that holds them in CONVSPEC_DATA"
+            )
     return folder
 
 

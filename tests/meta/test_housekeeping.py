@@ -87,4 +87,4 @@ def test_real_data_of_which_a_part_is_missing_skip_their_tests(
     two_tests.makepyfile(test_it="def test_one(data_folder): pass")
     result = two_tests.runpytest("-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*lacks dogs_vs_cats_small, vgg16_notop.weights.h5; see `convspec fetch`"])
+    result.stdout.fnmatch_lines(["*lacks dogs_vs_cats_small, vgg16_notop.weights.h5; get them with *"])
