@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -19,18 +20,11 @@ from convspec.data.split import Manifest, split
 LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
 
 
-def archived(folder: Path, archive: Path, top: str = "") -> Path:
-    """Write a zip or a tar, as its name says, of all in `folder`, with `top` before each name."""
-    files = {f"{top}{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*.ppm"))}
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as packed:
-            for name, path in files.items():
-                packed.write(path, name)
-    else:
-        with tarfile.open(archive, "w:gz" if archive.suffix == ".tgz" else "w") as tar:
-            for name, path in files.items():
-                tar.add(path, name)
-    return archive
+def archived(folder: Path, archive: Path, top: str = "", kind: str = "zip") -> Path:
+    """Write an archive of that name and kind of all in `folder`, which is `top` in it."""
+    with tempfile.TemporaryDirectory() as packed:
+        shutil.copytree(folder, Path(packed, top), dirs_exist_ok=True)
+        return Path(shutil.make_archive(str(archive), kind, packed))
 
 
 @pytest.fixture
@@ -41,54 +35,30 @@ def pets(tmp_path: Path) -> Path:
 # Which part a picture belongs to
 
 
-@pytest.mark.parametrize("layout", ["Kaggle", pytest.param("PetImages", marks=pytest.mark.slow)])
-def test_cats_and_dogs_are_split_as_in_listing_5_4(layout: str, tmp_path: Path) -> None:
+def test_cats_and_dogs_are_split_as_in_listing_5_4(tmp_path: Path) -> None:
+    """In Kaggle's layout; two files are empty, as in the public download."""
+    part_of = {number: part for part, numbers in LISTING_5_4.items() for number in numbers}
     first = {"cat": 0, "dog": 5000}
     sources = {(animal, n): tiny_picture(first[animal] + n) for animal in first for n in range(2003)}
-    expected = {
-        f"{part}/{animal}s/{animal}.{number}.jpg": sources[animal, number]
-        for part, numbers in LISTING_5_4.items()
-        for animal in ("cat", "dog")
-        for number in numbers
+    sources |= {("cat", 666): b"", ("dog", 1702): b""}
+    (source := tmp_path / "kaggle" / "train").mkdir(parents=True)
+    for (animal, number), content in sources.items():
+        (source / f"{animal}.{number}.jpg").write_bytes(content)
+    manifest = split(source.parent, tmp_path / "small", link=True)
+    assert pictures_in(tmp_path / "small") == {
+        f"{part_of[number]}/{animal}s/{animal}.{number}.jpg": content
+        for (animal, number), content in sources.items()
+        if content and number in part_of
     }
-    counts = {part: dict.fromkeys(("cats", "dogs"), len(numbers)) for part, numbers in LISTING_5_4.items()}
-    bad: list[str] = []
-    if layout == "Kaggle":
-        (source := tmp_path / "kaggle" / "train").mkdir(parents=True)
-        for (animal, number), content in sources.items():
-            (source / f"{animal}.{number}.jpg").write_bytes(content)
-        manifest = split(source.parent, tmp_path / "small", link=True)
-        assert manifest.files["validation/dogs/dog.1000.jpg"]["source"] == "train/dog.1000.jpg"
-    else:
-        sources |= {("cat", 666): b"", ("dog", 1702): b""}  # as in the public download
-        with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
-            for (animal, number), content in sources.items():
-                archive.writestr(f"PetImages/{animal.title()}/{number}.jpg", content)
-        manifest = split(tmp_path / "pets.zip", tmp_path / "small")
-        del expected["train/cats/cat.666.jpg"], expected["test/dogs/dog.1702.jpg"]
-        counts["train"]["cats"] -= 1
-        counts["test"]["dogs"] -= 1
-        bad = ["'PetImages/Cat/666.jpg'", "'PetImages/Dog/1702.jpg'"]
-    assert pictures_in(tmp_path / "small") == expected
-    assert (manifest.classes, manifest.counts) == (("cats", "dogs"), counts)
-    assert [reason.partition(" is not a readable picture: ")[0] for reason in manifest.skipped] == bad
-
-
-@pytest.mark.full
-def test_the_real_pictures_in_kaggles_layout_are_split_as_they_were(data_folder: Path, tmp_path: Path) -> None:
-    small = data_folder / "dogs_vs_cats_small"
-    (tmp_path / "kaggle" / "train").mkdir(parents=True)
-    for path in small.glob("*/*/*.jpg"):
-        (tmp_path / "kaggle" / "train" / path.name).symlink_to(path)
-    manifest = split(tmp_path / "kaggle", tmp_path / "small")
-    digests = {
-        path.relative_to(small).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in small.glob("*/*/*.jpg")
+    assert manifest.files["validation/dogs/dog.1000.jpg"]["source"] == "train/dog.1000.jpg"
+    assert manifest.classes == ("cats", "dogs")
+    assert manifest.counts == {
+        "train": {"cats": 999, "dogs": 1000},
+        "validation": {"cats": 500, "dogs": 500},
+        "test": {"cats": 500, "dogs": 499},
     }
-    assert len(digests) == 4000
-    assert {name: file["sha256"] for name, file in manifest.files.items()} == digests
-    assert (manifest.skipped, manifest.duplicates) == ((), ())
-    shutil.rmtree(tmp_path / "small")  # pytest would keep these 90 MB
+    bad = [reason.partition(" is not a readable picture: ")[0] for reason in manifest.skipped]
+    assert bad == ["'train/cat.666.jpg'", "'train/dog.1702.jpg'"]
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -139,7 +109,7 @@ def test_the_source_is_never_changed(link: bool, tmp_path: Path, pets: Path) -> 
 def test_a_target_that_overlaps_with_the_source_is_refused(
     source: str, target: str, tmp_path: Path, pets: Path
 ) -> None:
-    archived(pets, tmp_path / "pets.zip")
+    archived(pets, tmp_path / "pets")
     (tmp_path / "alias").symlink_to("pets")
     before = tree(tmp_path)
     with pytest.raises(BadInput) as refused:
@@ -198,10 +168,9 @@ def test_a_source_that_does_not_exist_says_what_to_give(device: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("top", ["", "2024/all my pets/"], ids=["flat", "deep"])
-@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
-def test_an_archive_is_split_as_the_folder_in_it(suffix: str, top: str, tmp_path: Path, pets: Path) -> None:
-    (tmp_path / "work").mkdir()
-    archive = archived(pets, tmp_path / "work" / f"pets{suffix}", top)
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_an_archive_is_split_as_the_folder_in_it(kind: str, top: str, tmp_path: Path, pets: Path) -> None:
+    archive = archived(pets, tmp_path / "work" / "pets", top, kind)
     before = states(tmp_path / "work")
     expected = split(pets, tmp_path / "expected")
     target = tmp_path / "work" / "small"
@@ -219,7 +188,7 @@ def test_an_archive_is_split_as_the_folder_in_it(suffix: str, top: str, tmp_path
 
 @pytest.mark.parametrize("top", ["", "pets/"])
 def test_what_a_mac_adds_to_an_archive_is_no_class(top: str, tmp_path: Path, pets: Path) -> None:
-    archive = archived(pets, tmp_path / "pets.zip", top)
+    archive = archived(pets, tmp_path / "pets", top)
     with zipfile.ZipFile(archive, "a") as packed:
         for name in (".DS_Store", f"__MACOSX/{top}cats/._00.ppm", f"__MACOSX/{top}._dogs"):
             packed.writestr(name, b"resource fork")
@@ -238,11 +207,11 @@ def test_a_link_in_an_archive_is_split_as_its_picture(tmp_path: Path, pets: Path
 
 
 def test_an_error_about_an_archive_names_it_and_leaves_nothing_behind(tmp_path: Path, pets: Path) -> None:
-    archive = archived(pets / "cats", tmp_path / "pets.zip", "all/cats/")
+    archive = archived(pets / "cats", tmp_path / "pets", "all/cats/")
     with pytest.raises(BadInput, match=f"^'{archive}/all' has only the class 'cats';"):
         split(archive, tmp_path / "small")
-    archive.write_bytes(archive.read_bytes().replace(tiny_picture(7), tiny_picture(77)))
-    with pytest.raises(BadInput, match=f"^cannot unpack '{archive}' .*CRC"):
+    archive.write_bytes(archive.read_bytes()[:-9])
+    with pytest.raises(BadInput, match=f"^cannot unpack '{archive}' "):
         split(archive, tmp_path / "small")
     assert sorted(os.listdir(tmp_path)) == ["pets", "pets.zip"]
 

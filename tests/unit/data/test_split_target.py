@@ -4,16 +4,12 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from builders import pictures_in, put_tiny, states, tiny_picture, tree
 
-import convspec
 from convspec import BadInput
 from convspec.data.split import split
 
@@ -64,48 +60,6 @@ def test_a_run_interrupted_at_any_file_is_completed_by_the_next(
         assert not list(tmp_path.glob(".*")), "what was unpacked must go"
         split(source, target)
         assert tree(target) == expected, f"interrupted at file {number}"
-
-
-# Counts the renames and the files opened in the target, and kills its own process at one of them.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from convspec.data import split
-source, target, event, left = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-def watch(name, arguments):
-    global left
-    if name == event and str(arguments[0]).startswith(target):
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-split.split(Path(source), Path(target))
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
-def test_a_killed_run_leaves_whole_files_only_and_is_completed_by_the_next(tmp_path: Path, pets: Path) -> None:
-    split(pets, tmp_path / "expected")
-    expected = tree(tmp_path / "expected")
-    target, partials = tmp_path / "small", []
-    for event, number in (("open", 0), ("os.rename", 0), ("os.rename", 6), ("os.rename", 5)):
-        arguments = [KILLED, str(pets), str(target), event, str(number)]
-        child = subprocess.run(
-            [sys.executable, "-P", "-c", *arguments],
-            env=os.environ | {"PYTHONPATH": str(Path(convspec.__file__).parents[1])},
-            check=False,
-        )
-        assert child.returncode == -signal.SIGKILL
-        left = tree(target)
-        partial = {name for name in left if ".partial" in name}
-        partials.append(sum(left[name] == b"folder" for name in partial))
-        whole = {name: left[name] for name in left.keys() - partial}
-        assert whole.items() <= expected.items()
-        assert "manifest.json" not in whole
-    assert partials == [1, 1, 1, 1]
-    assert len(pictures_in(target)) == 11 + 1, "six, five and the last, still under its other name"
-    split(pets, target)
-    assert tree(target) == expected
 
 
 def test_files_that_are_there_already_are_verified_and_left_alone(tmp_path: Path, pets: Path) -> None:
