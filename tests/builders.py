@@ -218,7 +218,14 @@ def lines(result: pytest.RunResult) -> str:
     return "\n".join(result.outlines + result.errlines)
 
 
-# Folders of pictures.
+# Pictures and folders of them.
+def exif(orientation: int) -> Image.Exif:
+    """Return EXIF data that say how a picture is turned."""
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data
+
+
 def put_noise(folder: Path, *classes: str, count: int = 10) -> Path:
     """Write pictures of noise into each of these subfolders."""
     for name in classes:

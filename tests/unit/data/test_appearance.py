@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from builders import exif
 from PIL import Image, ImageCms
 
 from convspec.data.decode import UnreadableImage, load_image
@@ -199,14 +200,14 @@ def deep(bits: int, channels: int, kind: str) -> bytes:
 @WAYS
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
 @pytest.mark.parametrize(
-    ("kind", "channels"), [("JPEG2000", 1), *((kind, n) for kind in ("PNG", "TIFF") for n in (1, 3, 4))]
+    ("kind", "channels"), [("JPEG2000", 1), ("PPM", 1), *((kind, n) for kind in ("PNG", "TIFF") for n in (1, 3, 4))]
 )
 def test_fewer_bits_that_lie_in_16_are_visible(tmp_path: Path, bits: int, kind: str, channels: int, way: str) -> None:
     shown = loaded(tmp_path, deep(bits, channels, kind), None if way == "nearest" else HEIGHT, way).astype(int)
     expected = waves() if channels > 1 else np.repeat(waves()[..., :1], 3, axis=2)
     if way == "area":
         expected = cv2.resize(expected, (HEIGHT, HEIGHT), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(shown, expected, atol=2)
+    np.testing.assert_array_equal(shown, expected)
 
 
 @WAYS
@@ -260,20 +261,12 @@ def test_orientation_in_xmp_alone_turns_a_picture(tmp_path: Path, kind: str, ele
 
 @WAYS
 def test_where_exif_and_xmp_contradict_each_other_exif_counts(tmp_path: Path, way: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 3
     plain = loaded(tmp_path, encoded("JPEG", waves(), quality=95), 32, way)
-    turned = loaded(tmp_path, encoded("JPEG", waves(), quality=95, exif=exif, xmp=xmp(6)), 32, way)
+    turned = loaded(tmp_path, encoded("JPEG", waves(), quality=95, exif=exif(3), xmp=xmp(6)), 32, way)
     np.testing.assert_allclose(turned, plain[::-1, ::-1], atol=8)
 
 
 # Formats
-
-
-@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
-def test_a_newer_format_is_read_by_its_content(tmp_path: Path, kind: str) -> None:
-    content = encoded(kind, waves())
-    np.testing.assert_array_equal(loaded(tmp_path, content), np.asarray(Image.open(io.BytesIO(content))))
 
 
 def test_avif_under_another_extension_is_read_the_same_way_up_in_both_ways() -> None:
@@ -305,9 +298,9 @@ def test_heic_is_named_with_its_remedy_which_helps(tmp_path: Path, monkeypatch: 
 
 def malformed() -> bytes:
     """Return a JPEG whose EXIF data make Pillow warn."""
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 1, "a maker with a long name"
-    return encoded("JPEG", waves(), exif=exif.tobytes()[:-20])
+    data = exif(1)
+    data[0x010F] = "a maker with a long name"
+    return encoded("JPEG", waves(), exif=data.tobytes()[:-20])
 
 
 @WAYS

@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,14 +49,6 @@ def test_one_subfolder_a_class_is_read_in_the_order_of_classes_and_names(tmp_pat
     assert (listed.labels.dtype, listed.labels.tolist()) == (np.int64, [0, 0, 1, 2, 2])
     assert listed.paths == tuple(tmp_path / name for name in listed.names)
     assert (listed.folder, listed.parts, listed.bad, listed.duplicates) == (tmp_path, None, (), ())
-
-
-def test_a_folder_that_is_split_already_says_of_each_file_its_part(tmp_path: Path) -> None:
-    listed = read_layout(split_pets(tmp_path))
-    assert listed.parts == ("train", "train", "validation", "validation", "test", "test")
-    assert listed.names == tuple(f"{label}/{part}.png" for part in PARTS for label in ("cats", "dogs"))
-    assert listed.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    assert listed.paths == tuple(tmp_path / part / name for part, name in zip(listed.parts, listed.names, strict=True))
 
 
 @pytest.mark.parametrize("inside", ["train", "."])
@@ -208,18 +199,6 @@ def test_a_folder_that_may_not_be_listed_may_be_a_class_and_is_refused(
     monkeypatch.setattr(os, "scandir", forbidding)
     with pytest.raises(BadInput, match=f"^'{pets}/cats/locked' cannot be listed: Permission denied; make it readable"):
         read_layout(pets)
-
-
-def test_files_that_may_not_be_read_are_left_to_the_decoder(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidding(path: Path, *arguments: Any, **options: Any) -> object:
-        if Path(path).parent == pets / "dogs":
-            raise PermissionError(13, "Permission denied", str(path))
-        return open(path, *arguments, **options)
-
-    for module in ("files", "data.content"):
-        monkeypatch.setattr(f"convspec.{module}.open", forbidding, raising=False)
-    listed = read_layout(pets)
-    assert (listed.names, listed.duplicates) == (ALL_PETS, ())
 
 
 @pytest.mark.parametrize("link", ["newts", "cats/more", "cats/deep/more"])

@@ -327,13 +327,6 @@ def test_a_picture_under_any_name_is_told_by_its_content(name: str, tmp_path: Pa
     assert reading.left_out == {}
 
 
-def test_pictures_loose_beside_the_classes_are_named(tmp_path: Path) -> None:
-    put(tmp_path, *PETS, ".")
-    reading = read_layout(tmp_path)
-    assert len(reading.paths) == 20
-    assert "left out: 10 pictures outside of the classes (0.png, 1.png, 2.png, ...)" in reading.explain()[0]
-
-
 def test_pointers_of_git_lfs_say_what_to_run(tmp_path: Path) -> None:
     put(tmp_path, *PETS, count=20)
     (tmp_path / "cats" / "3.png").write_bytes(POINTER)
