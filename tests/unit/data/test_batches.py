@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,11 +63,6 @@ def test_batches_are_prepared_as_float32() -> None:
     for pictures, labels in (batches[0], next(stream(batches, 0))):
         assert pictures.dtype == np.float32
         np.testing.assert_array_equal(pictures[:, 0, 0, 0], rescale(labels.astype(np.float32)))
-
-
-def test_a_model_sees_all_inputs_once_when_it_predicts() -> None:
-    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.GlobalMaxPooling2D()])
-    np.testing.assert_array_equal(model.predict(numbered(7, 3), verbose=0)[:, 0], np.arange(7))
 
 
 @augmented_or_not

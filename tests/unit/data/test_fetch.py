@@ -151,15 +151,6 @@ def test_of_two_processes_that_fetch_at_once_one_waits(
     assert names(target.parent) == ["data.bin"]
 
 
-def test_what_a_killed_download_left_goes_with_the_next(server: Server, target: Path) -> None:
-    left = target.with_name(".partial0-data.bin")
-    left.mkdir(parents=True)
-    for name in (".lock", "tmp1234"):  # pooch's own name
-        (left / name).touch()
-    download(server.url, target, SHA256)
-    assert names(target.parent) == ["data.bin"]
-
-
 def test_another_file_in_its_place_is_never_overwritten(server: Server, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"my own")

@@ -62,22 +62,6 @@ def test_no_source_form_is_a_target_form_turned_or_mirrored(source: str, target:
     assert overlap < 0.75, f"{source} shares {overlap:.0%} of its area with {target}: at least a quarter must differ"
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_each_form_fills_its_square_and_stays_within_it(name: str) -> None:
-    line = np.linspace(-1.5, 1.5, 301)
-    x, y = np.meshgrid(line, line)
-    inside = FORMS[name](x, y)
-    extent = max(np.ptp(x[inside]), np.ptp(y[inside]))
-    assert extent > 1.4, "no form may be recognisable by being small"
-    assert max(np.abs(x[inside]).max(), np.abs(y[inside]).max()) < 1.1, "each fills about [-1, 1] x [-1, 1]"
-
-
-def test_classes_are_interleaved_so_that_any_number_of_rounds_is_balanced() -> None:
-    _, labels = shapes.pictures(dict(list(FORMS.items())[:5]), 3, seed=0)
-    assert labels.tolist() == [0, 1, 2, 3, 4] * 3
-    assert labels.dtype == np.int64
-
-
 def enclosed(silhouette: np.ndarray) -> int:
     """Pixels of the largest patch of ground that the object surrounds."""
     patches, count = ndimage.label(~silhouette)

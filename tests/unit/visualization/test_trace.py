@@ -55,10 +55,6 @@ def test_known_outputs_are_not_computed_and_nothing_after_the_end(pictures: np.n
     np.testing.assert_allclose(ops.convert_to_numpy(outputs["last"]), 3 * pictures, rtol=1e-6)
 
 
-def test_shapes_are_computed_for_any_size(trace: Trace) -> None:
-    assert trace.replay(keras.KerasTensor((7, 40, 30, 3)), "sum")["sum"].shape == (7, 40, 30, 4)
-
-
 @pytest.mark.parametrize(("units", "activation"), [(1, "sigmoid"), (3, "softmax")])
 def test_logits_are_before_the_final_activation_and_follow_the_weights(
     units: int, activation: str, pictures: np.ndarray
@@ -113,13 +109,6 @@ def test_channels_come_last() -> None:
     first = layers.Conv2D(4, 1, data_format="channels_first")
     with pytest.raises(BadInput, match="channels first: build it with data_format='channels_last'"):
         Trace(keras.Sequential([keras.Input((3, 6, 5)), first]), np.zeros((3, 6, 5), np.float32))
-
-
-def test_maps_are_found_by_name_or_as_the_last_convolution(trace: Trace) -> None:
-    assert trace.find_maps(None) in ("two", "other")
-    assert trace.find_maps("sum") == "sum"
-    with pytest.raises(BadInput, match="has no layer 'pool' with maps; choose from one, "):
-        trace.find_maps("pool")
 
 
 def test_convolutions_of_a_single_pixel_are_no_maps_to_look_at() -> None:
