@@ -114,7 +114,6 @@ def check(size: int, interpolation: str, truncated: str) -> None:
     """Raise BadInput for what `load_image` does not take: a side of 0 pixels, another interpolation."""
     if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIZE:
         raise BadInput(f"size must be a whole number of pixels from 1 to {MAX_SIZE}, got {size!r}")
-
     if interpolation not in INTERPOLATIONS and interpolation != "area":
         raise BadInput(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, area, got {interpolation!r}")
     if truncated not in get_args(Truncated):

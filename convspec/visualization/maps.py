@@ -20,6 +20,7 @@ from convspec.progress import bar
 from convspec.visualization.trace import Trace, check_finite, input_shape, to_array
 
 VIRIDIS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)[0, :, ::-1]  # OpenCV's are BGR
+BATCH = 32  # pictures in one pass
 GradientOf = Literal["score", "probability"]
 
 
@@ -66,11 +67,6 @@ def _scores(outputs: Any, classes: Any) -> Any:
     if outputs.shape[-1] == 1:
         return ops.where(classes == 1, outputs[:, 0], -outputs[:, 0])
     return ops.sum(outputs * ops.one_hot(classes, outputs.shape[-1]), axis=-1)
-
-
-def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise BadInput(f"batch must be at least 1, got {batch}")
 
 
 def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -190,7 +186,6 @@ def class_activation_maps(
     images: np.ndarray,
     class_index: int | Sequence[int] | None = None,
     layer_name: str | None = None,
-    batch: int = 32,
     of: GradientOf = "score",
 ) -> np.ndarray:
     """Map several pictures, (n, height, width, channels), as `class_activation_map` does one.
@@ -202,14 +197,12 @@ def class_activation_maps(
         images: Prepared for the model.
         class_index: One for all pictures, or one for each.
         layer_name: None for the last convolution of more than one pixel.
-        batch: Pictures in one pass.
         of: "score" or "probability".
 
     Returns:
         float32 (n, height, width), each map scaled to 0 to 1 on its own.
     """
     images = _batch(images, model)
-    _check_batch(batch)
     if len(images) == 1:
         cam = _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, 1)
@@ -222,8 +215,8 @@ def class_activation_maps(
         cam = compiled_cams.get(key) or _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, len(images))
         compiled_cams[key] = cam  # not one whose outputs have NaN, which better weights would not mend
-        starts = range(0, len(images), batch)
-        results = [cam.run(images[start : start + batch], classes[start : start + batch]) for start in starts]
+        slices = (slice(start, start + BATCH) for start in range(0, len(images), BATCH))
+        results = [cam.run(images[some], classes[some]) for some in slices]
     heatmaps, scores = (np.concatenate([to_array(part) for part in parts]) for parts in zip(*results, strict=True))
     check_finite(scores, f"{model.name}'s scores for these images")
     check_finite(heatmaps, f"{model.name}'s maps of {cam.layer_name!r} for these images")
@@ -268,7 +261,6 @@ def occlusion_map(
     image: np.ndarray,
     class_index: int | None = None,
     patch: int | None = None,
-    batch: int = 32,
     progress: TextIO | None = None,
 ) -> np.ndarray:
     """Map how far the class's score falls where a square is covered (Zeiler and Fergus 2014).
@@ -281,7 +273,6 @@ def occlusion_map(
         image: As for `class_activation_map`.
         class_index: None for the predicted class.
         patch: Width of the square in pixels; None for a fifth of the picture's shorter side.
-        batch: Squares in one pass.
         progress: Where a progress bar is drawn.
 
     Returns:
@@ -292,7 +283,6 @@ def occlusion_map(
     """
     (picture,) = _batch(image, model, single=True)
     sides = picture.shape[:2]
-    _check_batch(batch)
     patch = max(min(sides) // 5, 1) if patch is None else patch
     if not 1 <= patch <= min(sides):
         raise BadInput(f"patch must be from 1 to {min(sides)}, the image's shorter side, got {patch}")
@@ -302,7 +292,7 @@ def occlusion_map(
         index = ops.convert_to_numpy(_predict(trace.logits(trace.inputs, trace.outputs)))
     starts = ({*range(0, side - patch + 1, max(patch // 2, 1)), side - patch} for side in sides)
     places = list(product(*map(sorted, starts)))
-    batch = min(batch, len(places))
+    batch = min(BATCH, len(places))
     classes = np.repeat(index, batch + 1)
     score = compiled(lambda images: _scores(trace.logits(images), classes), model.variables)
     falls, counts = np.zeros((2, *sides))

@@ -15,6 +15,7 @@ from scipy import special
 from convspec import BadInput, models
 from convspec.reference import conv2d
 from convspec.visualization import class_activation_map
+from convspec.visualization import maps as maps_module
 from convspec.visualization.maps import GradientOf, class_activation_maps, occlusion_map
 
 
@@ -213,10 +214,11 @@ def test_pictures_in_a_batch_keep_their_own_shortcuts(rng: np.random.Generator) 
 
 @pytest.mark.parametrize("indices", [None, 1, [0, 1, 1, 0, 1]], ids=["predicted", "one", "one for each"])
 def test_several_pictures_have_the_maps_that_each_has_alone(
-    indices: Any, nested: keras.Model, rng: np.random.Generator
+    indices: Any, nested: keras.Model, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = rng.random((5, 48, 48, 3)).astype(np.float32)
-    together = class_activation_maps(nested, images, indices, batch=2)  # the last pass has one
+    monkeypatch.setattr(maps_module, "BATCH", 2)
+    together = class_activation_maps(nested, images, indices)  # the last pass has one
     for image, index, heatmap in zip(images, np.broadcast_to(indices, 5).tolist(), together, strict=True):
         np.testing.assert_allclose(heatmap, class_activation_map(nested, image, index), atol=1e-4)
 
@@ -307,7 +309,10 @@ def test_a_model_in_another_precision_has_nearly_the_same_map(policy: str, pictu
     assert maps[0].max() == 1
 
 
-def test_occlusion_is_the_mean_fall_under_the_squares_on_a_pixel(small: np.ndarray, rng: np.random.Generator) -> None:
+def test_occlusion_is_the_mean_fall_under_the_squares_on_a_pixel(
+    small: np.ndarray, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps_module, "BATCH", 4)
     model, weights = linear(3, "softmax", rng)
 
     def logit(seen: np.ndarray) -> float:
@@ -320,7 +325,7 @@ def test_occlusion_is_the_mean_fall_under_the_squares_on_a_pixel(small: np.ndarr
             seen[top : top + 4, left : left + 4] = small.mean(axis=(0, 1))
             falls[top : top + 4, left : left + 4] += logit(small) - logit(seen)
             times[top : top + 4, left : left + 4] += 1
-    np.testing.assert_allclose(occlusion_map(model, small, 0, patch=4, batch=4), scaled(falls / times), atol=1e-4)
+    np.testing.assert_allclose(occlusion_map(model, small, 0, patch=4), scaled(falls / times), atol=1e-4)
 
 
 def test_covering_a_picture_of_one_colour_changes_nothing(nested: keras.Model) -> None:

@@ -129,8 +129,6 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
         (lambda: channel_tiles(np.full((3, 3, 1), np.inf)), r"maps must be finite, got 9 of 9"),
         (lambda: viridis(np.zeros((3, 3, 1))), r"channel must be \(height, width\), got \(3, 3, 1\): take one"),
         (lambda: viridis(np.full((3, 1), np.nan)), r"channel must be finite, got 3 of 3"),
-        (lambda: class_activation_maps(MODEL, np.stack([IMAGE] * 2), batch=0), r"batch must be at least 1, got 0"),
-        (lambda: occlusion_map(MODEL, IMAGE, batch=0), r"batch must be at least 1, got 0"),
         (lambda: tile([], 8), r"tile takes pictures"),
         (lambda: tile([np.zeros((3, 3)), np.zeros((2, 3))]), r"of one shape, got \(2, 3\), \(3, 3\)"),
         (lambda: tile(np.zeros((4, 3, 3)), 0), r"tile takes pictures.*columns 0"),
