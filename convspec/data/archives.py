@@ -1,9 +1,7 @@
-"""Zip and tar archives, unpacked whole or not at all."""
+"""Zip and tar archives."""
 
 import errno
 import lzma
-import os
-import shutil
 import tarfile
 import zipfile
 from functools import partial
@@ -20,27 +18,22 @@ ARCHIVE_ERRORS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.E
 
 
 def unpack(archive: Path, folder: Path, progress: TextIO | None = None) -> None:
-    """Unpack a zip or a tar into a new folder, whole or not at all.
+    """Unpack a zip or a tar into a new folder, which the caller removes after an error.
 
     A tar may be plain, gzip, bzip2 or xz; the content decides. Raises BadInput for an archive that is damaged,
     encrypted, or holds devices or names and links that leave `folder`, and OSError for one that cannot be read.
     """
-    unfinished = folder.with_name(f"partial-{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
-        unfinished.mkdir(parents=True)
+        folder.mkdir(parents=True)
         is_tar = tarfile.is_tarfile(archive)  # whose first bytes are a name: PKLot/ is no zip
         if not is_tar and not zipfile.is_zipfile(archive):
             raise ValueError(f"no whole zip or tar; its content is: {identify(archive).name}")
-        (_untar if is_tar else _unzip)(archive, unfinished, progress)
-        os.replace(unfinished, folder)
+        (_untar if is_tar else _unzip)(archive, folder, progress)
     except (*DAMAGED, IndexError, tarfile.TarError, lzma.LZMAError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno not in ARCHIVE_ERRORS:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"cannot unpack {str(archive)!r} ({reason}); get it again, or unpack it by hand") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _unzip(archive: Path, folder: Path, progress: TextIO | None) -> None:

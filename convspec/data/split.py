@@ -96,15 +96,14 @@ def split(
     if source.is_dir():
         return _split(source, target, seed, layout, _link if link else shutil.copyfile, progress)
     unpacked = outside.parent / f".{outside.name}.unpacked"
-    root = unpacked / "archive"
     with lock(unpacked, progress):
         shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
         try:
             with _name_failures(unpacked):
-                unpack(source, root, progress)
-            return _split(root, target, seed, layout, _move, progress)
+                unpack(source, unpacked, progress)
+            return _split(unpacked, target, seed, layout, _move, progress)
         except BadInput as error:
-            raise BadInput(_relocate(str(error), root, source)) from error
+            raise BadInput(_relocate(str(error), unpacked, source)) from error
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
 

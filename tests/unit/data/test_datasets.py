@@ -302,14 +302,8 @@ def unlike_classes(folder: Path) -> None:
 TWO = "give at least two subfolders of pictures, one a class"
 
 
-def no_folder(folder: Path) -> None:
-    folder.rmdir()
-    folder.touch()
-
-
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.rmdir, "no dataset or folder 'FOLDER': give shapes, digits, mnist, dogs_vs_cats, or a folder"),
-    "a file": (no_folder, "no dataset or folder 'FOLDER'"),
     "empty": (lambda folder: None, f"'FOLDER' has no subfolders with pictures; {TWO}"),
     "no subfolders": (
         lambda folder: spoil(folder, "00.png"),

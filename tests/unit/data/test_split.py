@@ -206,10 +206,19 @@ def test_a_link_in_an_archive_is_split_as_its_picture(tmp_path: Path, pets: Path
     assert not any(path.is_symlink() for path in (tmp_path / "small").rglob("*"))
 
 
-def test_an_error_about_an_archive_names_it_and_leaves_nothing_behind(tmp_path: Path, pets: Path) -> None:
+def test_an_error_about_an_archive_names_it_and_leaves_nothing_behind(
+    tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     archive = archived(pets / "cats", tmp_path / "pets", "all/cats/")
     with pytest.raises(BadInput, match=f"^'{archive}/all' has only the class 'cats';"):
         split(archive, tmp_path / "small")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", fail)
+        with pytest.raises(OSError, match="No space left on device; make room and run this again"):
+            split(archive, tmp_path / "small")
     archive.write_bytes(archive.read_bytes()[:-9])
     with pytest.raises(BadInput, match=f"^cannot unpack '{archive}' "):
         split(archive, tmp_path / "small")
