@@ -90,11 +90,15 @@ def filter_patterns(
         values = f"got {size}, {batch}, {steps}, {step} and {value_range}"
         raise BadInput(f"size and batch must be at least 1, steps and step 0, and value_range must rise, {values}")
     trace = trace_grey(model, low + 128 * scale)
-    name, selections = _select(trace, layer_name, filters)
+    trace.find_maps(layer_name)
+    depth = trace.outputs[layer_name].shape[-1]
+    if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
+        raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
+    selections = np.eye(depth, dtype=np.float32)[np.array(filters, int)]
     noise = np.random.default_rng(seed).random((1, size, size, input_shape(model)[-1]))
     noise = (low + scale * (128 + 20 * noise)).astype(np.float32)
-    _check_maps(trace, name, noise.shape)
-    ascend = compiled(_ascent(trace, name, step * scale), model.variables)
+    _check_maps(trace, layer_name, noise.shape)
+    ascend = compiled(_ascent(trace, layer_name, step * scale), model.variables)
     patterns = []
     with bar(len(filters) * steps, f"patterns of {layer_name}", "step", progress) as shown:
         for start in range(0, len(filters), batch):
@@ -112,15 +116,6 @@ def trace_grey(model: keras.Model, grey: float) -> Trace:
     """Record the forward pass of a grey picture, of any size where the model takes any."""
     height, width, channels = input_shape(model)
     return Trace(model, np.full((height or DEFAULT_SIDE, width or DEFAULT_SIDE, channels), grey, np.float32))
-
-
-def _select(trace: Trace, layer_name: str, filters: Sequence[int]) -> tuple[str, np.ndarray]:
-    """Return the layer's name in the trace, and the filters one-hot, (filters, channels)."""
-    name = trace.find_maps(layer_name)
-    depth = trace.outputs[name].shape[-1]
-    if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
-        raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
-    return name, np.eye(depth, dtype=np.float32)[np.array(filters, int)]
 
 
 def _check_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> None:
