@@ -21,29 +21,6 @@ TOLERANCE = 0.003
 ACCURACIES = {"from_scratch": 0.72, "augmented": 0.83, "feature_extraction": 0.9, "fine_tuned": 0.965}
 
 
-def ladder() -> Figure:
-    return charts.chart({
-        rung: [result_with_history(rung, "full", accuracy + 0.01 * seed, seed) for seed in range(3)]
-        for rung, accuracy in ACCURACIES.items()
-    })  # fmt: skip
-
-
-def accuracy() -> Figure:
-    return charts.curve([result_with_history("from_scratch", "full", 0.72, seed) for seed in range(3)], "accuracy")
-
-
-def loss() -> Figure:
-    return charts.curve([result_with_history("from_scratch", "full", 0.72)], "loss")
-
-
-def confusion() -> Figure:
-    return charts.confusion(pets())
-
-
-def reliability() -> Figure:
-    return charts.reliability(pets())
-
-
 def pets() -> Measures:
     """Of 400 pictures in seven classes one in three is taken for the next class, with less confidence."""
     labels = np.arange(400) ** 2 % 23 % 7
@@ -54,11 +31,21 @@ def pets() -> Measures:
     return measure(runs, tuple("abcdefg"))
 
 
-def dead() -> Figure:
-    return charts.dead_by_depth({"block1_conv1": 0.0, "block2_conv1": 0.06, "block3_conv1": 0.25, "block4_conv1": 0.5})
-
-
-PICTURES = {each.__name__: each for each in (ladder, accuracy, loss, confusion, reliability, dead)}
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "ladder": lambda: charts.chart({
+        rung: [result_with_history(rung, "full", accuracy + 0.01 * seed, seed) for seed in range(3)]
+        for rung, accuracy in ACCURACIES.items()
+    }),
+    "accuracy": lambda: charts.curve(
+        [result_with_history("from_scratch", "full", 0.72, seed) for seed in range(3)], "accuracy"
+    ),
+    "loss": lambda: charts.curve([result_with_history("from_scratch", "full", 0.72)], "loss"),
+    "confusion": lambda: charts.confusion(pets()),
+    "reliability": lambda: charts.reliability(pets()),
+    "dead": lambda: charts.dead_by_depth(
+        {"block1_conv1": 0.0, "block2_conv1": 0.06, "block3_conv1": 0.25, "block4_conv1": 0.5}
+    ),
+}  # fmt: skip
 
 
 def png(name: str, change: Callable[[Figure], None] | None = None) -> bytes:
