@@ -143,7 +143,9 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
         "preprocessing": _digest(probe),
         "view": repr(batches.view),
         "batch": batches.batch_size,
-        "dtype": [dtype, base.compute_dtype, *(["tf32"] if backend.precision() == "tf32" else [])],
+        # Of each layer: a cut base, or one with pooling on top, has the dtype of the session itself.
+        "dtype": [dtype, *sorted({layer.compute_dtype for layer in base._flatten_layers()})]
+        + ["tf32"] * (backend.precision() == "tf32"),
         "backend": [backend.BACKEND, keras.__version__, *map(" ".join, engine.versions)],
     }
 

@@ -69,7 +69,7 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
     assert clocks[0].seconds["features"] > 0
 
 
-@pytest.mark.parametrize("change", ["pictures", "order", "weights", "preparation", "schema"])
+@pytest.mark.parametrize("change", ["pictures", "order", "weights", "precision", "preparation", "schema"])
 def test_features_of_anything_else_are_never_taken(
     change: str, base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +81,9 @@ def test_features_of_anything_else_are_never_taken(
         inputs = inputs[::-1]
     elif change == "weights":
         base = models.conv_base("mini", None, (48, 48, 3))
+    elif change == "precision":
+        half = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3), "mixed_bfloat16")
+        base = keras.Model(half.input, half.output, name=half.name)  # has Keras's own precision itself, as a trunk
     elif change == "preparation":
         prepare = identity
     else:
