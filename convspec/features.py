@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import keras
 import numpy as np
 
-from convspec import BadInput, backend
+from convspec import BadInput, backend, machine
 from convspec.data.batches import Batches, BatchStream
 from convspec.files import DAMAGED, atomic_write, checksum, lock, remove
 from convspec.progress import Clock, bar
@@ -129,7 +129,7 @@ def extract(
 
 def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -> dict[str, Any]:
     """Return everything that the features depend on."""
-    weights = hashlib.sha256()
+    weights, framework = hashlib.sha256(), machine.versions()[backend.BACKEND]
     for weight in base.get_weights():
         weights.update(np.ascontiguousarray(weight).data)
     # The probe stands for the preprocessing, whatever function that is.
@@ -146,7 +146,7 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
         # Of each layer: a cut base, or one with pooling on top, has the dtype of the session itself.
         "dtype": [dtype, *sorted({layer.compute_dtype for layer in base._flatten_layers()})]
         + ["tf32"] * (backend.precision() == "tf32"),
-        "backend": [backend.BACKEND, keras.__version__, *map(" ".join, engine.versions)],
+        "backend": [backend.BACKEND, keras.__version__, framework, *map(" ".join, engine.versions)],
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import contents, store_in
 
-from convspec import BadInput, features, models
+from convspec import BadInput, backend, features, machine, models
 from convspec.data.batches import Batches, View, identity, rescale, stream
 from convspec.data.datasets import Dataset
 from convspec.files import lock
@@ -69,7 +69,7 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
     assert clocks[0].seconds["features"] > 0
 
 
-@pytest.mark.parametrize("change", ["pictures", "order", "weights", "precision", "preparation", "schema"])
+@pytest.mark.parametrize("change", ["pictures", "order", "weights", "precision", "preparation", "schema", "framework"])
 def test_features_of_anything_else_are_never_taken(
     change: str, base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,10 +86,13 @@ def test_features_of_anything_else_are_never_taken(
         base = keras.Model(half.input, half.output, name=half.name)  # has Keras's own precision itself, as a trunk
     elif change == "preparation":
         prepare = identity
-    else:
+    elif change == "schema":
         monkeypatch.setattr(features, "SCHEMA", features.SCHEMA + 1)
+    else:
+        newer = machine.versions() | {backend.BACKEND: "99.0"}
+        monkeypatch.setattr(machine, "versions", lambda: newer)
     other = extract(base, Batches(inputs, batches.labels, 8, prepare), tmp_path)
-    assert np.allclose(first, other) == (change == "schema")
+    assert np.allclose(first, other) == (change in ("schema", "framework"))
     assert len(stores(tmp_path)) == 2
 
 
