@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -197,13 +198,14 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
 
 
 def feed(batches: keras.utils.PyDataset) -> Any:
-    """Return what Keras draws `batches` from: the batches themselves, or a dataset of TensorFlow's."""
+    """Return what Keras draws `batches` from while these exist: themselves, or a dataset of TensorFlow's."""
     if BACKEND != "tensorflow":
         return batches
     number = batches.num_batches
+    source: Any = weakref.proxy(batches)  # TensorFlow never lets go of `draw`
 
     def draw() -> Iterator[Any]:
-        return map(batches.__getitem__, count() if number is None else range(number))
+        return map(source.__getitem__, count() if number is None else range(number))
 
     signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
     dataset = tf.data.Dataset.from_generator(draw, output_signature=signature)

@@ -173,7 +173,7 @@ class _BufferedBatches(keras.utils.PyDataset):
         return self.kept.pop(batch) if self.training else self.kept[batch]
 
     def close(self) -> None:
-        """Close a generator of batches: TensorFlow never lets go of it, and may be drawing still."""
+        """Close a generator of batches, from which TensorFlow may be drawing still."""
         if isinstance(self.source, Generator):
             with self.lock:
                 self.source.close()

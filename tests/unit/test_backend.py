@@ -1,10 +1,12 @@
 """What the running Keras backend computes, is fed, writes and says of the machine."""
 
+import gc
 import json
 import os
 import runpy
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -185,6 +187,10 @@ def test_keras_is_fed_the_same_batches_in_the_same_order(endless: bool, monkeypa
         for one, other in zip(batch, wanted, strict=True):
             np.testing.assert_array_equal(one, other)
             assert one.dtype == other.dtype
+    held = weakref.ref(batches)
+    del batches, source
+    gc.collect()
+    assert held() is None, "each run would leave the features that it maps in memory"
 
 
 def test_a_portable_configuration_names_what_every_backend_has() -> None:
