@@ -72,7 +72,7 @@ def run_key(
     settings = asdict(msgspec.convert(asdict(recipe), Recipe))  # 40 where a field is a float is 40.0, as in a file
     parts = [settings, dataset.fingerprint, weights_name, versions, _precision(recipe, engine)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-    return f"{recipe.name}-{dataset.name}-seed{seed}-{digest}"
+    return f"{recipe.name}-{dataset.name[:40]}-seed{seed}-{digest}"  # the name of a file has 255 bytes
 
 
 def run_recipe(

@@ -261,6 +261,12 @@ def test_a_result_read_from_its_file_has_the_key_of_its_run(rung: str, few_shape
     assert run_key(read.recipe, few_shapes, 0) == run_key(made.recipe, few_shapes, 0)
 
 
+def test_files_can_have_the_key_of_a_run_on_a_folder_of_any_name(few_shapes: Dataset, tmp_path: Path) -> None:
+    longest = max(RECIPES["full"].values(), key=lambda recipe: len(recipe.name))
+    with lock(tmp_path / f"{run_key(longest, replace(few_shapes, name='🐱' * 63), 10**9)}.keras"):
+        pass
+
+
 def test_grey_pictures_reach_the_base_rescaled_in_three_equal_channels(tmp_path: Path) -> None:
     """And are of three classes; of ten in the rungs on digits."""
     recipe, grey = short_recipe("feature_extraction"), grey_dataset()
