@@ -121,10 +121,10 @@ def _positive(value: Any) -> float | None:
 
 
 def _machine(facts: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    processor, cores, threads = (facts.get(fact) or "unknown" for fact in ("processor", "cores", "threads"))
-    devices = " with ".join(map(str, [*(facts.get("accelerators") or []), processor]))
+    settings = [f"{fact} {facts.get(fact) or 'unknown'}" for fact in ("cores", "threads", "precision")]
+    devices = " with ".join(map(str, [*(facts.get("accelerators") or []), facts.get("processor") or "unknown"]))
     versions = {"backend": facts.get("backend")} | (facts.get("versions") or {})
-    return f"{devices}, cores {cores}, threads {threads}", {name: str(v) for name, v in versions.items() if v}
+    return ", ".join([devices, *settings]), {name: str(v) for name, v in versions.items() if v}
 
 
 def compare(records: Sequence[Record]) -> Table:

@@ -20,11 +20,11 @@ from convspec.timings import compare
 VERSIONS = {"python": "3.11.7", "convspec": "0.1.0", "keras": "3.15.1", "numpy": "2.4.6"}
 LAPTOP = {
     "processor": "AMD EPYC", "cores": 2, "threads": 3, "accelerators": [], "backend": "tensorflow",
-    "versions": VERSIONS,
+    "precision": "float32", "versions": VERSIONS,
 }  # fmt: skip
 H100 = LAPTOP | {
     "processor": "Intel Xeon", "cores": 16, "threads": 8, "accelerators": ["NVIDIA H100"],
-    "versions": VERSIONS | {"keras": "3.14.0"},
+    "precision": "tf32", "versions": VERSIONS | {"keras": "3.14.0"},
 }  # fmt: skip
 RUNG, PLAIN = "benchmarks/test_ladder.py::test_rung[from_scratch]", "benchmarks/test_it.py::test_a_picture_is_read"
 
@@ -84,7 +84,7 @@ def test_what_pytest_benchmark_writes_is_read_as_it_was_measured(
     )
     pytester.runpytest("--benchmark-json=0001_it.json", "-p", "no:randomly", "-p", "no:xdist").assert_outcomes(passed=1)
     (record,) = compare.read([pytester.path / "0001_it.json"])
-    assert record.machine == "Z80, cores unknown, threads unknown"
+    assert record.machine == "Z80, cores unknown, threads unknown, precision unknown"
     (timing,) = record.timings.values()
     assert len(timing.seconds) == 7
     assert timing.median == np.median(timing.seconds)
@@ -215,11 +215,11 @@ def test_fewer_than_five_rounds_give_no_interval(rounds: int, interval: str, wri
 
 def test_the_lines_above_tell_machine_and_versions_of_each_record(write: Write) -> None:
     a, b, c = write("a.json", entry()), write("b.json", entry(), machine=H100), write("c.json", entry(), machine=None)
-    versions = "backend tensorflow, python 3.11.7, convspec 0.1.0, keras"
+    versions = "versions: backend tensorflow, python 3.11.7, convspec 0.1.0, keras"
     assert compared(a, b, c).above == [
-        f"a ({a}): AMD EPYC, cores 2, threads 3; versions: {versions} 3.15.1, numpy 2.4.6",
-        f"b ({b}): NVIDIA H100 with Intel Xeon, cores 16, threads 8; versions: {versions} 3.14.0, numpy 2.4.6",
-        f"c ({c}): Some CPU, cores unknown, threads unknown; versions: unknown",
+        f"a ({a}): AMD EPYC, cores 2, threads 3, precision float32; {versions} 3.15.1, numpy 2.4.6",
+        f"b ({b}): NVIDIA H100 with Intel Xeon, cores 16, threads 8, precision tf32; {versions} 3.14.0, numpy 2.4.6",
+        f"c ({c}): Some CPU, cores unknown, threads unknown, precision unknown; versions: unknown",
     ]
 
 
@@ -306,7 +306,10 @@ def test_the_chart_names_everything_in_texts_that_do_not_overlap(
     words = [text.get_text().replace("\n", " ") for text in texts]
     expected = [long[5:].replace("_", " "), "a picture is read (changed)", "rung[from_scratch]", "reading", "$x$"]
     expected += ["20.0 img/s", "1,000,000 img/s", "4.00 runs/s", "1,000 runs/s", "50.0 %", "99.9 %", "130 %"]
-    expected += ["a: AMD EPYC, cores 2, threads 3", r"b\$x\$: NVIDIA H100 with Intel Xeon, cores 16, threads 8"]
+    expected += [
+        "a: AMD EPYC, cores 2, threads 3, precision float32",
+        r"b\$x\$: NVIDIA H100 with Intel Xeon, cores 16, threads 8, precision tf32",
+    ]
     assert [text for text in expected if text not in words] == []
     assert (words.count("missing"), words.count("unknown")) == (6, 3)
     boxes = [text.get_window_extent() for text in texts]
