@@ -48,7 +48,8 @@ def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureReque
         runs = session.run_all_seeds(recipe)
     session.failed.remove(rung)
     if timed:
-        benchmark.extra_info.update(tables.summary(runs), machine=runs[-1].machine)
+        facts = {"recipe": runs[-1].as_run().conditions["recipe"], "pictures": runs[-1].dataset["pictures"]}
+        benchmark.extra_info.update(tables.summary(runs), machine=runs[-1].machine, **facts)
     for run in runs:
         assert len(run.history["loss"]) == recipe.epochs, (
             f"{recipe.name}, seed {run.seed}: trained {len(run.history['loss'])} epochs"

@@ -17,6 +17,7 @@ from convspec.ladder.result import Result
 from convspec.plugin import summary
 from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
 from convspec.report import html, tables
+from convspec.timings import compare
 
 pytestmark = pytest.mark.usefixtures("no_real_data")
 NCNN = pytest.mark.skipif(not find_spec("ncnn"), reason="needs ncnn: pip install -e '.[ncnn]'")
@@ -233,9 +234,13 @@ def test_a_rung_is_trained_and_saved_where_a_project_has_w_error(
     pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(html, "write", lambda *_: [])
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # there pytest-benchmark would time nothing
     options = "--convspec-rungs=dense_baseline", "--convspec-seeds=1", "-W", "error", "-k", "test_rung["
-    result = pytester.runpytest_inprocess(*arguments_of(pytester, f"--convspec-dataset={few_pictures}", *options))
+    arguments = arguments_of(pytester, f"--convspec-dataset={few_pictures}", *options, "--benchmark-json=record.json")
+    result = pytester.runpytest_inprocess(*arguments, "-p", "no:xdist")
     assert result.ret == pytest.ExitCode.OK, lines(result)
+    ((timing,),) = (record.timings.values() for record in compare.read([pytester.path / "record.json"]))
+    assert {"recipe", "pictures"} <= timing.work.keys(), "other work would be laid beside it as the same"
 
 
 @pytest.mark.slow
