@@ -1,7 +1,7 @@
 """The end of a session: verdicts and tables in the terminal, the record, pictures and page in the report folder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,14 +102,15 @@ def _recommend(session: Session) -> dict[str, Any] | None:
 def _learning_curve(session: Session) -> "LearningCurve":
     """Return the learning curve on the base that ran, by the features of its linear probe if it has one."""
     from convspec.ladder.learning_curve import learning_curve
+    from convspec.ladder.recipe import with_base
     from convspec.ladder.run import ARCHITECTURES
     from convspec.ladder.rungs import find_recipe
 
-    with_base = [group[0].recipe for group in session.runs.values() if group[0].recipe.base]
-    if not with_base:
+    on_base = [group[0].recipe for group in session.runs.values() if group[0].recipe.base]
+    if not on_base:
         raise BadInput("no rung with a base ran, so that there is no learning curve on its features")
-    own = replace(find_recipe("feature_extraction_fast", session.scale), base=with_base[0].base)
-    recipe = next((each for each in with_base if ARCHITECTURES[each.model].fit == "logistic regression"), own)
+    own = with_base(find_recipe("feature_extraction_fast", session.scale), str(on_base[0].base))
+    recipe = next((each for each in on_base if ARCHITECTURES[each.model].fit == "logistic regression"), own)
     inputs = session.dataset(recipe), session.folder, session.weights(recipe), session.engine
     return learning_curve(recipe, *inputs, progress=terminal_stream(session.config))
 

@@ -12,6 +12,8 @@ from builders import LADDER, lines, result
 from PIL import Image
 
 from convspec.cli.main import main
+from convspec.ladder import learning_curve
+from convspec.ladder.recipe import Recipe
 from convspec.plugin import summary
 from convspec.plugin.session import SESSION
 
@@ -104,3 +106,15 @@ def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Py
     assert advice is not None
     assert (advice["rung"], advice["curve"], len(advice["code"])) == ("dense_baseline", None, 2)
     assert advice["lines"][-1] == "No rung with a base ran, so that there is no learning curve on its features."
+
+
+def test_a_learning_curve_is_on_pictures_of_the_size_that_its_base_takes(
+    pytester: pytest.Pytester, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--convspec-dataset=pictures", "--convspec-layout=parts", "--convspec-base=xception"
+    session, recipes = pytester.parseconfigure(*options).stash[SESSION], list[Recipe]()
+    recipe = session.recipe("frozen_end_to_end")
+    session.runs[recipe.name] = [replace(result(recipe.name, "mini", 1.0), recipe=recipe)]
+    monkeypatch.setattr(learning_curve, "learning_curve", lambda recipe, *_, **__: recipes.append(recipe))
+    summary._learning_curve(session)
+    assert [(recipe.model, recipe.base, recipe.size) for recipe in recipes] == [("linear_probe", "xception", 71)]
