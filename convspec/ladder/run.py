@@ -283,6 +283,7 @@ class _Run:
         through_base = in_training if streamed else max(recipe.views, 1) * pictures["train"]
         through_base += pictures.get("validation", 0) * (1 if network.trunk else recipe.epochs) + pictures["test"]
         through_base *= 1 + len(recipe.extra_sizes)
+        timed = in_training - (0 if once else recipe.batch_size)  # the first step counts as "compile"
         return Result(
             recipe=recipe,
             seed=self.seed,
@@ -302,7 +303,7 @@ class _Run:
             predicted=predicted.tolist(),
             confidence=np.round(training.confidence(probabilities).astype(float), 4).tolist(),
             seconds={phase: round(seconds, 3) for phase, seconds in self.clock.seconds.items()},
-            images_per_second=round(in_training / self.clock.seconds["train"], 1),
+            images_per_second=round(timed / self.clock.seconds["train"], 1) or None,
             peak_memory_mib=memory_mib,
             machine=machine.machine()
             | {"precision": _precision(recipe, self.engine), "devices": self.devices, "engine": self.engine.name}

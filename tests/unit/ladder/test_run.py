@@ -140,6 +140,9 @@ def test_every_phase_of_a_run_is_timed(result: Result) -> None:
     assert result.seconds.keys() == phases
     assert all(seconds >= 0 for seconds in result.seconds.values())
     assert result.seconds["features"] > 0
+    assert result.images_per_second is not None
+    later_steps = result.images_per_second * result.seconds["train"] / result.recipe.batch_size
+    assert later_steps == pytest.approx(2 * 2 - 1, rel=0.2), "the first is in compile"
 
 
 def test_features_are_computed_once_and_shared_by_the_seeds(
