@@ -59,7 +59,8 @@ class Channel:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Move the verdicts of a test to its report, and skip one that passed where any is underpowered."""
         report = yield
-        if verdicts := item.stash.get(VERDICTS, None):
+        verdicts = item.stash.get(VERDICTS, None)
+        if verdicts and not (report.when == "setup" and report.passed):  # a fixture's gates must not keep the test away
             setattr(report, ATTRIBUTE, verdicts[:])
             unsure = [verdict["text"] for verdict in verdicts if verdict["outcome"] == "underpowered"]
             if unsure and report.passed:

@@ -257,9 +257,12 @@ def test_too_few_runs_skip_and_say_what_could_have_been_seen(pytester: pytest.Py
     assert re.search(r"\d+ more baseline runs and \d+ more runs would see 1\.0", text)
 
 
-def test_a_regression_does_not_hide_behind_a_gate_that_cannot_tell(pytester: pytest.Pytester) -> None:
-    first = '    accuracy_gate("single", np.where(wrong, 1 - labels, labels)[:1], labels)\n'
-    model = MODEL.replace("    accuracy_gate", f"{first}    accuracy_gate")
+@pytest.mark.parametrize("fixture", [False, True], ids=["in the test", "in a fixture"])
+def test_a_regression_does_not_hide_behind_a_gate_that_cannot_tell(fixture: bool, pytester: pytest.Pytester) -> None:
+    single = '    accuracy_gate("single", np.where(rng.random(1000) < 0.01, 1 - labels, labels), labels)\n'
+    before = f"import pytest\n\n@pytest.fixture(autouse=True)\ndef single(accuracy_gate):\n{single}\n"
+    place, lines_before = ("def test", before) if fixture else ("    wrong", single)
+    model = MODEL.replace(place, lines_before + place)
     pytester.makepyfile(test_model=model.format(hard=20, generator=0, runs=5))
     assert [pytest_run(pytester)[0] for _ in range(3)] == [NO_BASELINE, NO_BASELINE, OK]
     pytester.makepyfile(test_model=model.format(runs=5, **WORSE))
