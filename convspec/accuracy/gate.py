@@ -17,6 +17,7 @@ rates (Bonferroni's inequality; Lan and DeMets 1983, doi:10.1093/biomet/70.3.659
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf, log2, sqrt
 from typing import Literal, NamedTuple
@@ -101,7 +102,7 @@ def gate(
         unit = (1 if weights is None else float(weights.max())) / base.shape[1]  # what one picture counts at most
         evidence = _by_seeds(*accuracies, unit**2 / 12, alpha, level)
     half = float(special.stdtrit(evidence.degrees, 1 - level)) * evidence.error
-    change, single = after - before, len(base) == len(fresh) == 1
+    change, runs, single = after - before, (len(base), len(fresh)), len(base) == len(fresh) == 1
     lone = single or (shared == 1 and not constant)
     note = _note(evidence, single, lone, constant)
     outcome: Outcome = "underpowered"
@@ -115,7 +116,7 @@ def gate(
     suspicious = change > margin and (evidence.gain_p <= alpha or bool(fresh.all()))
     return AccuracyVerdict(
         outcome=outcome,
-        runs=(len(base), len(fresh)),
+        runs=runs,
         baseline=before,
         new=after,
         change=change,
@@ -124,7 +125,7 @@ def gate(
         p_value=evidence.drop_p,
         margin=margin,
         smallest_drop=None if lone or evidence.smallest_drop > before else max(evidence.smallest_drop, margin),
-        seeds_needed=_seeds_needed(evidence.variance, len(base), alpha, margin) if more_seeds_help else None,
+        seeds_needed=_seeds_needed(evidence.variances, runs, alpha, level, margin) if more_seeds_help else None,
         note=note,
         warning=SUSPICION.format(100 * change) if suspicious else "",
     )
@@ -133,7 +134,7 @@ def gate(
 class _Evidence(NamedTuple):
     error: float  # of the change
     degrees: float  # of freedom
-    variance: float  # of one run's accuracy
+    variances: tuple[float, float]  # of one run's accuracy, on each side
     drop_p: float
     gain_p: float
     smallest_drop: float
@@ -157,7 +158,7 @@ def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float, weights: np.nd
     drop_p, gain_p = (_sign_test(sign * flipped) for sign in (1, -1))
     min_flips = ceil(-log2(alpha)) / pictures * float(shares.max())  # all one way, for the sign test to see them
     smallest = max(_detectable(alpha, pictures - 1, error), min_flips)
-    return _Evidence(error, pictures - 1, error**2 / 2, drop_p, gain_p, smallest)
+    return _Evidence(error, pictures - 1, (error**2 / 2, error**2 / 2), drop_p, gain_p, smallest)
 
 
 def _sign_test(flipped: np.ndarray) -> float:
@@ -176,9 +177,10 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
     change, runs = float(new.mean() - base.mean()), (len(base), len(new))
     pooled, per_run = sum(runs) - 2, 1 / runs[0] + 1 / runs[1]
     squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (base, new))
-    variance = max(squares / pooled, min_variance)
-    error = sqrt(variance * per_run)
-    own = sqrt(max(float(base.var(ddof=1)), min_variance) * per_run) if runs[0] > 1 else inf
+    error = sqrt(max(squares / pooled, min_variance) * per_run)
+    known = [max(float(side.var(ddof=1)), min_variance) for side in (base, new) if len(side) > 1]
+    variances = known[0], known[-1]  # a side of one run takes that of the other
+    own = sqrt(known[0] * per_run) if runs[0] > 1 else inf
 
     def p_value(sign: int) -> float:
         both = special.stdtr(pooled, sign * change / error) / (1 - OWN_SHARE)
@@ -186,11 +188,10 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
         return float(min(both, alone, 1))
 
     drop_p, gain_p = p_value(1), p_value(-1)
-    smallest, degrees = _detectable(alpha * (1 - OWN_SHARE), pooled, error), float(pooled)
+    smallest, degrees = _smallest_drop(variances, runs, alpha, level), float(pooled)
     if min(runs) > 1:
-        degrees, error = welch(base.tolist(), new.tolist(), min_variance)
-        smallest = max(smallest, _detectable(level, degrees, error))
-    return _Evidence(error, degrees, variance, drop_p, gain_p, smallest)
+        degrees, error = welch(variances, runs)
+    return _Evidence(error, degrees, variances, drop_p, gain_p, smallest)
 
 
 def _detectable(alpha: float, degrees: float, error: float) -> float:
@@ -198,10 +199,19 @@ def _detectable(alpha: float, degrees: float, error: float) -> float:
     return float(special.nctdtrinc(degrees, 1 - POWER, special.stdtrit(degrees, 1 - alpha))) * error
 
 
-def _seeds_needed(variance: float, before: int, alpha: float, margin: float) -> int | None:
-    def smallest_drop(runs: int) -> float:
-        beside = max(runs, before)
-        return _detectable(alpha * (1 - OWN_SHARE), runs + beside - 2, sqrt(variance * (1 / runs + 1 / beside)))
+def _smallest_drop(variances: Sequence[float], runs: Sequence[int], alpha: float, level: float) -> float:
+    """Return the drop that runs of these variances see: in the test with the pooled one, and in Welch's interval."""
+    pooled = sum(runs) - 2
+    variance = sum(each * (count - 1) for each, count in zip(variances, runs, strict=True)) / pooled
+    smallest = _detectable(alpha * (1 - OWN_SHARE), pooled, sqrt(variance * (1 / runs[0] + 1 / runs[1])))
+    return smallest if min(runs) == 1 else max(smallest, _detectable(level, *welch(variances, runs)))
 
-    needed = bisect_left(range(MAX_SEEDS), True, lo=MIN_SEEDS, key=lambda runs: smallest_drop(runs) <= margin)
+
+def _seeds_needed(
+    variances: Sequence[float], runs: Sequence[int], alpha: float, level: float, margin: float
+) -> int | None:
+    def sees_margin(seeds: int) -> bool:
+        return _smallest_drop(variances, [max(seeds, count) for count in runs], alpha, level) <= margin
+
+    needed = bisect_left(range(MAX_SEEDS), True, lo=MIN_SEEDS, key=sees_margin)
     return needed if needed < MAX_SEEDS else None

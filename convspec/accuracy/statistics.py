@@ -59,17 +59,14 @@ def probability_of_no_gain(lower: Sequence[float], higher: Sequence[float], min_
         raise ValueError(f"needs at least two runs a side, got {len(lower)} and {len(higher)}")
     if np.ptp(lower) == np.ptp(higher) == 0:  # the t-test has no variance to work with
         return 0.0 if higher[0] - lower[0] > min_gain else 1.0
-    degrees, error = welch(lower, higher)
+    degrees, error = welch([float(np.var(side, ddof=1)) for side in (lower, higher)], [len(lower), len(higher)])
     return float(special.stdtr(degrees, (min_gain - float(np.mean(higher) - np.mean(lower))) / error))
 
 
-def welch(one: Sequence[float], other: Sequence[float], min_variance: float = 0.0) -> tuple[float, float]:
-    """Return degrees of freedom and standard error of a difference of means (Welch 1947, doi:10.1093/biomet/34.1-2.28).
-
-    No side counts with a variance below `min_variance`.
-    """
-    parts = [max(float(np.var(side, ddof=1)), min_variance) / len(side) for side in (one, other)]
-    degrees = sum(parts) ** 2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1))
+def welch(variances: Sequence[float], runs: Sequence[int]) -> tuple[float, float]:
+    """Return degrees of freedom and error of a difference of means (Welch 1947, doi:10.1093/biomet/34.1-2.28)."""
+    parts = [variance / count for variance, count in zip(variances, runs, strict=True)]
+    degrees = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, runs, strict=True))
     return degrees, float(np.sqrt(sum(parts)))
 
 
