@@ -18,8 +18,9 @@ MAX_SPLITS = 10_000  # of runs into two sides that are counted out; more are dra
 class Flips:
     """How often a picture is right on one side alone, and whether that is more than chance.
 
-    The outcome is "change" where at most 1 in 100 ways to share the runs out between the sides sets them as far apart
-    (a permutation test), or where runs of one side never differ; "cannot tell" where there are too few ways.
+    The outcome is "change" where at most 1 in 100 ways to share the runs out between the sides sets the pictures' rates
+    of being right as far apart (a permutation test), or where runs of one side never differ; "cannot tell" where there
+    are too few ways.
     """
 
     outcome: Literal["chance", "change", "cannot tell"]
@@ -44,21 +45,23 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
     """Return the pictures that are right on one side and wrong on the other; sides as in `gate`."""
     base, fresh = validate_sides(baseline, new)
     before, after = len(base), len(fresh)
-    runs, right = before + after, np.vstack([base, fresh]).astype(float)
-    differ = (right @ (1 - right).T + (1 - right) @ right.T) / base.shape[1]  # share of pictures, for each pair of runs
+    runs, right, pictures = before + after, np.vstack([base, fresh]).astype(float), base.shape[1]
+    differ = right @ (1 - right).T + (1 - right) @ right.T  # number of pictures, for each pair of runs
     splits, ways = _splits(before, after)
     crossing = float(differ[:before, before:].sum())
-    p_value = float((((splits @ differ) * ~splits).sum(axis=1) >= crossing - 1e-9).mean())
     inner_pairs = before * (before - 1) + after * (after - 1)
-    within = float(differ.sum() - 2 * crossing) / inner_pairs if inner_pairs else None
+    within = float(differ.sum() - 2 * crossing) / inner_pairs / pictures if inner_pairs else None
     shifts = fresh.sum(axis=0) * before - base.sum(axis=0) * after  # in whole numbers, so that ties are ties
+    factors = np.where(splits, before, -after)
+    distances = -((factors @ differ) * factors).sum(axis=1)  # twice the sum of the squared shifts, for each way
+    p_value = float((distances >= 2 * (shifts**2).sum()).mean())
     order = np.argsort(-np.abs(shifts), kind="stable")[: np.count_nonzero(shifts)]
     hits = np.bincount(right.sum(axis=0).astype(int), minlength=runs + 1)
     min_p = (1 + (before == after)) / ways  # sides of equal size can be swapped
     changed = p_value <= FLIP_LEVEL or (within == 0 and crossing > 0)
     return Flips(
         outcome="change" if changed else "cannot tell" if min_p > FLIP_LEVEL else "chance",
-        between=crossing / (before * after),
+        between=crossing / (before * after * pictures),
         within=within,
         p_value=p_value,
         pictures=tuple(map(int, order)),

@@ -21,20 +21,21 @@ def test_flips_are_ordered_by_how_many_runs_agree_on_them() -> None:
 
 @given(arrays.arrays(bool, (6, 20)), st.integers(1, 5))
 def test_flip_rates_and_p_value_follow_from_all_pairs_and_splits(right: np.ndarray, cut: int) -> None:
-    def rates(one: list[int]) -> tuple[float, float, int]:
+    def rates(one: list[int]) -> tuple[float, float, int, float]:
         pairs = [(i in one, j in one, float(np.mean(right[i] != right[j]))) for i, j in combinations(range(6), 2)]
         other = [i for i in range(6) if i not in one]
         complete = right[one].all(axis=0) & ~right[other].any(axis=0)
         complete |= right[other].all(axis=0) & ~right[one].any(axis=0)
         across = float(np.mean([rate for i, j, rate in pairs if i != j]))
-        return across, float(np.mean([rate for i, j, rate in pairs if i == j])), int(complete.sum())
+        distance = float(((right[one].mean(axis=0) - right[other].mean(axis=0)) ** 2).sum())
+        return across, float(np.mean([rate for i, j, rate in pairs if i == j])), int(complete.sum()), distance
 
     flipped = flips.flips(right[:cut], right[cut:])
-    across, within, complete = rates(list(range(cut)))
+    across, within, complete, distance = rates(list(range(cut)))
     splits = [rates(list(one)) for one in combinations(range(6), cut)]
     assert (flipped.between, flipped.within, flipped.complete) == pytest.approx((across, within, complete))
-    assert flipped.p_value == pytest.approx(np.mean([other >= across - 1e-9 for other, _, _ in splits]))
-    assert flipped.expected == pytest.approx(np.mean([flipped for _, _, flipped in splits]))
+    assert flipped.p_value == pytest.approx(np.mean([other >= distance - 1e-9 for *_, other in splits]))
+    assert flipped.expected == pytest.approx(np.mean([flipped for _, _, flipped, _ in splits]))
 
 
 def random_runs(runs: int, pictures: int = 40) -> np.ndarray:
