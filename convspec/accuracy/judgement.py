@@ -20,7 +20,10 @@ from convspec.accuracy.flips import Flips, flips
 from convspec.accuracy.gate import MARGIN, AccuracyVerdict
 from convspec.accuracy.measures import Measure, picture_weights
 
-LIBRARIES = ("numpy", "scipy", "sklearn", "torch", "keras", "tensorflow", "jax")  # recorded where they are imported
+LIBRARIES = (  # recorded where they are imported
+    "numpy", "scipy", "sklearn", "xgboost", "lightgbm", "torch", "torchvision", "keras", "tensorflow", "jax",
+    "PIL", "cv2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Judgement:
                 flipped = zip(self.flips.pictures[:5], self.flips.changes, strict=False)
                 worst = [f"{self.runs[0].pictures[place]} ({change:+.2g})" for place, change in flipped]
                 lines.append(f"flipped most consistently: {', '.join(worst)}")
-            lines.append(f"changed: {', '.join(self.changes) or 'neither versions nor machine'}")
+            lines.append(f"changed: {', '.join(self.changes) or 'nothing that is recorded of versions and machine'}")
         return lines
 
     @property

@@ -125,6 +125,7 @@ def test_two_tests_that_gate_one_name_are_an_error_that_names_both(
     code, text = run(pytester, *arguments)
     assert code == FAILED
     assert "different predictions or pictures, in test_model.py::test_model and in test_second.py" in text
+    assert "all seeds of one in a single call" in text
     assert not baselines(pytester), "neither is the baseline"
 
 
@@ -203,7 +204,7 @@ def test_a_regression_has_an_exit_code_and_names_what_flipped(pytester: pytest.P
     flipped = re.search(r"flipped most consistently: (\d+) \(-[\d.]+\)", text)
     assert flipped, "the pictures that flipped should be named"
     assert 20 <= int(flipped[1]) < 150, "those that became hard"
-    assert "changed: neither versions nor machine" in text
+    assert "changed: nothing that is recorded of versions and machine" in text
     assert "To compare runs with these from now on: --convspec-update-baselines" in text
 
 
