@@ -101,7 +101,7 @@ class Channel:
                 first, second = sorted((other["test"], verdict["test"]))
                 return (
                     f"two gates of {verdict['model']!r} with different predictions or pictures, in {first} and in"
-                    f" {second}: give each model a name of its own"
+                    f" {second}: give each model a name of its own, and all seeds of one in a single call, a row each"
                 )
         return None
 
