@@ -25,7 +25,7 @@ class Flips:
 
     outcome: Literal["chance", "change", "cannot tell"]
     between: float  # share of pictures on which a run of the baseline and a new one differ, a mean over all pairs
-    within: float | None  # the same of two runs of one side; None for one run a side
+    within: float | None  # the same of two runs of one side, a mean over the sides; None for one run a side
     p_value: float
     pictures: tuple[int, ...]  # whose rate of being right changed, the most consistent first
     changes: tuple[float, ...]  # of that rate for each of the pictures, from -1 to 1
@@ -48,9 +48,9 @@ def flips(baseline: ArrayLike, new: ArrayLike) -> Flips:
     runs, right, pictures = before + after, np.vstack([base, fresh]).astype(float), base.shape[1]
     differ = right @ (1 - right).T + (1 - right) @ right.T  # number of pictures, for each pair of runs
     splits, ways = _splits(before, after)
-    crossing = float(differ[:before, before:].sum())
-    inner_pairs = before * (before - 1) + after * (after - 1)
-    within = float(differ.sum() - 2 * crossing) / inner_pairs / pictures if inner_pairs else None
+    crossing, sides = float(differ[:before, before:].sum()), (differ[:before, :before], differ[before:, before:])
+    inner = [float(side.sum()) / (len(side) * (len(side) - 1) * pictures) for side in sides if len(side) > 1]
+    within = sum(inner) / len(inner) if inner else None
     shifts = fresh.sum(axis=0) * before - base.sum(axis=0) * after  # in whole numbers, so that ties are ties
     factors = np.where(splits, before, -after)
     distances = -((factors @ differ) * factors).sum(axis=1)  # twice the sum of the squared shifts, for each way

@@ -28,7 +28,8 @@ def test_flip_rates_and_p_value_follow_from_all_pairs_and_splits(right: np.ndarr
         complete |= right[other].all(axis=0) & ~right[one].any(axis=0)
         across = float(np.mean([rate for i, j, rate in pairs if i != j]))
         distance = float(((right[one].mean(axis=0) - right[other].mean(axis=0)) ** 2).sum())
-        return across, float(np.mean([rate for i, j, rate in pairs if i == j])), int(complete.sum()), distance
+        sides = [[rate for i, j, rate in pairs if (i, j) == (side, side)] for side in (True, False)]
+        return across, float(np.mean([np.mean(side) for side in sides if side])), int(complete.sum()), distance
 
     flipped = flips.flips(right[:cut], right[cut:])
     across, within, complete, distance = rates(list(range(cut)))
