@@ -50,12 +50,17 @@ class Judgement:
         lines = [f"{self.name}{balanced}: {self.verdict}", f"against {self.against}", *self.left_out]
         if self.flips and self.flips.pictures:
             lines.append(str(self.flips))
-            if self.flips.outcome == "change":
+            if self.names_flips:
                 flipped = zip(self.flips.pictures[:5], self.flips.changes, strict=False)
                 worst = [f"{self.runs[0].pictures[place]} ({change:+.2g})" for place, change in flipped]
                 lines.append(f"flipped most consistently: {', '.join(worst)}")
             lines.append(f"changed: {', '.join(self.changes) or 'nothing that is recorded of versions and machine'}")
         return lines
+
+    @property
+    def names_flips(self) -> bool:
+        """Whether to show what flipped: accuracy was lost, or more pictures flipped than by chance."""
+        return bool(self.flips) and (self.outcome == "regressed" or self.flips.outcome == "change")
 
     @property
     def differs_for_no_known_reason(self) -> bool:

@@ -307,10 +307,10 @@ def _filters(best: _BestModel) -> dict[str, Any]:
 
 
 def _flipped(runs: Runs, judgements: Sequence[Judgement], dataset: Load) -> dict[str, list[Picture]]:
-    """Return the test pictures that flipped most consistently, by rung with more flips than chance has."""
+    """Return the test pictures that flipped most consistently, by rung whose judgement names them."""
     flipped = {}
     for judgement in judgements:
-        if judgement.name in runs and judgement.flips and judgement.flips.outcome == "change":
+        if judgement.name in runs and judgement.names_flips:
             flipped[judgement.name] = [
                 _photo(_enlarge(picture, MIN_WIDTH), f"A test picture that flipped: {title}", title)
                 for title, picture in flipped_pictures(dataset(runs[judgement.name][0].recipe), judgement)

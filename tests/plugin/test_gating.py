@@ -196,9 +196,10 @@ def test_the_same_runs_again_pass_and_say_what_they_are_compared_with(pytester: 
     assert baselines(pytester) == written, "without --convspec-update-baselines nothing is written"
 
 
-def test_a_regression_has_an_exit_code_and_names_what_flipped(pytester: pytest.Pytester) -> None:
-    run(pytester)
-    code, text = run(pytester, **WORSE)
+@pytest.mark.parametrize("runs", [5, pytest.param(4, id="4, too few to tell flips from chance")])
+def test_a_regression_has_an_exit_code_and_names_what_flipped(runs: int, pytester: pytest.Pytester) -> None:
+    run(pytester, runs=runs)
+    code, text = run(pytester, runs=runs, **WORSE)
     assert code == REGRESSED == 10
     assert re.search(r"model: regressed: 0\.95\d against 0\.99\d, -\d\.\d points", text)
     flipped = re.search(r"flipped most consistently: (\d+) \(-[\d.]+\)", text)
