@@ -60,7 +60,7 @@ class Judgement:
     @property
     def names_flips(self) -> bool:
         """Whether to show what flipped: accuracy was lost, or more pictures flipped than by chance."""
-        return bool(self.flips) and (self.outcome == "regressed" or self.flips.outcome == "change")
+        return self.flips is not None and (self.outcome == "regressed" or self.flips.outcome == "change")
 
     @property
     def differs_for_no_known_reason(self) -> bool:

@@ -224,7 +224,7 @@ def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) 
 
 @claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "cannot tell", kind="recorded")
 def test_the_recorded_relative_improvement_may_be_15_percent_or_less(full: Full) -> None:
-    """By the scatter between the seeds of the network without, which stands for that of both: the other has one."""
+    """By the scatter between the seeds of the network without, which stands for that of both: the other has two."""
     without, beside = (
         np.array([last_epochs(run).mean() for run in full(rung)]) for rung in ("from_scratch", "augmented")
     )
