@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, NamedTuple
@@ -157,7 +158,7 @@ def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:
         if (old.name, old.dataset) == (run.name, run.dataset):
             place, reasons = environment(old.machine), incomparable(old, run)
             (others[place, "; ".join(reasons)] if reasons else comparable[place]).append(old)
-    left_out = [f"{place}, {_seeds(runs)}: not comparable, {why}" for (place, why), runs in others.items()]
+    left_out = [f"{place}, {name_seeds(runs)}: not comparable, {why}" for (place, why), runs in others.items()]
     if not comparable:
         missing = f"no {'comparable baseline' if others else 'baseline yet'} of {run.name}"
         return Baseline([], missing + (f" on {run.dataset}" if run.dataset else ""), left_out)
@@ -168,7 +169,7 @@ def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:
 
     place = max(sorted(comparable), key=nearness)
     why = "the environment of this run" if place == here else f"the nearest, as nothing is comparable of {here}"
-    return Baseline(comparable[place], f"{place}, {_seeds(comparable[place])}: {why}", left_out)
+    return Baseline(comparable[place], f"{place}, {name_seeds(comparable[place])}: {why}", left_out)
 
 
 def _path(folder: Path, run: Run) -> Path:
@@ -184,8 +185,13 @@ def _devices_and_precision(machine: Mapping[str, Any]) -> tuple[list[str], str]:
     return machine.get("accelerators") or ["CPU"], machine.get("precision", "float32")  # the one before it was recorded
 
 
-def _seeds(runs: Sequence[Run]) -> str:
-    return f"seed{'s' * (len(runs) > 1)} {', '.join(str(run.seed) for run in runs)}"
+def name_seeds(runs: Sequence[Run]) -> str:
+    """Return "seed 3", "seeds 0, 2" or, of more than five in a row, "seeds 0-9, 12"."""
+    parts: list[str] = []
+    for _, numbered in groupby(enumerate(sorted(run.seed for run in runs)), lambda pair: pair[1] - pair[0]):
+        row = [str(seed) for _, seed in numbered]
+        parts += row if len(row) <= 5 else [f"{row[0]}-{row[-1]}"]
+    return f"seed{'s' * (len(runs) > 1)} {', '.join(parts)}"
 
 
 def _read(path: Path, folder: Path) -> Run:

@@ -20,7 +20,7 @@ from convspec.files import DAMAGED, expand
 
 NAMES = ("shapes", "digits", "mnist", "dogs_vs_cats")
 SEED = 5  # chapter 5: draws shapes and splits digits
-SHAPES_PER_CLASS = {"train": 300, "validation": 100, "test": 1500}
+SHAPES_PER_CLASS = {"train": 450, "validation": 100, "test": 1500}
 TRAINING_DIGITS = 900  # of 1,797
 
 

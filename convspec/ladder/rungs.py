@@ -62,15 +62,15 @@ def _mini() -> dict[str, Recipe]:
         shared |= {"filters": (16, 32, 64, 64), "epochs": epochs, "learning_rate": learning_rate}
         return replace(full[name], **shared | changes)
 
-    frozen = mini("frozen_end_to_end", 6, 2e-4, base="mini")
+    frozen = mini("frozen_end_to_end", 4, 2e-4, base="mini")
     return _ladder(
         digits("dense_baseline", 10),
         digits("mnist_convnet", 12),
-        mini("from_scratch", 40, 1e-3, ema_momentum=0.99),
-        mini("augmented", 80, 1e-3, ema_momentum=0.99, dropout=0.25),
-        mini("feature_extraction", 10, 1e-4, base="mini"),
+        mini("from_scratch", 27, 1e-3, ema_momentum=0.99),
+        mini("augmented", 54, 1e-3, ema_momentum=0.99, dropout=0.25),
+        mini("feature_extraction", 7, 1e-4, base="mini"),
         frozen,
-        mini("fine_tuned", 8, 1e-4, base="mini", thaw="block3_conv1", starts_from=frozen),
+        mini("fine_tuned", 5, 1e-4, base="mini", thaw="block3_conv1", starts_from=frozen),
     )
 
 
@@ -125,7 +125,7 @@ def _extra(full: dict[str, Recipe]) -> dict[str, Recipe]:
 
 RUNGS = tuple(_full())
 RECIPES = {
-    "mini": _mini() | _exact(_mini()) | _fast(_mini(), views=2, epochs=8, size=48),
+    "mini": _mini() | _exact(_mini()) | _fast(_mini(), views=2, epochs=5, size=48),
     "full": _full() | _exact(_full()) | _fast(_full(), views=3, epochs=30, size=160),
 }
 RECIPES["full"] |= _extra(RECIPES["full"])

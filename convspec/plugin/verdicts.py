@@ -138,6 +138,8 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
     A test to be skipped goes on to its end, so that no later gate hides behind one that cannot tell. The verdict goes
     to the summary and to JUnit's properties. A first baseline fails the test: nobody has approved it.
     """
+    from convspec.accuracy.baselines import name_seeds
+
     judgement = session.judge(runs)
     lines, repeat = judgement.lines, session.repeats.get(judgement.name)
     if repeat and repeat.outcome == "bit-identical" and judgement.differs_for_no_known_reason:
@@ -177,9 +179,9 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         )
     elif verdict["failed"] and not unwritable:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."
-    if update and (kept := sorted({run.seed for run in judgement.baseline} - {run.seed for run in runs})):
-        seeds = ", ".join(map(str, kept))
-        verdict["text"] += f"\nseeds {seeds} of the old baseline still count: train as many, or delete their files"
+    seeds = {run.seed for run in runs}
+    if update and (kept := [run for run in judgement.baseline if run.seed not in seeds]):
+        verdict["text"] += f"\n{name_seeds(kept)} of the old baseline still count: train as many, or delete their files"
     if verdict["failed"]:
         pytest.fail(text, pytrace=False)
 

@@ -1,6 +1,6 @@
 """Experiment: is it necessary to freeze the base until the head is trained (sections 5.3.1 and 5.3.2)?
 
-The network is that of listing 5.20 on the mini base, and its task is the ladder's 600 pictures of fish and keys. A
+The network is that of listing 5.20 on the mini base, and its task is 600 of the ladder's pictures of fish and keys. A
 stage is an epoch of listing 5.21: 100 steps of 20 pictures, by RMSprop, at the listing's rate of 2e-5, at ten times
 that (the ladder's own at mini) or at a hundred times that. Compared are: all thawed under a random head; the base
 frozen under the same head; all thawed under that head once it has been trained with the base frozen, by the ladder's

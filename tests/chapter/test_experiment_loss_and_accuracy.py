@@ -2,7 +2,7 @@
 
 The chapter sees it in fine-tuning and says why: the loss is an average, accuracy a threshold, so that a few pictures
 that are wrong with ever more confidence raise the one and not the other. So here: the last block of the mini base is
-thawed under a trained head, on the ladder's 600 pictures at its rate of 1e-4, for 20 epochs instead of eight, without
+thawed under a trained head, on 600 pictures at the ladder's rate of 1e-4, for 20 epochs instead of five, without
 views, so that the loss turns. After each epoch each of 600 other pictures has its loss noted. From the epoch with the
 lowest mean (five epochs around it) to the last five, the mean should rise, the median fall and accuracy not fall. A
 seed draws the head and the order of the pictures. The recorded runs are the ladder's at mini.
@@ -128,7 +128,7 @@ def test_the_mean_loss_rises_with_accuracy_stable_and_median_falling(experiment:
 
 @claim(116, "5.3.2", "improve if the loss isn't decreasing", "holds", kind="recorded")
 def test_recorded_losses_rise_in_epochs_in_which_accuracy_rises(experiment: Experiment) -> None:
-    """Of the rungs at mini only `from_scratch` goes on for long after its lowest loss; fine-tuning has eight epochs."""
+    """Of the rungs at mini only `from_scratch` goes on for long after its lowest loss; fine-tuning has five epochs."""
     histories = [run.history for run in recorded_runs("mini")["from_scratch"]]
     recorded = [(np.array(history["val_loss"]), np.array(history["val_accuracy"])) for history in histories]
     changed = [changes(Curves(loss, loss, accuracy)) for loss, accuracy in recorded]

@@ -325,11 +325,12 @@ def test_updated_baselines_are_compared_with_the_old_ones_first(pytester: pytest
     assert run(pytester, **WORSE, runs=6)[0] == OK
 
 
-def test_seeds_that_an_update_leaves_in_place_are_named(pytester: pytest.Pytester) -> None:
-    run(pytester)
+@pytest.mark.parametrize(("runs", "seeds"), [(4, "seed 3"), (5, "seeds 3, 4"), (12, "seeds 3-11")])
+def test_seeds_that_an_update_leaves_in_place_are_named(runs: int, seeds: str, pytester: pytest.Pytester) -> None:
+    run(pytester, runs=runs)
     code, text = run(pytester, "--convspec-update-baselines", generator=1, runs=3)
     assert code == OK
-    assert "seeds 3, 4 of the old baseline still count: train as many, or delete their files" in text
+    assert f"\n    {seeds} of the old baseline still count: train as many, or delete their files" in text
 
 
 def test_a_baseline_that_cannot_be_written_in_the_end_is_one_error(pytester: pytest.Pytester) -> None:
