@@ -32,7 +32,7 @@ ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave out tables of pytest-benchmark, one a group, and in somebody's folder its own: both where not asked for."""
+    """Hide the tables of pytest-benchmark, and keep its records of somebody's pictures in the report folder."""
     config.stash[ROWS] = {}
     if config.getoption("convspec_dataset") and config.getoption("benchmark_storage", "") == "file://./.benchmarks":
         config.option.benchmark_storage = f"file://{config.getoption('convspec_report') or '.convspec'}/benchmarks"
