@@ -1,7 +1,7 @@
 """Timings of reading and augmenting pictures, beside other libraries that do the same to the same pictures.
 
 Both sides run in turn, in one process and, but for the last test, on one core. The pictures are those of Dogs vs. Cats
-where the data folder has them, else drawn ones of about the same size: 120, or 2,000 at full scale.
+where the data folder has them, else drawn ones of about the same size: 80, or 2,000 at full scale.
 """
 
 import os
@@ -55,9 +55,9 @@ def _pin(cores: set[int]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(convspec_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 120 or 2,000 training pictures in all, and one of each class for validation and test."""
+    """Return a folder with 80 or 2,000 training pictures in all, and one of each class for validation and test."""
     source, copies = convspec_session.data_root / "dogs_vs_cats_small", tmp_path_factory.mktemp("pictures")
-    each = {"mini": 60, "full": 1000}[convspec_session.scale]
+    each = {"mini": 40, "full": 1000}[convspec_session.scale]
     for label, form in zip(("cats", "dogs"), shapes.TARGETS.values(), strict=True):
         files = sorted(source.rglob(f"{label}/*.jpg"))[: each + 2] or _drawn(form, copies / "drawn" / label, each + 2)
         for part, chosen in (("train", files[:-2]), ("validation", files[-2:-1]), ("test", files[-1:])):

@@ -32,8 +32,8 @@ from .conftest import ROUNDS, Side, find_recipe
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = 10
-COUNTS = {"mini": (250, 1000), "full": (20, 80)}
-MAX_GROWTH = 10  # MiB from the smallest count to the largest; at mini the inputs alone would be 20 MiB more
+COUNTS = {"mini": (150, 600), "full": (20, 80)}
+MAX_GROWTH = 10  # MiB from the smallest count to the largest; at mini the inputs alone would be 12 MiB more
 POINTS = {  # epochs and pictures of the runs that show what a whole rung costs
     "mini": {"recorded": ((5, 120), (30, 600)), "literal": ((5, 60), (30, 120))},
     "full": {"recorded": ((2, 20), (10, 60)), "literal": ((2, 20), (2, 40))},

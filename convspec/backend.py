@@ -82,8 +82,9 @@ def cores() -> int:
 def threads() -> int:
     """Return the number of threads that one operation may use; by default the number of cores."""
     if BACKEND == "tensorflow":
-        return tf.config.threading.get_intra_op_parallelism_threads() or cores()
-    return torch.get_num_threads() if BACKEND == "torch" else cores()
+        given = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
+        return int(given or 0) or cores()
+    return torch.get_num_threads() if BACKEND == "torch" else int(os.environ.get("NPROC", 0)) or cores()
 
 
 def set_precision(name: Precision) -> None:

@@ -268,7 +268,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "experiment: minutes of training at mini; runs with -m experiment only")
     if hasattr(config, "workerinput"):
         # A thread each: with small networks, threads that share cores with other workers only wait.
-        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+        names = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC", "OMP_NUM_THREADS"
+        os.environ |= dict.fromkeys(names, "1")
         threadpoolctl.threadpool_limits(1)
     else:
         config.pluginmanager.register(_Run(config), "claims of this run")

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from convspec.data.datasets import Dataset
 from convspec.features import KERAS, Engine
-from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
-from convspec.ladder.run import run_recipe
+from convspec.ladder.run import Run, run_recipe
 
 TOLERANCE = 1e-5  # of the loss, relative: some hundred roundings of float32
 STEPS, PICTURES = 8, 40
@@ -23,25 +22,21 @@ class Repeat:
     largest: float  # relative difference between the losses of any step
 
 
-def repeat(
-    recipe: Recipe, dataset: Dataset, seed: int, folder: Path, weights: str | Path | None = None, engine: Engine = KERAS
-) -> Repeat:
-    """Train the first steps of `recipe` twice with one seed, on some of the pictures, without validation, and compare.
+def repeat(run: Run, engine: Engine = KERAS) -> Repeat:
+    """Train the first steps of a run twice, without validation, and compare.
 
-    Args:
-        recipe: Cut to STEPS epochs of one step.
-        dataset: Cut to PICTURES pictures a part.
-        seed: That of both runs.
-        folder: Receives the files of both runs.
-        weights: As `run_recipe` takes them.
-        engine: As `run_recipe` takes it.
+    The recipe is cut to STEPS epochs of one step, the dataset to PICTURES pictures a part.
     """
+    recipe, dataset, seed, weights = run
     short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1)
     if short.starts_from:
         short = replace(short, starts_from=replace(short.starts_from, epochs=1, steps=1))
     few = replace(dataset, train=dataset.train.cut(PICTURES), validation=None, test=dataset.test.cut(PICTURES))
-    runs = (run_recipe(short, few, seed, folder / name, weights=weights, engine=engine) for name in ("first", "second"))
-    return compare(*runs)
+    results = []
+    for _ in range(2):
+        with TemporaryDirectory() as folder:  # else the second would take what the first has cached
+            results.append(run_recipe(short, few, seed, Path(folder), weights=weights, engine=engine))
+    return compare(*results)
 
 
 def compare(first: Result, second: Result) -> Repeat:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from convspec.data.datasets import Dataset
 from convspec.files import atomic_write
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
-from convspec.ladder.run import run_key, run_recipe
+from convspec.ladder.run import Run, run_key, run_recipe
 from convspec.progress import bar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else each cluster begun here is reported to Ray's makers
@@ -33,15 +33,6 @@ except ImportError as error:
     raise BadInput('Ray is not installed: pip install "convspec[ray]"') from error
 
 CHUNK = 8  # batches that a worker gets at once, and computes again if it dies
-
-
-class Run(NamedTuple):
-    """Arguments of `run_recipe`."""
-
-    recipe: Recipe
-    dataset: Dataset
-    seed: int
-    weights: str | None
 
 
 def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:

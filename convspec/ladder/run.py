@@ -75,6 +75,15 @@ def run_key(
     return f"{recipe.name}-{dataset.name[:40]}-seed{seed}-{digest}"  # the name of a file has 255 bytes
 
 
+class Run(NamedTuple):
+    """What decides a run, as `run_recipe` takes it."""
+
+    recipe: Recipe
+    dataset: Dataset
+    seed: int
+    weights: str | None
+
+
 def run_recipe(
     recipe: Recipe,
     dataset: Dataset,
@@ -120,6 +129,22 @@ def run_recipe(
             f"no room for {run.title} in {str(folder)!r}: free some, or name another folder with --convspec-report;"
             " what is computed is kept"
         ) from error
+
+
+def train_once(run: Run, file: Path, folder: Path, processes: int = 1, **options: Any) -> Result:
+    """Return the result that `file` keeps, else run now and keep it; of several processes one runs, the others wait.
+
+    `processes` is the number of runs at once, for the record; `options` are those of `run_recipe`, which says what is
+    raised.
+    """
+    with lock(file, options.get("progress")):
+        try:
+            return Result.load(file)
+        except FileNotFoundError:
+            result = run_recipe(run.recipe, run.dataset, run.seed, folder, weights=run.weights, **options)
+            result = replace(result, machine=result.machine | {"processes": processes})
+            result.save(file)
+            return result
 
 
 def base_features(

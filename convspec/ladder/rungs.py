@@ -66,7 +66,7 @@ def _mini() -> dict[str, Recipe]:
     return _ladder(
         digits("dense_baseline", 10),
         digits("mnist_convnet", 12),
-        mini("from_scratch", 27, 1e-3, ema_momentum=0.99),
+        mini("from_scratch", 25, 1e-3, ema_momentum=0.99),
         mini("augmented", 54, 1e-3, ema_momentum=0.99, dropout=0.25),
         mini("feature_extraction", 7, 1e-4, base="mini"),
         frozen,

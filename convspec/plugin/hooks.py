@@ -71,6 +71,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             )
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which rungs will be asked for."""
+    chosen = (item.callspec.params.get("rung") for item in session.items if hasattr(item, "callspec"))
+    session.config.stash[SESSION].selected = {rung for rung in chosen if isinstance(rung, str)}
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let the ladder train under -W error, whose filters come after those of any ini file."""
     if item.path.parent == checks.BENCHMARKS or "convspec_session" in getattr(item, "fixturenames", ()):
@@ -97,6 +103,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     """Refuse the ladder under pytest-xdist."""
     checks.refuse_ladder_under_xdist(node.config, ids)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End processes that still train, in a session that was broken off."""
+    if SESSION in config.stash:
+        config.stash[SESSION].close()
 
 
 @pytest.hookimpl(trylast=True)  # the recommendation ends what plugins print

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from convspec.data.folders import Reading
     from convspec.features import Engine
     from convspec.ladder.determinism import Repeat
+    from convspec.ladder.processes import Processes
     from convspec.ladder.recipe import Recipe
     from convspec.ladder.result import Result
+    from convspec.ladder.run import Run as RunInputs
     from convspec.timings.cost import Cost
 
 
@@ -42,6 +45,7 @@ class Session:
         self.judgements: list[Judgement] = []  # by this process's gates
         self.repeats: dict[str, Repeat] = {}  # whether a rung repeated itself
         self.costs: list[Cost] = []  # of whole rungs that were timed
+        self.selected: set[str] = set()  # rungs whose own tests are selected
         self._datasets: dict[tuple[str, int, str], Dataset] = {}
         self._results: dict[Path, Result] = {}  # by the file, which another session may remove
 
@@ -140,29 +144,69 @@ class Session:
 
     def run(self, recipe: "Recipe", seed: int) -> "Result":
         """Train a recipe with one seed, unless a session that was interrupted has finished that run."""
-        from convspec.files import lock
-        from convspec.ladder.result import Result
-        from convspec.ladder.run import run_recipe
+        from convspec.ladder.run import train_once
 
         file, stream = self.unfinished(recipe, seed), terminal_stream(self.config)
         if file not in self._results:
-            with lock(file, stream):  # of several sessions one trains, and the others take its result
-                try:
-                    self._results[file] = Result.load(file)
-                except FileNotFoundError:
-                    options: Any = {"devices": self.settings.devices, "progress": stream}
-                    if self.settings.engine == "ray":
-                        results = _train_on_ray(self, recipe, seed, options)
-                    else:
-                        inputs = recipe, self.dataset(recipe), seed, self.folder
-                        options |= {"weights": self.weights(recipe), "engine": self.engine}
-                        results = iter([run_recipe(*inputs, **options)])
-                    for result in results:
-                        self._results[place := self.unfinished(result.recipe, result.seed)] = result
-                        result.save(place)
+            options: Any = {"devices": self.settings.devices, "progress": stream}
+            if self.settings.engine == "ray":
+                self._results |= _train_on_ray(self, recipe, seed, options)
+            elif self.processes and not file.is_file():
+                for place, run in self._pending(recipe, seed):
+                    self.processes.train(place, run)
+                self._results[file] = self.processes.result(file)
+            else:
+                run = self._inputs(recipe, seed)
+                self._results[file] = train_once(run, file, self.folder, engine=self.engine, **options)
         if seed not in (seeds := self.begun.setdefault(recipe.name, [])):
             seeds.append(seed)
         return self._results[file]
+
+    @cached_property
+    def processes(self) -> "Processes | None":
+        """Processes that train, where runs are small; None elsewhere, and where one thread is all there is anyway."""
+        from convspec import backend
+        from convspec.ladder.processes import Processes
+
+        small = self.scale == "mini" and self.settings.devices == 1 and self.settings.engine == "keras"
+        if not small or backend.accelerators() or backend.threads() == 1:
+            return None
+        return Processes(self.folder, terminal_stream(self.config))
+
+    def close(self) -> None:
+        """End what still trains."""
+        if processes := self.__dict__.get("processes"):
+            processes.close()
+
+    def _inputs(self, recipe: "Recipe", seed: int) -> "RunInputs":
+        from convspec.ladder.run import Run
+
+        return Run(recipe, self.dataset(recipe), seed, self.weights(recipe))
+
+    def _expected(self, rung: str) -> "list[Recipe]":
+        """Return the recipes of a rung and of those whose own tests are selected."""
+        return [recipe for recipe in self.recipes if recipe.name in self.selected | {rung}]
+
+    def _pending(self, recipe: "Recipe", seed: int) -> "Iterator[tuple[Path, RunInputs]]":
+        """Yield files and inputs of that run and of all others that the session will ask for."""
+        yield self.unfinished(recipe, seed), self._inputs(recipe, seed)
+        for other, number in product(self._expected(recipe.name), self.seeds):
+            with suppress(BadInput, MissingData):  # that rung's own test reports it
+                if (other, number) != (recipe, seed) and not (file := self.unfinished(other, number)).is_file():
+                    yield file, self._inputs(other, number)
+
+    def repeat(self, rung: str) -> "Repeat":
+        """Train the first steps of a rung twice, where it trains, and return how closely both agree."""
+        from convspec.ladder import determinism
+
+        inputs = self._inputs(self.recipe(rung), 0)
+        if not self.processes:
+            return determinism.repeat(inputs, self.engine)
+        self.processes.begin(("repeat", rung), determinism.repeat, inputs)
+        for recipe in self._expected(rung):
+            with suppress(BadInput, MissingData):
+                self.processes.begin(("repeat", recipe.name), determinism.repeat, self._inputs(recipe, 0))
+        return self.processes.result(("repeat", rung))
 
     def run_all_seeds(self, recipe: "Recipe") -> "list[Result]":
         """Train with all seeds of --convspec-seeds; with auto, add seeds while the verdict is open."""
@@ -197,17 +241,21 @@ class Session:
 SESSION = pytest.StashKey[Session]()
 
 
-def _train_on_ray(session: Session, recipe: "Recipe", seed: int, options: dict[str, Any]) -> "Iterator[Result]":
-    """Train that run, and with it all others of the session that are not finished, on a Ray cluster."""
+def _train_on_ray(session: Session, recipe: "Recipe", seed: int, options: dict[str, Any]) -> "dict[Path, Result]":
+    """Train that run, and with it all others that are pending, on a Ray cluster; of several sessions one does."""
+    from convspec.files import lock
     from convspec.ladder import ray
+    from convspec.ladder.result import Result
 
-    wanted = [(other, number) for other in session.recipes for number in session.seeds]
-    runs = []
-    for other, number in wanted if (recipe, seed) in wanted else [(recipe, seed)]:
-        with suppress(BadInput, MissingData):  # that rung's own test reports it
-            if not session.unfinished(other, number).is_file():
-                runs.append(ray.Run(other, session.dataset(other), number, session.weights(other)))
-    return (result for _, result in ray.runs(runs, session.folder, **options))
+    file = session.unfinished(recipe, seed)
+    with lock(file, options["progress"]):
+        with suppress(FileNotFoundError):
+            return {file: Result.load(file)}
+        results = {}
+        for run, result in ray.runs([run for _, run in session._pending(recipe, seed)], session.folder, **options):
+            results[place := session.unfinished(run.recipe, run.seed)] = result
+            result.save(place)
+        return results
 
 
 @contextmanager

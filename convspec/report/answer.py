@@ -6,7 +6,7 @@ from typing import Literal
 
 from convspec.accuracy.gate import Outcome
 from convspec.accuracy.judgement import Judgement
-from convspec.report.tables import Runs, best_rung, by_dataset, summary
+from convspec.report.tables import Runs, at_once, best_rung, by_dataset, summary
 
 OUTCOMES: dict[Outcome | Literal["missing"], str] = {
     "regressed": "regressed",
@@ -56,6 +56,7 @@ def _speed(runs: Runs) -> str:
     sentence = _best(runs, f" is the most accurate{where}")
     seconds = sum(run.wall_seconds for run in results)
     took = f", and the {len(results)} runs took {duration(seconds)}" if len(results) > 1 else ""
+    took += f", {count} at once" if took and (count := at_once(runs)) > 1 else ""
     time = f"{rung if others else 'it'} takes {duration(best['seconds'])} a run on {device}{speed}"
     return f"{sentence}{''.join(others)}; {time}{took}."
 

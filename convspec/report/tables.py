@@ -149,7 +149,13 @@ def ladder(runs: Runs) -> Table:
     if len(by_dataset(runs)) == 1:
         rows = [[rung, *cells] for rung, _, *cells in rows]
         del columns["pictures"]
-    return Table([*columns], rows, "".join(columns.values()), below=FOOTNOTES)
+    beside = [f"timed in one thread each, {count} runs at once."] if (count := at_once(runs)) > 1 else []
+    return Table([*columns], rows, "".join(columns.values()), below=[*FOOTNOTES, *beside])
+
+
+def at_once(runs: Runs) -> int:
+    """Return how many runs shared the machine."""
+    return max((run.machine.get("processes", 1) for group in runs.values() for run in group), default=1)
 
 
 def by_dataset(runs: Runs) -> dict[str, Runs]:

@@ -28,6 +28,7 @@ def train(
         return builders.result("fine_tuned", "mini", right / 1000, seed)
 
     monkeypatch.setattr(run_module, "run_recipe", run)
+    monkeypatch.setattr(Session, "processes", None)
     monkeypatch.setattr(Session, "dataset", lambda *_: None)
     monkeypatch.setattr(Session, "unfinished", lambda _, __, seed: session.folder / f"{len(written)}-{seed}.json")
     written: list[Path] = []

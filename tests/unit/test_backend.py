@@ -69,7 +69,7 @@ def test_cores_are_those_that_the_process_may_use_else_all(
     assert backend.cores() == expected
 
 
-def test_threads_are_those_set_in_the_backend_else_the_cores() -> None:
+def test_threads_are_those_that_were_set_else_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     if backend.BACKEND == "torch":
         import torch
 
@@ -78,6 +78,10 @@ def test_threads_are_those_set_in_the_backend_else_the_cores() -> None:
         assert backend.threads() == 3
         torch.set_num_threads(before)
     else:
+        name = {"tensorflow": "TF_NUM_INTRAOP_THREADS", "jax": "NPROC"}[backend.BACKEND]
+        monkeypatch.setenv(name, "3")
+        assert backend.threads() == 3
+        monkeypatch.delenv(name)
         assert backend.threads() == backend.cores()
 
 

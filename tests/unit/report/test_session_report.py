@@ -66,6 +66,7 @@ def run_ladder(
 
         monkeypatch.setattr(run_module, "run_recipe", run)
         monkeypatch.setattr(Session, "dataset", dataset)
+        monkeypatch.setattr(Session, "processes", None)
         ended = pytester.runpytest_inprocess(
             LADDER, "--rootdir", str(pytester.path), "-p", "no:cacheprovider", "-p", "no:randomly",
             "--convspec-rungs", "dense_baseline,from_scratch,augmented", "--convspec-seeds", "2",

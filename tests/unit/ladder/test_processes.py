@@ -1,0 +1,64 @@
+"""Runs in several processes are those of one thread, fail one by one, and survive the death of a process."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import short_recipe
+
+from convspec import BadInput
+from convspec.data.datasets import Dataset
+from convspec.ladder.processes import Processes
+from convspec.ladder.result import Result
+from convspec.ladder.run import Run
+
+pytestmark = pytest.mark.slow  # each process imports the backend
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    processes = Processes(tmp_path)
+    yield processes
+    processes.close()
+
+
+def test_results_are_kept_and_do_not_depend_on_what_ran_before(
+    processes: Processes, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    runs = {tmp_path / f"{seed}.json": Run(short_recipe("from_scratch"), few_shapes, seed, None) for seed in range(3)}
+    for file, run in runs.items():
+        processes.train(file, run)
+    results = [processes.result(file) for file in runs]
+    assert [Result.load(file) for file in runs] == results
+    assert {(result.machine["threads"], result.machine["processes"]) for result in results} == {(1, processes.count)}
+    alone = Processes(tmp_path / "alone")
+    alone.train(again := tmp_path / "again.json", runs[tmp_path / "2.json"])
+    assert (alone.result(again).history, alone.result(again).confidence) == (results[2].history, results[2].confidence)
+    alone.close()
+
+
+def test_what_a_run_raises_is_raised_for_that_run_alone(
+    processes: Processes, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    recipe = short_recipe("dense_baseline")
+    diverging = replace(recipe, learning_rate=1e38)
+    processes.train(bad := tmp_path / "bad.json", Run(diverging, few_shapes, 0, None))
+    processes.train(good := tmp_path / "good.json", Run(recipe, few_shapes, 0, None))
+    with pytest.raises(BadInput, match=r"^dense_baseline seed 0: the loss is no number any more"):
+        processes.result(bad)
+    assert processes.result(good).recipe == recipe
+    assert not bad.exists()
+
+
+def test_after_a_process_was_killed_the_next_run_has_a_new_one(
+    processes: Processes, few_shapes: Dataset, tmp_path: Path
+) -> None:
+    run = Run(short_recipe("dense_baseline"), few_shapes, 0, None)
+    processes.begin("killed", lambda _: os.kill(os.getpid(), signal.SIGKILL), run)
+    with pytest.raises(BadInput, match=r"^a process that trained was killed: there may be too little memory$"):
+        processes.result("killed")
+    processes.train(tmp_path / "next.json", run)
+    assert processes.result(tmp_path / "next.json").seed == 0
