@@ -25,7 +25,7 @@ from convspec.plugin.session import Session
 from .conftest import Side, find_recipe
 
 PICTURES = {"mini": 200, "full": 40}
-STEPS = {"mini": 30, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
+STEPS = {"mini": 20, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
 DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 

@@ -28,12 +28,15 @@ ENVIRONMENT = dict.fromkeys(  # one thread, where TensorFlow, XLA, PyTorch, NumP
 
 
 class Processes:
-    """As many processes as there are cores and memory for; each job has a key."""
+    """Three processes for two cores, as far as there is memory; each job has a key."""
 
     def __init__(self, folder: Path, progress: TextIO | None = None) -> None:
         """Start none yet; `folder` is that of `run_recipe`, and `progress` shows how many jobs are done."""
         self.folder, self.progress = folder, progress
-        self.count = max(min(loky.cpu_count(), psutil.virtual_memory().available // MEMORY_EACH), 1)
+        room = psutil.virtual_memory().available // MEMORY_EACH
+        self.count = max(
+            min(loky.cpu_count() * 3 // 2, room), 1
+        )  # each keeps a core busy for seven eighths of the time
         self._executor = loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT)
         self._jobs: dict[Hashable, loky.Future] = {}
         self._datasets, self._started = TemporaryDirectory(), time.time()

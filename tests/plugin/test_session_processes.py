@@ -1,7 +1,6 @@
 """Sessions whose runs train in several processes: what is begun ahead, and what an interruption leaves."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,9 +11,13 @@ import psutil
 import pytest
 from builders import put_shapes
 
+from convspec import backend
 from convspec.plugin.checks import LADDER
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.cpu_count() == 1, reason="on one core runs train in the session")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(backend.cores() == 1, reason="on one core runs train in the session"),
+]
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
