@@ -35,3 +35,50 @@ class Processes:
         self.folder, self.progress = folder, progress
         room = psutil.virtual_memory().available // MEMORY_EACH
         self.count = max(min(loky.cpu_count(), room), 1)  # on two cores three took a tenth longer
+        self._executor = loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT)
+        self._jobs: dict[Hashable, loky.Future] = {}
+        self._datasets, self._started = TemporaryDirectory(), time.time()
+
+    def begin(self, key: Hashable, task: Callable[[Run], Any], run: Run) -> None:
+        """Let a task be done with a run after what was begun before it, unless that key is begun already."""
+        if key not in self._jobs:
+            pictures = Path(self._datasets.name, run.dataset.fingerprint)
+            if not pictures.is_file():
+                pictures.write_bytes(pickle.dumps(run.dataset))
+            without = run._replace(dataset=None)  # type: ignore[arg-type]
+            self._jobs[key] = self._executor.submit(_do, task, without, pictures, backend.precision())
+
+    def train(self, file: Path, run: Run) -> None:
+        """Begin to train; `file`, the key, is to keep the result."""
+        self.begin(file, partial(train_once, file=file, folder=self.folder, processes=self.count), run)
+
+    def result(self, key: Hashable) -> Any:
+        """Wait for a job; raise what it raised, and BadInput where its process was killed."""
+        with bar(len(self._jobs), "training", "run", self.progress) as shown:
+            shown.n = [job.done() for job in self._jobs.values()].count(True)
+            shown.start_t, shown.smoothing = self._started, 0  # the speed is that of all jobs
+            while not self._jobs[key].done():
+                running = [job for job in self._jobs.values() if not job.done()]
+                shown.update(len(wait(running, return_when=FIRST_COMPLETED).done))
+        try:
+            return self._jobs[key].result()
+        except TerminatedWorkerError as error:
+            self._jobs.clear()  # they ended with it
+            self._executor = loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT)
+            raise BadInput("a process that trained was killed: there may be too little memory") from error
+
+    def close(self) -> None:
+        """End what still runs; what it has trained is kept."""
+        self._executor.shutdown(kill_workers=not all(job.done() for job in self._jobs.values()))
+        self._datasets.cleanup()
+
+
+def _do(task: Callable[[Run], Any], run: Run, pictures: Path, precision: backend.Precision) -> Any:
+    if backend.precision() != precision:
+        backend.set_precision(precision)
+    return task(run._replace(dataset=_read(pictures)))
+
+
+@lru_cache(maxsize=2)
+def _read(pictures: Path) -> Dataset:
+    return pickle.loads(pictures.read_bytes())
