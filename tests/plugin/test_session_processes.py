@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -43,7 +44,8 @@ def test_only_rungs_whose_tests_are_selected_are_trained(tmp_path: Path) -> None
 
 def test_an_interrupted_session_ends_its_processes_and_keeps_their_runs(tmp_path: Path) -> None:
     words = command(tmp_path, "--convspec-rungs=dense_baseline,from_scratch,augmented", "-k", "test_rung[")
-    session = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background ignores it
+    session = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
     kept = tmp_path / ".convspec" / "unfinished"
     while not list(kept.glob("*.json")):
         assert session.poll() is None, session.stdout and session.stdout.read()
