@@ -122,6 +122,15 @@ class Session:
         """Return the file that keeps a run's result until its session ends, so that the next one can go on."""
         return self.folder / "unfinished" / f"{self._key(recipe, seed)}.json"
 
+    def kept(self, recipe: "Recipe") -> list[int]:
+        """Return the seeds of a rung whose results are kept, those trained ahead included."""
+        seeds = set(self.begun.get(recipe.name, ()))
+        with suppress(BadInput, MissingData):
+            seeds |= {
+                seed for seed in self.seeds if recipe.name in self.begun and self.unfinished(recipe, seed).is_file()
+            }
+        return sorted(seeds)
+
     def model(self, result: "Result") -> Path:
         """Return the file of a run's trained model."""
         return self.folder / "models" / f"{self._key(result.recipe, result.seed)}.keras"

@@ -149,9 +149,7 @@ def write_report(
         "outcome": outcome,
         "failures": [{"test": test, "why": why} for test, why in failures],
         "unfinished": {
-            recipe.name: session.begun.get(recipe.name, [])
-            for recipe in session.recipes
-            if recipe.name not in session.runs
+            recipe.name: session.kept(recipe) for recipe in session.recipes if recipe.name not in session.runs
         },
         "reading": session.explanation[0] if session.runs else [],
         "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},

@@ -58,6 +58,8 @@ def test_an_interrupted_session_ends_its_processes_and_keeps_their_runs(tmp_path
     assert not psutil.wait_procs(processes, timeout=10)[1], "processes outlived their session"
     before = [json.loads(file.read_text())["seconds"] for file in kept.glob("*.json")]
     assert len(before) < 6, "the session went on until all were trained"
+    record = json.loads((kept.parent / "ladder.json").read_text())
+    assert 0 < sum(map(len, record["unfinished"].values())) <= len(before), "the page says which are kept"
     assert subprocess.run(words, cwd=tmp_path, capture_output=True).returncode == 0
     runs = json.loads((tmp_path / ".convspec" / "ladder.json").read_text())["runs"]
     assert len(runs) == 6
