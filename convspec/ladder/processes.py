@@ -3,7 +3,9 @@
 Small networks leave cores idle, and in several threads their last bits depend on the number of cores.
 """
 
+import os
 import pickle
+import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -35,9 +37,12 @@ class Processes:
         self.folder, self.progress = folder, progress
         room = psutil.virtual_memory().available // MEMORY_EACH
         self.count = max(min(loky.cpu_count(), room), 1)  # on two cores three took a tenth longer
-        self._executor = loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT)
+        self._executor = self._start()
         self._jobs: dict[Hashable, loky.Future] = {}
         self._datasets, self._started = TemporaryDirectory(), time.time()
+
+    def _start(self) -> loky.ProcessPoolExecutor:
+        return loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT, initializer=_end_with, initargs=(os.getpid(),))
 
     def begin(self, key: Hashable, task: Callable[[Run], Any], run: Run) -> None:
         """Let a task be done with a run after what was begun before it, unless that key is begun already."""
@@ -64,13 +69,25 @@ class Processes:
             return self._jobs[key].result()
         except TerminatedWorkerError as error:
             self._jobs.clear()  # they ended with it
-            self._executor = loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT)
+            self._executor = self._start()
             raise BadInput("a process that trained was killed: there may be too little memory") from error
 
     def close(self) -> None:
         """End what still runs; what it has trained is kept."""
         self._executor.shutdown(kill_workers=not all(job.done() for job in self._jobs.values()))
         self._datasets.cleanup()
+
+
+def _end_with(session: int) -> None:
+    """End this process when the session has ended, also where that was killed."""
+
+    def watch() -> None:
+        process = psutil.Process()
+        while (parent := process.parent()) and parent.pid == session:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _do(task: Callable[[Run], Any], run: Run, pictures: Path, precision: backend.Precision) -> Any:

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from builders import short_recipe
 
@@ -51,6 +55,38 @@ def test_what_a_run_raises_is_raised_for_that_run_alone(
         processes.result(bad)
     assert processes.result(good).recipe == recipe
     assert not bad.exists()
+
+
+KILLED = """
+import os, signal, time
+from pathlib import Path
+
+import psutil
+
+from convspec.data.datasets import load_dataset
+from convspec.ladder.processes import Processes
+from convspec.ladder.run import Run
+from convspec.ladder.rungs import find_recipe
+
+processes = Processes(Path("runs"))
+run = Run(find_recipe("dense_baseline", "mini"), load_dataset("digits", 28), 0, None)
+processes.begin("begun", lambda run: None, run)
+processes.result("begun")
+processes.begin("sleeping", lambda run: __import__("time").sleep(600), run)
+print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_a_session_that_was_killed(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL
+    numbers = done.stdout.split()
+    assert numbers, "it had processes"
+    deadline = time.monotonic() + 60
+    while alive := [number for number in numbers if psutil.pid_exists(int(number))]:
+        assert time.monotonic() < deadline, f"{alive} of {numbers} are there still"
+        time.sleep(0.1)
 
 
 def test_after_a_process_was_killed_the_next_run_has_a_new_one(
