@@ -130,6 +130,16 @@ def test_a_run_that_was_interrupted_says_so_and_can_go_on(run_ladder: Ladder) ->
     assert len(list((folder / "unfinished").iterdir())) == 3, "two runs of one rung, and one of the next"
 
 
+def test_runs_that_were_trained_ahead_count_as_kept(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytester.parseconfigure().stash[SESSION]
+    monkeypatch.setattr(Session, "unfinished", lambda _, recipe, seed: pytester.path / f"{recipe.name}-{seed}.json")
+    for rung in ("dense_baseline", "augmented"):
+        (pytester.path / f"{rung}-2.json").touch()
+    session.begun["dense_baseline"] = [0]
+    assert session.kept(find_recipe("dense_baseline", "mini")) == [0, 2]
+    assert session.kept(find_recipe("augmented", "mini")) == [], "it was not begun, and its pictures are not loaded"
+
+
 def test_a_run_that_fails_before_any_rung_is_finished_has_a_page_too(run_ladder: Ladder) -> None:
     _, folder = run_ladder(RuntimeError("no"), "--convspec-rungs", "from_scratch")
     page, _ = page_and_record(folder)
