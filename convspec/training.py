@@ -34,9 +34,13 @@ def compile_model(model: keras.Model, learning_rate: float, ema_momentum: float 
 
     With an `ema_momentum` above 0 the weights end as their exponential moving average over the steps.
     """
-    loss = "binary_crossentropy" if model.output_shape[-1] == 1 else "sparse_categorical_crossentropy"
+    loss: str = "sparse_categorical_crossentropy"
+    accuracy: keras.Metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    if model.output_shape[-1] == 1:
+        loss, accuracy = "binary_crossentropy", keras.metrics.BinaryAccuracy(name="accuracy")
     averaging = {"use_ema": True, "ema_momentum": ema_momentum} if ema_momentum else {}
-    model.compile(keras.optimizers.RMSprop(learning_rate, **averaging), loss=loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.RMSprop(learning_rate, **averaging), loss=loss, metrics=[accuracy])
+    model.optimizer.build(model.trainable_variables)  # of a step that makes variables TensorFlow builds the graph twice
     _COMPILED_FOR[model.optimizer] = _trainable(model)
 
 

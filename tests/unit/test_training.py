@@ -56,6 +56,34 @@ def test_history_and_phases_cover_training_and_validation() -> None:
     assert sum(clock.seconds.values()) <= total.seconds["fit"], "no second counts twice"
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_accuracy_is_the_share_of_the_pictures_whose_class_is_predicted(classes: int) -> None:
+    model = models.feature_classifier((4,), classes=classes)
+    training.compile_model(model, 1e-2)
+    points = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    batches = Batches(points, np.arange(32) % classes, 8, identity)
+    history: training.History = {}
+    fit(model, batches, 1, history)
+    predicted = training.predicted_classes(model.predict(points, verbose=0))
+    assert history["val_accuracy"] == [pytest.approx(np.mean(predicted == batches.labels))]
+
+
+@pytest.mark.skipif(backend.BACKEND != "tensorflow", reason="its own: KERAS_BACKEND=tensorflow")
+def test_tensorflow_builds_the_graph_of_a_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first step makes variables it builds two, of which each takes half a second."""
+    model, batches = model_and_batches()
+    built: list[Any] = []
+    train_step = model.train_step
+
+    def counted(data: Any) -> Any:
+        built.append(data)
+        return train_step(data)
+
+    monkeypatch.setattr(model, "train_step", counted)
+    fit(model, batches, 2, {})
+    assert len(built) == 1
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.75])
 def test_every_batch_is_a_step_and_the_average_of_the_weights_is_saved(momentum: float, tmp_path: Path) -> None:
     """Keras looks at some batches before it trains; a momentum of 0 leaves the weights of the last step.
