@@ -32,7 +32,8 @@ _COMPILED_FOR: WeakKeyDictionary[keras.Optimizer, frozenset[str]] = WeakKeyDicti
 def compile_model(model: keras.Model, learning_rate: float, ema_momentum: float = 0.0) -> None:
     """Compile with RMSprop and the crossentropy of the model's head: one sigmoid unit or a softmax.
 
-    With an `ema_momentum` above 0 the weights end as their exponential moving average over the steps.
+    With an `ema_momentum` above 0 the weights end as their exponential moving average over the steps. The optimizer
+    has all its variables then.
     """
     loss: str = "sparse_categorical_crossentropy"
     accuracy: keras.Metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")

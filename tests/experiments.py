@@ -31,7 +31,6 @@ class Learner:
         backend.make_deterministic()
         self.build, self.model = build, build()
         training.compile_model(self.model, learning_rate, ema_momentum)  # by default as the ladder's rungs on digits
-        self.model.optimizer.build(self.model.trainable_variables)
         self.start = [keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
 
     def train(

@@ -73,7 +73,6 @@ class Lab:
         self.head = keras.Sequential([keras.Input(self.base.output_shape[1:]), *self.whole.layers[1:]])
         for model in (self.whole, self.head):
             training.compile_model(model, HEAD_RATE)
-            model.optimizer.build(model.trainable_variables)
         self.maps, self.new_maps = (see(self.base, kind) for kind in ("train", "test"))
         self.probe = probe(self.base)
 

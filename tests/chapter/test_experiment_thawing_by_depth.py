@@ -49,7 +49,6 @@ class Lab:
             trunk.predict(pictures, batch_size=100, verbose=0) for pictures in (draw(POOL, 5)[0], draw(300, 902)[0])
         ]
         training.compile_model(self.model, THAWED[1])
-        self.model.optimizer.build(self.model.trainable_variables)
         self.untouched = top.get_weights() if top else []
 
     def train(self, head: list[np.ndarray], seed: int, steps: int, rate: float) -> None:
