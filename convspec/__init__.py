@@ -11,7 +11,7 @@ from contextlib import contextmanager
 __version__ = "0.2.0"
 
 EXTRAS = {
-    "cv2", "filelock", "jinja2", "keras", "matplotlib", "PIL", "platformdirs", "pooch", "psutil",
+    "backports", "cv2", "filelock", "jinja2", "keras", "loky", "matplotlib", "PIL", "platformdirs", "pooch", "psutil",
     "simplejpeg", "sklearn", "threadpoolctl", "tqdm",
 }  # fmt: skip
 

@@ -13,6 +13,9 @@ from convspec.data.content import identify
 from convspec.files import DAMAGED
 from convspec.progress import bar
 
+if not hasattr(tarfile, "data_filter"):  # Python before 3.11.4, as in Debian 12
+    from backports import tarfile  # type: ignore[no-redef]
+
 # What an archive brings about itself: seeks before its start, names too long, and a file where it has a folder, too.
 ARCHIVE_ERRORS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
