@@ -206,10 +206,10 @@ def feed(batches: keras.utils.PyDataset) -> Any:
     types = [array.dtype for array in batches[0]]
 
     def draw(position: Any) -> tuple[Any, ...]:
-        arrays = tf.numpy_function(lambda position: source[int(position)], [position], types)
+        arrays = tf.numpy_function(lambda number: source[int(number)], [position], types)
         return tuple(tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True))
 
-    # Not of a generator, which takes 10 ms to begin, in each epoch's validation anew.
+    # A dataset of a generator takes 10 ms to begin, in each epoch's validation anew.
     dataset = (tf.data.Dataset.counter() if number is None else tf.data.Dataset.range(number)).map(draw)
     # A dataset that tunes itself may take a minute to end: TensorFlow wakes its thread before that can see the end.
     options = tf.data.Options()

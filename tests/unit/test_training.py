@@ -60,8 +60,8 @@ def test_history_and_phases_cover_training_and_validation() -> None:
 def test_accuracy_is_the_share_of_the_pictures_whose_class_is_predicted(classes: int) -> None:
     model = models.feature_classifier((4,), classes=classes)
     training.compile_model(model, 1e-2)
-    points = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
-    batches = Batches(points, np.arange(32) % classes, 8, identity)
+    points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    batches = Batches(points, np.arange(300) % classes, 8, identity)
     history: training.History = {}
     fit(model, batches, 1, history)
     predicted = training.predicted_classes(model.predict(points, verbose=0))
