@@ -46,14 +46,14 @@ class Trace:
     """
 
     def __init__(self, model: keras.Model, image: np.ndarray) -> None:
+        if any(getattr(layer, "data_format", None) == "channels_first" for layer in model._flatten_layers()):
+            raise BadInput(f"{model.name} has layers with channels first: build it with data_format='channels_last'")
         self.model_name = model.name
         self.layers: dict[str, Any] = {}
         self.end: str | None = None  # the call whose output is that of the model
         self._graph = keras.Function(model.inputs, model.outputs)  # unlike the model, may be kept beside it
         self.inputs = ops.convert_to_tensor(image[None])
         recorded = self.replay(self.inputs)
-        if any(getattr(layer, "data_format", None) == "channels_first" for layer in self.layers.values()):
-            raise BadInput(f"{model.name} has layers with channels first: build it with data_format='channels_last'")
         self.outputs = {name: tree.map_structure(ops.stop_gradient, output) for name, output in recorded.items()}
 
     def replay(
