@@ -35,6 +35,7 @@ class Network(Protocol):
 def predict_batches(base: Network, batches: Batches, first: int) -> Iterator[np.ndarray]:
     """Give the base's output for each batch from number `first` on, in smaller parts where memory runs out."""
     size = batches.batch_size  # no picture's output depends on the others', but for rounding
+    weights = base.get_weights() if isinstance(base, keras.Model) else None
     for number in range(first, len(batches)):
         inputs = batches[number][0]
         while True:
@@ -44,6 +45,8 @@ def predict_batches(base: Network, batches: Batches, first: int) -> Iterator[np.
             except Exception as error:
                 if not backend.out_of_memory(error):
                     raise
+                if isinstance(base, keras.Model):  # on a GPU, JAX has put what it could not compute in their place
+                    base.set_weights(weights)
                 if size == 1:
                     raise BadInput(
                         f"out of memory: {base.name} has no room for a single picture of {inputs.shape[1:]}; take"

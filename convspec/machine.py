@@ -112,6 +112,8 @@ def _describe_gpu(gpu: Any) -> dict[str, Any]:
 @functools.cache
 def fast_precision() -> str:
     """Return the faster dtype policy on this machine, "mixed_bfloat16" or "float32"; measured once, in 2 seconds."""
+    if not backend.computes("bfloat16"):
+        return "float32"
     return faster_precision(*(probes(precision)["convolution"][0] for precision in ("float32", "bfloat16")))
 
 

@@ -192,6 +192,8 @@ def _steps(model: keras.Model, batches: _BufferedBatches, title: str) -> Iterato
     except Exception as error:
         if "input should be between 0 and 1" in str(error):  # PyTorch's word for a probability that is no number
             raise BadInput(DIVERGED.format(title)) from error
+        if "device-side assert" in str(error):  # its word on a GPU, which this process has lost
+            raise BadInput(f"{DIVERGED.format(title)}; what runs after it in this process fails, too") from error
         if not backend.out_of_memory(error):
             raise
         raise BadInput(

@@ -53,13 +53,14 @@ def test_tensorflows_own_error_is_understood() -> None:
 
 
 def mini_base(most: int, error: type[Exception] = MemoryError) -> tuple[keras.Model, list[int]]:
-    """A base with room for that many pictures, and how many it was given each time."""
+    """A base with room for that many pictures, and how many it was given each time; its weights are lost as on JAX."""
     base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
     predict, given = base.predict_on_batch, []
 
     def predict_if_it_fits(inputs: np.ndarray) -> Any:
         given.append(len(inputs))
         if len(inputs) > most:
+            base.set_weights([np.full_like(weight, np.nan) for weight in base.get_weights()])
             raise error
         return predict(inputs)
 
@@ -91,6 +92,18 @@ def test_a_base_without_room_for_one_picture_is_a_clear_error(pictures: batches.
         features.extract(mini_base(0)[0], pictures, tmp_path, clock=progress.Clock())
     with pytest.raises(ZeroDivisionError):  # another error is not taken for it
         features.extract(mini_base(0, ZeroDivisionError)[0], pictures, tmp_path, clock=progress.Clock())
+
+
+def test_numbers_that_end_pytorchs_gpu_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.dense_baseline((4,), 2)
+    training.compile_model(model, 1e-3)
+
+    def fit(source: keras.utils.PyDataset, **_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(model, "fit", fit)
+    with pytest.raises(BadInput, match="no number any more: take a lower learning rate; what runs after it .* fails"):
+        training.fit(model, repeat((np.zeros((7, 4)), np.zeros(7))), 1, 1, None, clock=progress.Clock(), history={})
 
 
 @pytest.mark.parametrize(("error", "expected"), [(MemoryError, BadInput), (ZeroDivisionError, ZeroDivisionError)])
