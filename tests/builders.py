@@ -88,10 +88,21 @@ def baseline_run(seed: int = 0, machine: dict[str, Any] | None = None, **changes
     return Run(**usual | changes)
 
 
+RECORDED_ON = {
+    "CPU": ("tensorflow-cpu", "tensorflow-cpu-mixed_bfloat16"),  # fast mode takes the faster one for the base
+    "GPU": ("jax-nvidia-h200-tf32",),
+}
+
+
 @cache
-def recorded_runs(scale: Scale) -> dict[str, list[Result]]:
-    """Return the runs in fixtures/baselines of recipes as they are, by name."""
-    runs = [Result.from_run(run) for run in baselines.read(Path(__file__).parents[1] / "fixtures" / "baselines")]
+def recorded_runs(scale: Scale, device: str = "") -> dict[str, list[Result]]:
+    """Return the runs in fixtures/baselines of recipes as they are, by name, in each machine's own precision.
+
+    `device` is one of RECORDED_ON; without it runs of both count, as their seeds give other initial weights.
+    """
+    folders = RECORDED_ON[device] if device else [folder for on in RECORDED_ON.values() for folder in on]
+    recorded = baselines.read(Path(__file__).parents[1] / "fixtures" / "baselines")
+    runs = [Result.from_run(run) for run in recorded if baselines.environment(run.machine) in folders]
     recipes = RECIPES[scale].items()
     return {name: own for name, recipe in recipes if (own := [run for run in runs if run.recipe == recipe])}
 

@@ -37,7 +37,8 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, inputs: np.ndarray, labels: np.ndarray, batch_size: int, prepare: Prepare) -> None:
         super().__init__()
-        self.inputs, self.labels, self.batch_size, self.prepare = inputs, labels, batch_size, prepare
+        self.inputs, self.batch_size, self.prepare = inputs, batch_size, prepare
+        self.labels = labels.astype(np.int32)  # JAX has no other integers, and since 0.11 warns
 
     def __len__(self) -> int:
         return -(-len(self.inputs) // self.batch_size)

@@ -15,7 +15,8 @@ WIDEST = 0.03  # each way: three points, the drop that every gate must be able t
 FOOTNOTES = (
     "measured: validation, mean of the last ten epochs; test, of the last weights. Means over the seeds.",
     "another run: its 95 % range, by the scatter between seeds; for one seed by that of chance over the pictures.",
-    "cannot tell: the published figure lies in that range, but it reaches further than three points each way.",
+    "verdict: whether the published figure, half a unit of its last digit either way, lies in that range.",
+    "cannot tell: it does, but the range reaches further than three points each way.",
 )
 Verdict = Literal["reproduced", "not reproduced", "cannot tell"]
 
@@ -39,9 +40,15 @@ def judge(runs: Sequence[Result], part: str) -> Figure:
         values, best = [float(np.mean(curve[-LAST:])) for curve in curves], float(np.mean([*map(max, curves)]))
     low, high = statistics.next_run(values, runs[0].dataset["pictures"][part])
     verdict: Verdict = "cannot tell" if high - low > 2 * WIDEST else "reproduced"
-    if high < runs[0].recipe.published[part][0] or runs[0].recipe.published[part][1] < low:
+    lowest, highest = runs[0].recipe.published[part]
+    if high < lowest - _rounding(lowest) or highest + _rounding(highest) < low:
         verdict = "not reproduced"
     return Figure(float(np.mean(values)), best, low, high, verdict)
+
+
+def _rounding(published: float) -> float:
+    """Return half a unit of the last digit of an accuracy that is given in whole percent, or tenths of one."""
+    return 0.005 if round(published, 2) == published else 0.0005
 
 
 def claims(runs: Runs) -> Table:

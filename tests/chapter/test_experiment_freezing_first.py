@@ -217,11 +217,10 @@ def test_a_hundred_times_the_rate_harms_the_base_under_any_head(experiment: Expe
 
 
 @claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="recorded")
-def test_recorded_one_epoch_thawed_beats_thirty_with_the_base_frozen(evidence: Evidence) -> None:
-    """VGG16 on Dogs vs. Cats as in listing 5.21, but thawed from the start under its random head, for one epoch."""
-    thawed, frozen = (
-        max(recorded_runs("full")[f"frozen_end_to_end{end}"][0].history["val_accuracy"])
-        for end in ("_trainable_1_epoch", "")
-    )
-    evidence(f"validation {thawed:.3f} after one epoch thawed, at best {frozen:.3f} in 30 frozen; one seed each")
-    assert thawed > frozen
+def test_recorded_training_thawed_under_a_random_head_beats_the_frozen_base(evidence: Evidence) -> None:
+    """VGG16 on Dogs vs. Cats as in listing 5.21, but thawed from the start: its end against the frozen one's best."""
+    runs = recorded_runs("full", "GPU")
+    thawed = [float(np.mean(run.history["val_accuracy"][-10:])) for run in runs["frozen_end_to_end_trainable"]]
+    frozen = [max(run.history["val_accuracy"]) for run in runs["frozen_end_to_end"]]
+    evidence(f"validation {min(thawed):.3f} to {max(thawed):.3f} thawed, frozen at best {max(frozen):.3f}, 3 seeds each")
+    assert min(thawed) > max(frozen) + 0.05

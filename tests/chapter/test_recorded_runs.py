@@ -15,6 +15,7 @@ from claims import LEVEL, Evidence, Kind, claim
 from scipy import stats
 from sklearn.svm import SVC
 
+from convspec.accuracy import statistics
 from convspec.data.datasets import load_dataset
 from convspec.ladder.result import Result
 from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
@@ -34,14 +35,10 @@ class Full:
         self._kinds: set[Kind] = set()
 
     def __call__(self, rung: str) -> list[Result]:
-        """Return the runs of a rung as the chapter has it, else of its exact form; skip where there are none."""
-        names = [name for name in (rung, f"{rung}_exact") if name in RECIPES["full"]]
-        here = next(filter(None, map(self.of_this_session, names)), [])
-        recorded = next((RUNS[name] for name in names if name in RUNS), [])
-        if not here and not recorded:
-            pytest.skip(f"{rung} was never run at full: some hours without a GPU, with --convspec-scale full -m ladder")
+        """Return the runs of a rung: those of this session, else the recorded ones."""
+        here = self.of_this_session(rung)
         self._kinds.add("measured" if here else "recorded")
-        return here or recorded
+        return here or RUNS[rung]
 
     def of_this_session(self, rung: str) -> list[Result]:
         """Return the runs of a rung that this session trained at full on the chapter's pictures."""
@@ -60,10 +57,8 @@ class Full:
         figure = claims_module.judge(runs, part)
         best = f" (best epoch {figure.best:.3f})" if figure.best else ""
         seeds, published = f"{len(runs)} seed{'s' * (len(runs) > 1)}", runs[0].recipe.published[part]
-        engine = runs[0].machine.get("engine", "keras")
-        name = runs[0].recipe.name + f" on {engine}" * (engine != "keras")
         self.show(
-            f"{name} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
+            f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
             f" published {tables.format_range(*published)}: {figure.verdict}"
         )
         return figure.verdict
@@ -83,10 +78,14 @@ def last_epochs(run: Result, metric: str = "val_accuracy") -> np.ndarray:
     return np.array(run.history[metric][-claims_module.LAST :])
 
 
+def title(run: Result) -> str:
+    """Return the seed of a run, and the backend, where the same seed gives other weights."""
+    return f"seed {run.seed} on {run.machine['backend']}"
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_run_with_the_chapters_schedule_is_recorded(rung: str) -> None:
-    runs = RUNS.get(rung) or RUNS[f"{rung}_exact"]
-    assert {len(run.history["loss"]) for run in runs} == {find_recipe(rung, "full").epochs}
+    assert {len(run.history["loss"]) for run in RUNS[rung]} == {find_recipe(rung, "full").epochs}
 
 
 def test_every_recorded_run_was_tested_on_all_test_pictures() -> None:
@@ -128,8 +127,6 @@ def test_runs_of_this_session_are_judged_in_the_place_of_recorded_ones() -> None
         11, "5.1", "the basic convnet has a test accuracy of 99.3%", "qualified", kind="recorded")),
     pytest.param("from_scratch", "validation", marks=claim(
         64, "5.2", "a classification accuracy of 71%", "cannot tell", kind="recorded")),
-    pytest.param("augmented", "validation", marks=claim(
-        74, "5.2.5", "You now reach an accuracy of 82%", "cannot tell", kind="recorded")),
     pytest.param("feature_extraction", "validation", marks=claim(
         97, "5.3.1", "a validation accuracy of about 90%", "holds", kind="recorded")),
 ])  # fmt: skip
@@ -144,6 +141,17 @@ def test_the_published_accuracy_is_what_runs_give(
     if full.kind == "recorded" or marked == "holds":
         assert verdict == {"holds": "reproduced", "qualified": "reproduced"}.get(marked, marked)
     assert verdict != "not reproduced"
+
+
+@claim(74, "5.2.5", "You now reach an accuracy of 82%", "qualified", kind="recorded")
+def test_augmented_reaches_82_percent_in_its_best_epochs_not_at_its_end(full: Full) -> None:
+    """The best epoch of a hundred is 1 to 4 points above the mean of the last ten."""
+    best = [max(run.history["val_accuracy"]) for run in full("augmented")]
+    full.show(f"best epochs {min(best):.3f} to {max(best):.3f}")
+    assert min(best) > 0.81
+    assert max(best) > 0.82
+    verdict = full.judge("augmented")
+    assert verdict == "not reproduced" or full.kind == "measured"
 
 
 @claim(10.5, "5.1", "its accuracy will blow out of the water that", "holds", kind="recorded")
@@ -177,7 +185,7 @@ def test_from_scratch_training_nears_its_limits_and_the_loss_linearly(full: Full
         }
         slower = {name: first / second for name, (first, second) in halves.items()}
         full.show(
-            f"seed {run.seed}: accuracy ends at {accuracy[-1]:.3f}, {slower['accuracy']:.1f} times slower in the second"
+            f"{title(run)}: accuracy ends at {accuracy[-1]:.3f}, {slower['accuracy']:.1f} times slower in the second"
             f" half; loss {loss[-1]:.3f}, {slower['loss']:.1f} times"
         )
         assert accuracy[-1] > 0.95
@@ -187,13 +195,13 @@ def test_from_scratch_training_nears_its_limits_and_the_loss_linearly(full: Full
 
 @claim(62, "5.2.4", "the validation accuracy stalls at 70–72%", "qualified", kind="recorded")
 def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Full) -> None:
-    """It stalls, with two seeds at 72 % and with one at 75."""
+    """It stalls, in four of six runs at 72 %, in one at 70 and in one at 75."""
     plateaus = []
     for run in full("from_scratch"):
         training, validation = (last_epochs(run, name) for name in ("accuracy", "val_accuracy"))
         rises = [9 * np.polyfit(np.arange(10), curve, 1)[0] for curve in (training, validation)]
         full.show(
-            f"seed {run.seed}: last ten epochs {validation.mean():.3f}, {100 * rises[1]:+.1f} points over them,"
+            f"{title(run)}: last ten epochs {validation.mean():.3f}, {100 * rises[1]:+.1f} points over them,"
             f" training {training.mean():.3f}, {100 * rises[0]:+.1f}"
         )
         plateaus.append(validation.mean())
@@ -201,7 +209,7 @@ def test_from_scratch_validation_accuracy_stalls_while_training_goes_on(full: Fu
         assert training.mean() - validation.mean() > 0.15
     assert full.judge("from_scratch") != "not reproduced"
     if full.kind == "recorded":
-        assert sorted(round(100 * plateau) for plateau in plateaus) == [72, 72, 75]
+        assert sorted(round(100 * plateau) for plateau in plateaus) == [70, 72, 72, 72, 72, 75]
 
 
 @claim(63, "5.2.4", "reaches its minimum after only five epochs and then stalls", "refuted", kind="recorded")
@@ -211,7 +219,7 @@ def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) 
         losses = run.history["val_loss"]
         lowest = int(np.argmin(losses)) + 1
         full.show(
-            f"seed {run.seed}: lowest, {min(losses):.3f}, in epoch {lowest}; {min(losses[:5]):.3f} by epoch 5,"
+            f"{title(run)}: lowest, {min(losses):.3f}, in epoch {lowest}; {min(losses[:5]):.3f} by epoch 5,"
             f" {losses[-1]:.3f} in the last"
         )
         assert lowest > 5
@@ -222,24 +230,20 @@ def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) 
 # Augmented, figures 5.12 and 5.13.
 
 
-@claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "cannot tell", kind="recorded")
-def test_the_recorded_relative_improvement_may_be_15_percent_or_less(full: Full) -> None:
-    """By the scatter between the seeds of the network without, which stands for that of both: the other has two."""
-    without, beside = (
-        np.array([last_epochs(run).mean() for run in full(rung)]) for rung in ("from_scratch", "augmented")
-    )
-    if len(without) < 2:
+@claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "refuted", kind="recorded")
+def test_the_recorded_relative_improvement_is_less_than_15_percent(full: Full) -> None:
+    """In the mean of the last ten epochs, by Welch's interval of the difference of the logarithms."""
+    logs = [np.log([last_epochs(run).mean() for run in full(rung)]) for rung in ("from_scratch", "augmented")]
+    if min(map(len, logs)) < 2:
         pytest.skip("one seed does not show how much seeds scatter: --convspec-seeds 3")
-    ratio = beside.mean() / without.mean()
-    error = without.std(ddof=1) * np.hypot(
-        1 / without.mean() / len(without) ** 0.5, 1 / beside.mean() / len(beside) ** 0.5
-    )
-    reach = stats.t.ppf(0.975, len(without) - 1) * error
-    low, high = ratio * np.exp([-reach, reach]) - 1
-    full.show(f"validation {without.mean():.3f} to {beside.mean():.3f}, {ratio - 1:+.0%} [{low:.0%}, {high:.0%}]")
-    assert ratio > 1
+    degrees, error = statistics.welch([np.var(side, ddof=1) for side in logs], [*map(len, logs)])
+    gain, reach = logs[1].mean() - logs[0].mean(), stats.t.ppf(0.975, degrees) * error
+    low, middle, high = np.exp([gain - reach, gain, gain + reach]) - 1
+    without, beside = (np.exp(side).mean() for side in logs)
+    full.show(f"validation {without:.3f} to {beside:.3f}, {middle:+.0%} [{low:.0%}, {high:.0%}]")
+    assert middle > 0
     if full.kind == "recorded":
-        assert low < 0.15 < high
+        assert 0 < low < high < 0.145
 
 
 @claim(72.5, "5.2.5", "augmentation and dropout, you're no longer overfitting", "refuted", kind="recorded")
@@ -281,7 +285,7 @@ def test_feature_extraction_as_plotted_does_not_overfit_in_5_epochs(full: Full) 
         ahead = np.array(run.history["accuracy"]) > np.array(run.history["val_accuracy"])
         lowest = int(np.argmin(run.history["val_loss"])) + 1
         full.show(
-            f"seed {run.seed}: training passes validation in epoch {np.argmax(ahead) + 1}, validation loss lowest in"
+            f"{title(run)}: training passes validation in epoch {np.argmax(ahead) + 1}, validation loss lowest in"
             f" epoch {lowest} of {len(ahead)}"
         )
         assert not ahead[:5].any()
@@ -292,16 +296,17 @@ def test_feature_extraction_as_plotted_does_not_overfit_in_5_epochs(full: Full) 
 def test_a_frozen_base_reaches_96_percent_with_its_own_preprocessing(full: Full) -> None:
     """As written, with inputs / 255, it does not, and no more on three recorded views of each picture in turn.
 
-    That the published run was with a frozen base is doubtful: see docs/results.md.
+    With the base left trainable it does, as the published run may have: see docs/results.md.
     """
     for inputs_by_255 in ("frozen_end_to_end", "frozen_end_to_end_recorded"):
         assert full.judge(inputs_by_255) == "not reproduced"
-    assert full.judge("frozen_end_to_end_preprocessed") == "reproduced"
+    for otherwise in ("frozen_end_to_end_preprocessed", "frozen_end_to_end_trainable"):
+        assert full.judge(otherwise) == "reproduced"
 
 
 @claim(45.5, "5.2.2", "you'll get fairly close to this accuracy", "qualified", kind="recorded")
 def test_95_percent_is_reached_with_the_weights_own_preprocessing(full: Full) -> None:
-    """Not with inputs / 255, as listed: with these fine-tuning comes nearest, at 93.6 %."""
+    """Not with inputs / 255, as listed: with these fine-tuning comes nearest, at 93 to 94 %."""
     rungs = "feature_extraction", "frozen_end_to_end", "fine_tuned", "frozen_end_to_end_preprocessed"
     *listed, preprocessed = ([run.test_accuracy for run in full(rung)] for rung in rungs)
     full.show(f"test {min(preprocessed):.3f}; as listed {min(chain(*listed)):.3f} to {max(chain(*listed)):.3f}")
@@ -327,7 +332,7 @@ def test_fine_tuning_gains_four_points_on_90_percent_but_not_one_on_96(
     """On the 1,000 test pictures, by McNemar's exact test."""
     for tuned in full(rung):
         assert tuned.recipe.starts_from
-        (frozen,) = [run for run in full(tuned.recipe.starts_from.name) if run.seed == tuned.seed]
+        (frozen,) = [run for run in full(tuned.recipe.starts_from.name) if title(run) == title(tuned)]
         assert tuned.test_names == frozen.test_names
         right, before = (np.equal(run.predicted, run.test_labels) for run in (tuned, frozen))
         won, lost = int(np.sum(right & ~before)), int(np.sum(before & ~right))
@@ -344,7 +349,7 @@ def test_fine_tuning_gains_four_points_on_90_percent_but_not_one_on_96(
 def test_the_smoothed_accuracy_rises_from_91_to_94_percent(full: Full) -> None:
     for run in full("fine_tuned"):
         smoothed = smooth_curve(run.history["val_accuracy"])
-        full.show(f"{run.recipe.name}, seed {run.seed}: smoothed validation {smoothed[0]:.3f} to {smoothed[-1]:.3f}")
+        full.show(f"{run.recipe.name}, {title(run)}: smoothed validation {smoothed[0]:.3f} to {smoothed[-1]:.3f}")
         assert smoothed[0] < 0.93 < smoothed[-1] < 0.96
 
 
@@ -355,7 +360,7 @@ def test_the_loss_of_fine_tuning_rises_and_the_accuracy_does_not_fall(rung: str,
     for run in full(rung):
         loss, accuracy = (np.array(run.history[name]) for name in ("val_loss", "val_accuracy"))
         full.show(
-            f"{run.recipe.name}, seed {run.seed}: validation loss {loss[:10].mean():.4f} to {loss[-10:].mean():.4f},"
+            f"{run.recipe.name}, {title(run)}: validation loss {loss[:10].mean():.4f} to {loss[-10:].mean():.4f},"
             f" accuracy {accuracy[:10].mean():.3f} to {accuracy[-10:].mean():.3f}"
         )
         assert loss[-10:].mean() > loss[:10].mean()

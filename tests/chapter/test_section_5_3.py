@@ -233,7 +233,7 @@ def test_an_epoch_on_features_takes_as_long_as_few_pictures_in_the_base(
 @claim(100, "5.3.1", "it’s absolutely intractable on CPU", "refuted", kind="recorded")
 def test_30_epochs_end_to_end_fit_into_a_day_on_the_recorded_processor(evidence: Evidence) -> None:
     """Recorded on two cores, at the lowest priority beside other work."""
-    for run in recorded_runs("full")["frozen_end_to_end"]:
+    for run in recorded_runs("full", "CPU")["frozen_end_to_end"]:
         hours = (run.seconds["train"] + run.seconds["validate"]) / 3600
         evidence(f"{hours:.1f} h for 30 epochs on {run.machine['threads']} threads, beside other work")
         assert hours < 24

@@ -45,7 +45,7 @@ def test_exact_is_the_literal_rung_in_all_but_what_is_computed_once() -> None:
 
 def test_a_whole_exact_run_on_ncnn_ends_as_the_literal_one() -> None:
     """Recorded: 3,000 steps on VGG16, in which rounding adds up to less than one picture in 500."""
-    literal, exact = (recorded_runs("full")[f"frozen_end_to_end{end}"][0] for end in ("", "_exact"))
+    literal, exact = (recorded_runs("full", "CPU")[f"frozen_end_to_end{end}"][0] for end in ("", "_exact"))
     assert exact.machine["engine"] == "ncnn"
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(exact.history[name][:4], literal.history[name][:4], rtol=1e-6, err_msg=name)

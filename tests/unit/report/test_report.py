@@ -197,12 +197,13 @@ def test_what_was_left_out_or_cut_is_named_once_for_each_dataset() -> None:
     ("validation", "verdict"),
     [((0.71,), "cannot tell"), ((0.80,), "not reproduced"), ((0.62,), "not reproduced"),
      ((0.75, 0.752, 0.748), "not reproduced"), ((0.71, 0.715, 0.705), "reproduced"),
+     ((0.734, 0.735, 0.736), "not reproduced"), ((0.727, 0.728, 0.729), "reproduced"),
      ((0.75, 0.70, 0.80), "cannot tell")],
 )  # fmt: skip
 def test_a_claim_is_reproduced_where_another_run_could_give_its_figure(
     validation: tuple[float, ...], verdict: str
 ) -> None:
-    """0.70 to 0.72 in the chapter; of one run another could be 0.039 away, of three as they scatter."""
+    """0.70 to 0.72 in the chapter, so up to 0.725; of one run another could be 0.039 away, of three as they scatter."""
     runs = [
         replace(result("from_scratch", "full", 0.7, seed), history={"accuracy": [0.9], "val_accuracy": [accuracy]})
         for seed, accuracy in enumerate(validation)
