@@ -59,7 +59,7 @@ if (layout := keras.config.image_data_format()) != "channels_last":
 
 
 def make_deterministic() -> None:
-    """Use kernels that give the same result for the same seed on the same machine, as JAX does from its start."""
+    """Use kernels that give the same result for the same seed; JAX does from its start."""
     if BACKEND == "tensorflow":
         tf.config.experimental.enable_op_determinism()
     elif BACKEND == "torch":

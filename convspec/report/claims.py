@@ -47,7 +47,7 @@ def judge(runs: Sequence[Result], part: str) -> Figure:
 
 
 def _rounding(published: float) -> float:
-    """Return half a unit of the last digit of an accuracy that is given in whole percent, or tenths of one."""
+    """Return half a unit of the last digit of an accuracy in whole percent or tenths of one."""
     return 0.005 if round(published, 2) == published else 0.0005
 
 

@@ -217,7 +217,7 @@ def test_a_hundred_times_the_rate_harms_the_base_under_any_head(experiment: Expe
 
 
 @claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="recorded")
-def test_recorded_training_thawed_under_a_random_head_beats_the_frozen_base(evidence: Evidence) -> None:
+def test_training_thawed_under_a_random_head_beats_the_frozen_base(evidence: Evidence) -> None:
     """VGG16 on Dogs vs. Cats as in listing 5.21, but thawed from the start: its end against the frozen one's best."""
     runs = recorded_runs("full", "GPU")
     thawed = [float(np.mean(run.history["val_accuracy"][-10:])) for run in runs["frozen_end_to_end_trainable"]]
