@@ -222,5 +222,7 @@ def test_training_thawed_under_a_random_head_beats_the_frozen_base(evidence: Evi
     runs = recorded_runs("full", "GPU")
     thawed = [float(np.mean(run.history["val_accuracy"][-10:])) for run in runs["frozen_end_to_end_trainable"]]
     frozen = [max(run.history["val_accuracy"]) for run in runs["frozen_end_to_end"]]
-    evidence(f"validation {min(thawed):.3f} to {max(thawed):.3f} thawed, frozen at best {max(frozen):.3f}, 3 seeds each")
+    evidence(
+        f"validation {min(thawed):.3f} to {max(thawed):.3f} thawed, frozen at best {max(frozen):.3f}, 3 seeds each"
+    )
     assert min(thawed) > max(frozen) + 0.05

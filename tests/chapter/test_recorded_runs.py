@@ -236,7 +236,7 @@ def test_the_recorded_relative_improvement_is_less_than_15_percent(full: Full) -
     logs = [np.log([last_epochs(run).mean() for run in full(rung)]) for rung in ("from_scratch", "augmented")]
     if min(map(len, logs)) < 2:
         pytest.skip("one seed does not show how much seeds scatter: --convspec-seeds 3")
-    degrees, error = statistics.welch([np.var(side, ddof=1) for side in logs], [*map(len, logs)])
+    degrees, error = statistics.welch([float(np.var(side, ddof=1)) for side in logs], [*map(len, logs)])
     gain, reach = logs[1].mean() - logs[0].mean(), stats.t.ppf(0.975, degrees) * error
     low, middle, high = np.exp([gain - reach, gain, gain + reach]) - 1
     without, beside = (np.exp(side).mean() for side in logs)

@@ -102,7 +102,7 @@ def test_numbers_that_end_pytorchs_gpu_are_a_clear_error(monkeypatch: pytest.Mon
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(model, "fit", fit)
-    with pytest.raises(BadInput, match="no number any more: take a lower learning rate; what runs after it .* fails"):
+    with pytest.raises(BadInput, match=r"no number any more: take a lower learning rate; what runs after it .* fails"):
         training.fit(model, repeat((np.zeros((7, 4)), np.zeros(7))), 1, 1, None, clock=progress.Clock(), history={})
 
 
