@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from convspec import features, models, progress, training
+from convspec import backend, features, models, progress, training
 from convspec.arithmetic import multiply_adds
 from convspec.data.batches import Batches, rescale, stream
 from convspec.ladder.recipe import Recipe
@@ -26,6 +26,8 @@ from .conftest import Side, find_recipe
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = {"mini": 20, "full": 4}  # of one fit, whose beginning and end cost as much in a run of thousands
+if backend.accelerators():  # which are done with those before the tenth of a second that every call takes
+    PICTURES["full"], STEPS["full"] = 1_000, 100
 DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
 
 

@@ -2,7 +2,7 @@
 
 Two sides run in turn in one process. `share_of_probe` is against one probe a session, so it is less sharp than the
 ratios on a busy machine. Pictures and base are those of the rung `fine_tuned`: drawn ones of 48 x 48 and the package's
-own base, or at full scale Dogs vs. Cats and VGG16. An epoch has STEPS steps, at full a tenth of the chapter's 100.
+own base, or at full scale Dogs vs. Cats and VGG16. An epoch has STEPS steps, on a CPU a tenth of the chapter's 100.
 """
 
 import tempfile
@@ -32,6 +32,8 @@ from .conftest import ROUNDS, Side, find_recipe
 
 PICTURES = {"mini": 200, "full": 40}
 STEPS = 10
+if backend.accelerators():  # which are done with those before the tenth of a second that every call takes
+    PICTURES["full"], STEPS = 1_000, 50
 COUNTS = {"mini": (150, 600), "full": (20, 80)}
 MAX_GROWTH = 10  # MiB from the smallest count to the largest; at mini the inputs alone would be 12 MiB more
 POINTS = {  # epochs and pictures of the runs that show what a whole rung costs
