@@ -42,10 +42,10 @@ def test_the_option_engine_reaches_the_run_and_its_record(pytester: pytest.Pytes
 
 def test_the_option_precision_is_set_and_shown_in_the_header(pytester: pytest.Pytester) -> None:
     before = backend.precision()
-    result = pytester.runpytest("--convspec-precision", "mixed_bfloat16")
-    assert backend.precision() == "mixed_bfloat16"
+    result = pytester.runpytest("--convspec-precision", "mixed_float16")
+    assert backend.precision() == "mixed_float16"
     backend.set_precision(before)
-    result.stdout.re_match_lines([r"convspec: keras .*, precision mixed_bfloat16"])
+    result.stdout.re_match_lines([r"convspec: keras .*, precision mixed_float16"])
 
 
 def test_a_missing_backend_is_an_error_in_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_features_of_anything_else_are_never_taken(
     elif change == "weights":
         base = models.conv_base("mini", None, (48, 48, 3))
     elif change == "precision":
-        half = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3), "mixed_bfloat16")
+        half = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3), "mixed_float16")
         base = keras.Model(half.input, half.output, name=half.name)  # has Keras's own precision itself, as a trunk
     elif change == "preparation":
         prepare = identity

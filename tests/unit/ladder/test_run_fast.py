@@ -93,6 +93,8 @@ def test_a_run_in_mixed_precision_learns_as_in_float32_and_is_kept_apart(
     name: backend.Precision, few_shapes: Dataset, tmp_path: Path
 ) -> None:
     """To 3 of some 20 test pictures: the digits that are left are 8 or 11 of 24."""
+    if not backend.computes(name.removeprefix("mixed_")):
+        pytest.skip(f"{backend.BACKEND} of this version computes {name} wrongly on this device")
     recipe = replace(find_recipe("feature_extraction", "mini"), epochs=3, learning_rate=1e-3)
     results, keys = {}, set()
     precisions: list[backend.Precision] = ["float32", name]
