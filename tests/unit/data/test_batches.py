@@ -73,7 +73,7 @@ def test_a_stream_shows_each_picture_once_a_pass_with_its_own_label(
     batches = taken(stream(numbered(count, batch_size), 3, augmentation, threads=2), -(-3 * count // batch_size))
     for pictures, labels in batches:
         assert (pictures.shape, pictures.dtype) == ((batch_size, 4, 4, 3), np.float32), "always whole"
-        assert (labels.shape, labels.dtype) == ((batch_size,), np.int64)
+        assert (labels.shape, labels.dtype) == ((batch_size,), np.int32)
         np.testing.assert_array_equal(pictures, np.broadcast_to(labels[:, None, None, None], pictures.shape))
     order = np.concatenate([labels for _, labels in batches])
     for number in range(3):
