@@ -342,7 +342,7 @@ def test_a_copy_under_another_name_is_no_second_run(target: str, whole: bytes, t
 def test_all_committed_files_of_schema_1_are_read() -> None:
     files = {path: json.loads(path.read_text()) for path in COMMITTED.rglob("*.json")}
     assert len(files) == len(baselines.read(COMMITTED))
-    assert sum(content["schema"] == 1 for content in files.values()) == 17
+    assert sum(content["schema"] == 1 for content in files.values()) == 16
     for run in baselines.read(COMMITTED):
         old = files[COMMITTED / baselines.environment(run.machine) / f"{run.name}-{run.dataset}-seed{run.seed}.json"]
         if old["schema"] > 1:
