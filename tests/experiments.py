@@ -184,6 +184,6 @@ def one_hot_accuracy(predict: Callable[[np.ndarray], np.ndarray], labels: np.nda
     return float(np.mean(predict(np.eye(labels.max() + 1)[labels]).argmax(axis=1) == test))
 
 
-def explained(predict: Callable[[np.ndarray], np.ndarray], targets: np.ndarray, test: np.ndarray) -> float:
+def r_squared(predict: Callable[[np.ndarray], np.ndarray], targets: np.ndarray, test: np.ndarray) -> float:
     """Return the share of the variance of the targets `test` that regression explains (R2)."""
     return float(1 - np.sum((predict(targets) - test) ** 2) / np.sum((test - test.mean(axis=0)) ** 2))

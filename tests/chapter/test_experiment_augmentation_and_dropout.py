@@ -19,7 +19,7 @@ from convspec import models
 from convspec.data.augmentation import Augmentation
 from convspec.ladder.rungs import CHAPTER_AUGMENTATION
 
-pytestmark = pytest.mark.experiment
+pytestmark = [pytest.mark.experiment, pytest.mark.slow]
 
 SEEDS, EPOCHS, STEPS, TRAINING, TEST = seeds(5), 100, 9, 300, 800
 TREATMENTS = ((None, 0.0), (None, 0.5), (CHAPTER_AUGMENTATION, 0.0), (CHAPTER_AUGMENTATION, 0.5))

@@ -19,7 +19,7 @@ from experiments import SHAPES_SIZE, Learner, all_digits, as_batches, claim_char
 
 from convspec import models
 
-pytestmark = pytest.mark.experiment
+pytestmark = [pytest.mark.experiment, pytest.mark.slow]
 
 SEEDS, STEPS, SIDE = seeds(5), 300, 28
 COUNTS = (50, 100, 300, 1000)
@@ -32,13 +32,13 @@ ZERO = [0.0] * len(SEEDS)
 
 
 @cache
-def digit_accuracies(
-    network: str, counts: tuple[int, ...] = COUNTS, shuffled: bool = False, mnist: Path | None = None
-) -> np.ndarray:
-    """Return test accuracies, (counts, seeds), on scikit-learn's digits, or on MNIST's of a data folder.
+def digit_accuracies(network: str, mnist: Path | None) -> np.ndarray:
+    """Return test accuracies, (counts, seeds), on scikit-learn's digits, or on MNIST's of a data folder."""
+    return train_on_digits(network, mnist, COUNTS)
 
-    `shuffled` pixels change places, in every picture in the same way.
-    """
+
+def train_on_digits(network: str, mnist: Path | None, counts: tuple[int, ...], *, shuffled: bool = False) -> np.ndarray:
+    """Return test accuracies, (counts, seeds); `shuffled` pixels change places, in every picture in the same way."""
     digits = all_digits(SIDE, mnist)
     order = np.random.RandomState(5).permutation(SIDE * SIDE) if shuffled else np.arange(SIDE * SIDE)
     learner, accuracies = Learner(NETWORKS[network]), np.zeros((len(counts), len(SEEDS)))
@@ -56,7 +56,7 @@ def digit_accuracies(
 
 def compare(experiment: Experiment, digits: str, mnist: Path | None = None) -> list[Effect]:
     """Return by how much the convnet is ahead of the dense network from each number of digits; both learn."""
-    convnet, dense = (digit_accuracies(network, mnist=mnist) for network in NETWORKS)
+    convnet, dense = (digit_accuracies(network, mnist) for network in NETWORKS)
     title, lines = f"Claim: convnets need fewer training samples ({digits})", {"convnet": convnet, "dense": dense}
     figure = claim_chart(title, "training digits (logarithmic)", "test accuracy (%)", COUNTS, lines, log=True)
     effects = [paired(*both) for both in zip(convnet, dense, strict=True)]
@@ -74,8 +74,8 @@ def test_of_mnists_digits_a_convnet_needs_a_third_of_a_dense_networks(
     """From 300 it is as often right as a dense network from 1,000, if neighbours are neighbours in the picture."""
     for effect in compare(experiment, "of MNIST's digits", data_folder):
         assert_effect(effect, above=0, why="a filter learns from every place of a digit")
-    convnet, dense = (digit_accuracies(network, mnist=data_folder) for network in NETWORKS)
-    shuffled = digit_accuracies("convnet", (300,), shuffled=True, mnist=data_folder)[0]
+    convnet, dense = (digit_accuracies(network, data_folder) for network in NETWORKS)
+    shuffled = train_on_digits("convnet", data_folder, (300,), shuffled=True)[0]
     fewer, lost = paired(convnet[2], dense[3]), paired(convnet[2], shuffled)
     experiment(fewer, "of MNIST's digits, convnet from 300 over dense network from 1,000")
     experiment(lost, "of the convnet from 300 of MNIST's digits, pixels in their places over shuffled ones")
@@ -93,8 +93,8 @@ def test_a_convnet_needs_no_fewer_digits_of_8_by_8_pixels(experiment: Experiment
 @claim(16, "5.1.1", "they need fewer training samples", "qualified", kind="measured")
 def test_of_digits_of_8_by_8_a_convnet_learns_shuffled_pixels_as_well(experiment: Experiment) -> None:
     """All pixels change places, in every digit in the same way: no local pattern is left, and none is missed."""
-    shuffled = digit_accuracies("convnet", (300,), shuffled=True)[0]
-    lost = paired(digit_accuracies("convnet")[2], shuffled)
+    shuffled = train_on_digits("convnet", None, (300,), shuffled=True)[0]
+    lost = paired(digit_accuracies("convnet", None)[2], shuffled)
     experiment(lost, "accuracy of the convnet from 300 digits, pixels in their places over shuffled ones")
     assert_effect(lost, below=0.01, why="the Dense layer behind the convolutions sees all places")
 
@@ -116,7 +116,7 @@ def shape_accuracies() -> np.ndarray:
 @claim(77.5, "5.2.1", "a few hundred can potentially suffice", "holds", kind="measured")
 def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experiment: Experiment) -> None:
     """From tens less than a quarter of the errors of guessing is avoided, from thousands half, in as many steps."""
-    simple, forms = digit_accuracies("convnet")[[0, 2]], shape_accuracies()
+    simple, forms = digit_accuracies("convnet", None)[[0, 2]], shape_accuracies()
     skills = {"digits (simple)": (simple - 0.1) / 0.9, "shapes (complex)": (forms - 0.5) / 0.5}
     title = "Claim: tens of samples don't solve a complex problem,\na few hundred can solve a simple one"
     ylabel = "errors of guessing that are avoided (%)"

@@ -167,6 +167,7 @@ def probe_chart() -> Figure:
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(103, "5.3.1", "effectively destroying the representations previously learned", "refuted", kind="measured")
 def test_a_random_head_does_not_destroy_a_thawed_base_at_2e_5(experiment: Experiment) -> None:
     """At the listing's rate, in the first of its thirty epochs; and the network as a whole is the better for it."""
@@ -189,6 +190,7 @@ def test_a_random_head_does_not_destroy_a_thawed_base_at_2e_5(experiment: Experi
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(107, "5.3.2", "once the classifier on top has already been trained", "qualified", kind="measured")
 def test_a_trained_head_spares_the_base_something_but_is_no_condition(experiment: Experiment) -> None:
     """Though the trained head has had 180 steps more, which favours it in accuracy."""
@@ -207,6 +209,7 @@ def test_a_trained_head_spares_the_base_something_but_is_no_condition(experiment
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(111, "5.3.2", "Updates that are too large may harm these representations", "holds", kind="measured")
 def test_a_hundred_times_the_rate_harms_the_base_under_any_head(experiment: Experiment) -> None:
     for way in ("thawed, trained head", "thawed, random head"):

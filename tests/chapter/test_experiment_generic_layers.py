@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from builders import mini_base
 from claims import LEVEL, Effect, Experiment, assert_effect, claim, paired, seeds
-from experiments import Scenes, claim_chart, explained, one_hot_accuracy, ridge, scenes
+from experiments import Scenes, claim_chart, one_hot_accuracy, r_squared, ridge, scenes
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
@@ -111,7 +111,7 @@ def scores(seed: int) -> dict[tuple[str, bool], list[float]]:
         for train, test in zip(*(look_behind(kind, seed) for kind in (fitted, tested)), strict=True):
             predict = ridge(train, test)
             for task, target in fitted.targets.items():
-                score = one_hot_accuracy if task in CLASSES else explained
+                score = one_hot_accuracy if task in CLASSES else r_squared
                 for shuffled in (False, True):
                     given = target[order] if shuffled else target
                     found[task, shuffled].append(score(predict, given, tested.targets[task]))

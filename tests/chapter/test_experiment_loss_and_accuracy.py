@@ -110,6 +110,7 @@ def chart() -> Figure:
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(116, "5.3.2", "improve if the loss isn't decreasing", "holds", kind="measured")
 def test_the_mean_loss_rises_with_accuracy_stable_and_median_falling(experiment: Experiment) -> None:
     """Stable is within a point, which the chapter calls an improvement."""

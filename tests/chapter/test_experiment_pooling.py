@@ -19,7 +19,7 @@ from claims import Effect, Experiment, assert_effect, claim, paired, seeds
 from experiments import Learner, all_digits, claim_chart, draw_parts, gap
 from keras import layers
 
-pytestmark = pytest.mark.experiment
+pytestmark = [pytest.mark.experiment, pytest.mark.slow]
 
 SEEDS, STEPS, RATE, SIDE, TRAINING = seeds(5), 200, 3e-3, 28, 600
 
@@ -43,7 +43,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 
 
 @cache
-def accuracies(network: str, mnist: Path | None = None) -> np.ndarray:
+def accuracies(network: str, mnist: Path | None) -> np.ndarray:
     """Return the accuracy on training and test digits, (2, seeds): scikit-learn's, or MNIST's of a data folder."""
     learner, results = Learner(NETWORKS[network], RATE), np.zeros((2, len(SEEDS)))
     for seed in SEEDS:
@@ -54,7 +54,7 @@ def accuracies(network: str, mnist: Path | None = None) -> np.ndarray:
     return results
 
 
-def held_out(network: str, mnist: Path | None = None) -> np.ndarray:
+def held_out(network: str, mnist: Path | None) -> np.ndarray:
     """Return the accuracy on test digits, one a seed."""
     return accuracies(network, mnist)[1]
 
@@ -64,11 +64,11 @@ def held_out(network: str, mnist: Path | None = None) -> np.ndarray:
 def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: Experiment) -> None:
     """What has windows of 7 x 7 pixels in its last convolution still has a Dense layer that sees them all."""
     title = "Claim: without max pooling, digits may not be learned and overfitting is\nintense; others work less well"
-    both = np.stack([accuracies(network) for network in NETWORKS], axis=1)
+    both = np.stack([accuracies(network, None) for network in NETWORKS], axis=1)
     lines = dict(zip(("training digits", "test digits"), both, strict=True))
     sizes = [f"{network}\n{build().count_params():,} parameters" for network, build in NETWORKS.items()]
     figure = claim_chart(title, "", "accuracy (%)", range(4), lines, sizes, joined=False)
-    none, pooled = accuracies("none"), accuracies("max pooling")
+    none, pooled = accuracies("none", None), accuracies("max pooling", None)
     accuracy, overfitting = paired(none[1], pooled[1]), paired(gap(none), gap(pooled))
     experiment(accuracy, "test accuracy, nothing over max pooling", figure)
     experiment(Effect(tuple(gap(none))), "training over test accuracy with nothing")
@@ -90,7 +90,7 @@ def test_max_pooling_beats_average_pooling_and_strides_on_mnist(experiment: Expe
 def test_how_maps_shrink_makes_less_than_a_point_on_digits_of_8_by_8(experiment: Experiment) -> None:
     """Twenty seeds gave max pooling 0.2 points more than average pooling (p = 0.016) and than strides (p = 0.06)."""
     for rival in ("average pooling", "strides"):
-        effect = paired(held_out("max pooling"), held_out(rival))
+        effect = paired(held_out("max pooling", None), held_out(rival, None))
         experiment(effect, f"test accuracy, max pooling over {rival}")
         assert_effect(effect, above=-0.01, below=0.01, why="they have little local detail")
 

@@ -21,7 +21,7 @@ from convspec import backend, models, training
 from convspec.data import shapes
 from convspec.data.batches import rescale
 
-pytestmark = pytest.mark.experiment
+pytestmark = [pytest.mark.experiment, pytest.mark.slow]
 
 SEEDS = seeds(5)
 DEPTHS = range(5)  # number of thawed blocks

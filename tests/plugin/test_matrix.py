@@ -124,6 +124,7 @@ ROWS = [
     for rows, verdicts in ((CIRCUMSTANCES, VERDICTS), (ONE_LESS, ("regressed",)))
     for name, row in rows.items()
     for verdict in verdicts
+    if verdict != "underpowered" or name == "nothing else"  # elsewhere it ends as a pass does
 ]
 
 

@@ -33,7 +33,7 @@ def noise(count: int, batch_size: int) -> Batches:
     return Batches(pictures, np.arange(count), batch_size, identity)
 
 
-def taken(batches: Iterator[Batch], count: int) -> list[Batch]:
+def take(batches: Iterator[Batch], count: int) -> list[Batch]:
     return list(islice(batches, count))
 
 
@@ -70,7 +70,7 @@ def test_batches_are_prepared_as_float32() -> None:
 def test_a_stream_shows_each_picture_once_a_pass_with_its_own_label(
     augmentation: Augmentation | None, count: int, batch_size: int
 ) -> None:
-    batches = taken(stream(numbered(count, batch_size), 3, augmentation, threads=2), -(-3 * count // batch_size))
+    batches = take(stream(numbered(count, batch_size), 3, augmentation, threads=2), -(-3 * count // batch_size))
     for pictures, labels in batches:
         assert (pictures.shape, pictures.dtype) == ((batch_size, 4, 4, 3), np.float32), "always whole"
         assert (labels.shape, labels.dtype) == ((batch_size,), np.int32)
@@ -81,14 +81,14 @@ def test_a_stream_shows_each_picture_once_a_pass_with_its_own_label(
 
 
 def test_each_pass_has_its_own_order() -> None:
-    orders = [tuple(labels) for _, labels in taken(stream(numbered(20, 20), seed=0), 5)]
+    orders = [tuple(labels) for _, labels in take(stream(numbered(20, 20), seed=0), 5)]
     assert len({*orders, tuple(range(20))}) == 6, "by chance two of 20! orders are never the same"
 
 
 @augmented_or_not
 def test_seeds_differ_and_the_same_seed_streams_the_same_on_any_threads(augmentation: Augmentation | None) -> None:
     first, again, other, five = (
-        taken(stream(noise(10, 4), seed, augmentation, threads=threads), 12)
+        take(stream(noise(10, 4), seed, augmentation, threads=threads), 12)
         for seed, threads in ((7, 1), (7, 2), (8, 1), (7, 5))
     )
     assert_same(first, again)
@@ -102,13 +102,13 @@ def test_a_stream_that_starts_later_continues_the_same_sequence(
     augmentation: Augmentation | None, start: int, count: int, batch_size: int
 ) -> None:
     batches = noise(count, batch_size)
-    unbroken = taken(stream(batches, 5, augmentation), start + 4)
-    assert_same(taken(stream(batches, 5, augmentation, start), 4), unbroken[start:])
+    unbroken = take(stream(batches, 5, augmentation), start + 4)
+    assert_same(take(stream(batches, 5, augmentation, start), 4), unbroken[start:])
 
 
 def test_seed_pass_and_position_decide_how_a_picture_is_augmented() -> None:
     batches = noise(6, 6)
-    for number, (pictures, labels) in enumerate(taken(stream(batches, 7, CHAPTER), 3)):
+    for number, (pictures, labels) in enumerate(take(stream(batches, 7, CHAPTER), 3)):
         views = [CHAPTER(batches.inputs[label], picture_rng(7, number, label)) for label in range(6)]
         np.testing.assert_array_equal(pictures, np.stack(views)[labels])
         np.testing.assert_array_equal(View(batches, CHAPTER, 7, number)[0][0], views)
@@ -117,7 +117,7 @@ def test_seed_pass_and_position_decide_how_a_picture_is_augmented() -> None:
 def test_the_original_pictures_are_never_modified() -> None:
     batches = noise(8, 8)
     before = batches.inputs.copy()
-    for pictures, _ in [*taken(stream(batches, 0, CHAPTER), 3), *taken(stream(batches, 0), 3), batches[0]]:
+    for pictures, _ in [*take(stream(batches, 0, CHAPTER), 3), *take(stream(batches, 0), 3), batches[0]]:
         pictures[:] = 0  # not even by whoever gets them
     np.testing.assert_array_equal(batches.inputs, before)
 
@@ -125,7 +125,7 @@ def test_the_original_pictures_are_never_modified() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_batches_stay_in_order_however_long_each_takes(threads: int) -> None:
     batches = numbered(12, 2)
-    expected = labels_of(taken(stream(batches, 0, threads=1), 12))
+    expected = labels_of(take(stream(batches, 0, threads=1), 12))
     later = threading.Event()
 
     def slow_at_first(pictures: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def test_batches_stay_in_order_however_long_each_takes(threads: int) -> None:
         return pictures
 
     batches.prepare = slow_at_first
-    assert labels_of(taken(stream(batches, 0, threads=threads), 12)) == expected
+    assert labels_of(take(stream(batches, 0, threads=threads), 12)) == expected
 
 
 def test_no_more_batches_are_made_ahead_than_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +164,10 @@ def fail_at_seven(pictures: np.ndarray) -> np.ndarray:
 
 def test_what_goes_wrong_in_preparing_a_batch_reaches_whoever_takes_it() -> None:
     batches = numbered(10, 1)
-    order = labels_of(taken(stream(batches, 0), 10))
+    order = labels_of(take(stream(batches, 0), 10))
     batches.prepare = fail_at_seven
     shown, before = stream(batches, 0, threads=2), order.index([7])
-    assert labels_of(taken(shown, before)) == order[:before]
+    assert labels_of(take(shown, before)) == order[:before]
     with pytest.raises(ZeroDivisionError, match="seven"):
         next(shown)
 
@@ -189,7 +189,7 @@ def test_a_stream_that_is_abandoned_leaves_no_thread_running(how: str) -> None:
         gc.collect()
     else:
         with pytest.raises(ZeroDivisionError):
-            taken(abandoned, 20)
+            take(abandoned, 20)
     for thread in started:
         thread.join(5)
     assert not any(thread.is_alive() for thread in started)
