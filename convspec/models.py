@@ -175,6 +175,20 @@ def default_weights(name: str, folder: Path | None = None, include_top: bool = F
     return next((file for file in files if file.is_file()), "imagenet")
 
 
+@contextmanager
+def _building(precision: str | None) -> Iterator[None]:
+    """Set the dtype policy, and count Keras's names, such as conv2d_5, from the first, as all processes do."""
+    counts = "object_name_uids"  # private: the public ways count on, or forget all of Keras's state
+    names, policy = global_state.get_global_attribute(counts), keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision or policy)
+    global_state.set_global_attribute(counts, None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(counts, names)
+        keras.config.set_dtype_policy(policy)
+
+
 def conv_base(
     name: str = "vgg16",
     weights: str | Path | None = None,
@@ -199,29 +213,7 @@ def conv_base(
             classifier, as it has none.
         MissingData: For weights that are not on this machine and cannot be fetched.
     """
-    name, before = find_base(name), keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision or before)
-    try:
-        return _base(name, weights, input_shape, include_top)
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-@contextmanager
-def _own_names() -> Iterator[None]:
-    """Count Keras's names, such as conv2d_5, from the first, so that all processes have the same."""
-    counts = "object_name_uids"  # private: the public ways count on, or forget all of Keras's state
-    before = global_state.get_global_attribute(counts)
-    global_state.set_global_attribute(counts, None)
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute(counts, before)
-
-
-def _base(
-    name: str, weights: str | Path | None, input_shape: tuple[int | None, int | None, int], include_top: bool
-) -> keras.Model:
+    name = find_base(name)
     file, part = None if weights == "imagenet" else weights, "" if include_top else "_notop"
     if name == "mini" and include_top:
         raise BadInput("the mini base has no classifier: take another base, or a model's file")
@@ -229,19 +221,19 @@ def _base(
         raise BadInput(f"the mini base has no ImageNet weights; its own are in {str(MINI_WEIGHTS)!r}")
     if file is not None and not Path(file).is_file():
         raise MissingData(f"no weights file {str(file)!r}; give a file, or 'imagenet'")
-    try:
-        with warnings.catch_warnings(), _own_names():
-            warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")  # weights are for one size
+    with warnings.catch_warnings(), _building(precision):
+        warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")  # weights are for one size
+        try:
             base = BASES[name](weights=None if file else weights, include_top=include_top, input_shape=input_shape)
-    except ValueError as error:
-        raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
-    except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
-        if "fetch failure" not in str(error):
-            raise
-        raise MissingData(
-            f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
-            f" --convspec-weights, or put {name}{part}.weights.h5 into the data folder ({error})"
-        ) from error
+        except ValueError as error:
+            raise BadInput(f"a {name} base cannot take input_shape {input_shape}: {error}") from error
+        except Exception as error:  # keras.utils.get_file raises a bare Exception where the network fails
+            if "fetch failure" not in str(error):
+                raise
+            raise MissingData(
+                f"{name}'s ImageNet weights are not on this machine and could not be fetched; give a file with"
+                f" --convspec-weights, or put {name}{part}.weights.h5 into the data folder ({error})"
+            ) from error
     for layer in base.layers:
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0  # drops whole branches in training, even where it is frozen: features would be random
