@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import TextIO
@@ -324,7 +325,4 @@ def smooth_curve(points: Sequence[float], factor: float = 0.8) -> list[float]:
     """
     if not 0 <= factor <= 1:
         raise ValueError(f"factor must be from 0 to 1, got {factor}")
-    smoothed: list[float] = []
-    for point in points:
-        smoothed.append(smoothed[-1] * factor + point * (1 - factor) if smoothed else point)
-    return smoothed
+    return list(accumulate(points, lambda smoothed, point: smoothed * factor + point * (1 - factor)))
