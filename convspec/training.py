@@ -161,14 +161,12 @@ class _BufferedBatches(keras.utils.PyDataset):
     Keras looks at some batches before that, and on several devices in TensorFlow then draws them anew.
     """
 
+    num_batches = None  # without end
+
     def __init__(self, batches: Iterable, clock: Clock, devices: int) -> None:
         super().__init__()
         self.source, self.clock, self.devices, self.lock = iter(batches), clock, devices, Lock()
         self.kept, self.training, self.size = dict[int, tuple[np.ndarray, np.ndarray]](), False, 0
-
-    @property
-    def num_batches(self) -> None:
-        return None  # without end
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         if batch not in self.kept:
