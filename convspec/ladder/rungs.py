@@ -82,13 +82,8 @@ def _fast(rungs: dict[str, Recipe], views: int, epochs: int, size: int) -> dict[
     """
 
     def fast(name: str, **changes: Any) -> Recipe:
-        shared: dict[str, Any] = {
-            "interpolation": "area",
-            "preprocessing": "base",
-            "precision": "fast",
-            "published": {},
-        }
-        return replace(rungs[name], name=f"{name}_fast", **shared, **changes)
+        changes |= {"interpolation": "area", "preprocessing": "base", "precision": "fast", "published": {}}
+        return replace(rungs[name], name=f"{name}_fast", **changes)
 
     frozen = fast("frozen_end_to_end", views=views)
     return _ladder(
