@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import keras
 import numpy as np
@@ -23,17 +23,11 @@ from convspec.progress import Clock, bar
 SCHEMA = 1  # of a store; a part of its name, so that a store of another schema is never read
 
 
-class Network(Protocol):
-    """A Keras model, or what stands in for it where a base's output is computed."""
+def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator[np.ndarray]:
+    """Give the base's output for each batch from number `first` on, in smaller parts where memory runs out.
 
-    name: str
-
-    def predict_on_batch(self, inputs: np.ndarray) -> Any:
-        """Return the output for a batch."""
-
-
-def predict_batches(base: Network, batches: Batches, first: int) -> Iterator[np.ndarray]:
-    """Give the base's output for each batch from number `first` on, in smaller parts where memory runs out."""
+    A `ladder.ncnn.Network` may stand in for the base.
+    """
     size = batches.batch_size  # no picture's output depends on the others', but for rounding
     weights = base.get_weights() if isinstance(base, keras.Model) else None
     for number in range(first, len(batches)):
@@ -45,7 +39,7 @@ def predict_batches(base: Network, batches: Batches, first: int) -> Iterator[np.
             except Exception as error:
                 if not backend.out_of_memory(error):
                     raise
-                if isinstance(base, keras.Model):  # on a GPU, JAX has put what it could not compute in their place
+                if weights:  # on a GPU, JAX has put what it could not compute in their place
                     base.set_weights(weights)
                 if size == 1:
                     raise BadInput(
@@ -61,7 +55,7 @@ def predict_batches(base: Network, batches: Batches, first: int) -> Iterator[np.
         yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
-def stream_through(trunk: Network, batches: BatchStream) -> BatchStream:
+def stream_through(trunk: keras.Model, batches: BatchStream) -> BatchStream:
     """Yield each batch's features, which nothing keeps, and labels; closing this closes `batches`."""
     with closing(batches):
         for inputs, labels in batches:
