@@ -61,12 +61,9 @@ def predict_batches(base: keras.Model, batches: Batches, first: int) -> Iterator
         runtime_env=_environment(),
         **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
     )
-    expected = first
-    for row in computed.iter_rows():
+    for expected, row in enumerate(computed.iter_rows(), first):
         assert row["number"] == expected, f"batch {row['number']} of {len(batches)} came in place of {expected}"
         yield np.frombuffer(row["output"], np.float32).reshape(-1, *base.output_shape[1:])
-        expected += 1
-    assert expected == len(batches), f"{expected} of {len(batches)} batches came"
 
 
 ENGINE = features.Engine(predict_batches)
