@@ -130,12 +130,9 @@ _KINDS = {
 BASES: dict[str, Callable[..., keras.Model]] = {**_KINDS, "mini": _mini}
 # Takes pictures of 0..255 to what the base's own weights were trained on; leaves them alone if the base does that.
 PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    **{
-        name: getattr(keras.applications, build.__module__.rpartition(".")[2]).preprocess_input
-        for name, build in _KINDS.items()
-    },
-    "mini": rescale,
-}
+    name: getattr(keras.applications, build.__module__.rpartition(".")[2]).preprocess_input
+    for name, build in _KINDS.items()
+} | {"mini": rescale}
 _SIZES = {
     "xception": (71, 299), "inception_v3": (75, 299), "inceptionresnetv2": (75, 299), "efficientnetv2b1": (32, 240),
     "efficientnetv2b2": (32, 260), "efficientnetv2b3": (32, 300), "efficientnetv2s": (32, 384),
