@@ -33,7 +33,7 @@ class Network:
         if isinstance(trunk.layers[1], keras.Model):  # of a linear probe, which pools the base's maps
             base, self._pool = trunk.layers[1], keras.Model(trunk.layers[2].input, trunk.output)
         layers = check(base)
-        names = [base.layers[0].name, *(layer.name for layer in base.layers[1:])]
+        names = [layer.name for layer in base.layers]
         lines = [f"Input {names[0]} 0 1 {names[0]}"]
         for source, name, layer in zip(names, names[1:], layers, strict=False):
             lines.append(f"{layer.kind} {name} 1 1 {source} {name} {layer.settings}")
