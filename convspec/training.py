@@ -243,21 +243,21 @@ def fit(
     with (
         bar(epochs * steps, title, "step", progress, done * steps) as shown,
         backend.data_parallel(model, devices) as trained,
+        _steps(model, source, title or model.name),
     ):
         monitor = _FitMonitor(clock, shown, history, checkpoint, source)
         if devices > 1:
             monitor.validation, validation = validation, None
-        with _steps(model, source, title or model.name):
-            trained.fit(
-                backend.feed(source),
-                epochs=epochs,
-                initial_epoch=done,
-                steps_per_epoch=steps,
-                validation_data=backend.feed(validation) if validation else None,
-                shuffle=False,
-                verbose=0,
-                callbacks=[monitor],
-            )
+        trained.fit(
+            backend.feed(source),
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            validation_data=backend.feed(validation) if validation else None,
+            shuffle=False,
+            verbose=0,
+            callbacks=[monitor],
+        )
     # On JAX the model now shares its averaged weights with the optimizer, and would delete them with its own.
     model.set_weights(model.get_weights())
     if not np.isfinite(history["loss"]).all():
