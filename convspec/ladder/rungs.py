@@ -134,9 +134,8 @@ def select_recipes(scale: Scale, mode: Mode, rungs: Sequence[str] = RUNGS) -> li
     recipes = RECIPES[scale]
     ends = {"literal": ("",), "exact": ("_exact",), "fast": ("_fast",), "both": ("", "_fast")}[mode]
     names = [rung + end if rung + end in recipes else rung for rung in RUNGS if rung in rungs for end in ends]
-    return [
-        find_recipe(name, scale) for name in dict.fromkeys([*names, *(name for name in rungs if name not in RUNGS)])
-    ]
+    names += [name for name in rungs if name not in RUNGS]
+    return [find_recipe(name, scale) for name in dict.fromkeys(names)]
 
 
 def find_recipe(name: str, scale: Scale) -> Recipe:
