@@ -75,9 +75,7 @@ def obstacle(session: Session, items: Sequence[pytest.Item]) -> str | None:
             return f"--convspec-report: {why}; give a folder that can be written: --convspec-report=DIR"
         if problem := session.explanation[1]:
             return str(problem)
-        if settings.require_data and (why := _why_without_weights(session)):
-            return why
-        if settings.engine == "ncnn" and (why := _why_not_on_ncnn(session)):
+        if why := _why_without_base(session):
             return why
     begins = gates and not any(settings.baselines.rglob("*.json"))
     if (begins or (settings.update_baselines and (ladder or gates))) and (why := why_unwritable(settings.baselines)):
@@ -88,28 +86,21 @@ def obstacle(session: Session, items: Sequence[pytest.Item]) -> str | None:
 OTHER_BASELINES = "give a folder that can be written: convspec_baselines in the ini file, or -o convspec_baselines=DIR"
 
 
-def _why_without_weights(session: Session) -> str | None:
-    """Return why a base's published weights cannot be had, which Keras fetches; None where they can."""
+def _why_without_base(session: Session) -> str | None:
+    """Return why a base's required weights cannot be had, which Keras fetches, or why ncnn cannot compute a base."""
     from convspec.models import conv_base
 
-    fetched = [recipe for recipe in session.recipes if recipe.base and session.weights(recipe) == "imagenet"]
+    settings = session.settings
+    bases = {(recipe.base, session.weights(recipe), recipe.size) for recipe in session.recipes if recipe.base}
     try:
-        for base, size in {(str(recipe.base), recipe.size) for recipe in fetched}:
-            conv_base(base, "imagenet", (size, size, 3))
+        for base, weights, size in bases:
+            if settings.require_data and weights == "imagenet":
+                conv_base(base, weights, (size, size, 3))
+            if settings.engine == "ncnn":
+                from convspec.ladder import ncnn
+
+                ncnn.check(conv_base(base, None, (size, size, 3)))
     except (BadInput, MissingData) as error:
-        return str(error)
-    return None
-
-
-def _why_not_on_ncnn(session: Session) -> str | None:
-    """Return what keeps ncnn from computing a base; None where nothing does."""
-    from convspec.ladder import ncnn
-    from convspec.models import conv_base
-
-    try:
-        for base, size in {(recipe.base, recipe.size) for recipe in session.recipes if recipe.base}:
-            ncnn.check(conv_base(base, None, (size, size, 3)))
-    except BadInput as error:
         return str(error)
     return None
 
