@@ -145,8 +145,8 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
     if repeat and repeat.outcome == "bit-identical" and judgement.differs_for_no_known_reason:
         lines.append("it repeats itself bit by bit here, and neither versions nor machine changed: code or data did")
     text, folder = "\n".join(lines), session.settings.baselines
-    missing, update = judgement.outcome == "missing", session.settings.update_baselines
-    begins = missing and not judgement.left_out
+    update = session.settings.update_baselines
+    begins = judgement.outcome == "missing" and not judgement.left_out
     verdict: Verdict = {
         "outcome": judgement.outcome,
         "text": text,
@@ -164,21 +164,20 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         pytest.fail(conflict, pytrace=False)
     session.judgements.append(judgement)
     item.user_properties += [*judgement.properties.items(), ("verdict", text)]
-    unwritable = checks.why_unwritable(folder) if update or begins else None
-    if unwritable:
+    if (update or begins) and (unwritable := checks.why_unwritable(folder)):
         text += f"\nThese runs cannot be kept as a baseline: {unwritable}; {checks.OTHER_BASELINES}."
         verdict["failed"] = True
     elif update or begins:
         verdict["staged"] = _stage(runs, item.stash.setdefault(STAGED, {}))
-    verdicts.append(verdict)
-    if begins and not unwritable:
-        accuracy = sum(run.accuracy for run in runs) / len(runs)
-        text += (
-            f"\nThese runs are the baseline from now on, with an accuracy of {accuracy:.3f}: if you expect that,"
-            f" keep {str(folder)!r} under version control, and run again."
-        )
-    elif verdict["failed"] and not unwritable:
+        if begins:
+            accuracy = sum(run.accuracy for run in runs) / len(runs)
+            text += (
+                f"\nThese runs are the baseline from now on, with an accuracy of {accuracy:.3f}: if you expect that,"
+                f" keep {str(folder)!r} under version control, and run again."
+            )
+    elif verdict["failed"]:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."
+    verdicts.append(verdict)
     seeds = {run.seed for run in runs}
     if update and (kept := [run for run in judgement.baseline if run.seed not in seeds]):
         verdict["text"] += f"\n{name_seeds(kept)} of the old baseline still count: train as many, or delete their files"
