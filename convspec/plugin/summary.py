@@ -115,20 +115,17 @@ def _learning_curve(session: Session) -> "LearningCurve":
     return learning_curve(recipe, *inputs, progress=terminal_stream(session.config))
 
 
-def _failures(terminal: "pytest.TerminalReporter") -> list[tuple[str, str]]:
-    """Return each failed test with its message, without the traceback."""
+def _failures(terminal: "pytest.TerminalReporter") -> list[dict[str, str]]:
+    """Return each failed test and why it did, its message without the traceback."""
     failures = []
     for report in terminal.stats.get("failed", []) + terminal.stats.get("error", []):
         crash = getattr(report.longrepr, "reprcrash", None)
-        failures.append((report.nodeid, crash.message if crash else report.longreprtext))
+        failures.append({"test": report.nodeid, "why": crash.message if crash else report.longreprtext})
     return failures
 
 
 def write_report(
-    session: Session,
-    outcome: Outcome = "complete",
-    failures: Sequence[tuple[str, str]] = (),
-    advice: dict[str, Any] | None = None,
+    session: Session, outcome: Outcome, failures: Sequence[dict[str, str]], advice: dict[str, Any] | None
 ) -> list[str]:
     """Write record, pictures and page of all runs; return a line for what could not be drawn.
 
@@ -137,7 +134,7 @@ def write_report(
     Args:
         session: Its runs and verdicts.
         outcome: How it ended.
-        failures: Tests and their messages.
+        failures: What `_failures` returned.
         advice: What `_recommend` returned.
     """
     from convspec.report import charts, html, tables
@@ -147,7 +144,7 @@ def write_report(
         "command": ["pytest", *session.config.invocation_params.args],
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "outcome": outcome,
-        "failures": [{"test": test, "why": why} for test, why in failures],
+        "failures": failures,
         "unfinished": {
             recipe.name: session.kept(recipe) for recipe in session.recipes if recipe.name not in session.runs
         },
@@ -176,7 +173,7 @@ def write_report(
     if session.runs:
         draw("ladder.png", charts.picture, session.runs)
     draw("index.html", page)
-    failed = any(f"test_rung[{rung}]" in test for rung in session.failed for test, _ in failures)
+    failed = any(f"test_rung[{rung}]" in failure["test"] for rung in session.failed for failure in failures)
     for result in (run for group in session.runs.values() for run in group if outcome != "interrupted" and not failed):
         session.unfinished(result.recipe, result.seed).unlink(missing_ok=True)
     return errors
