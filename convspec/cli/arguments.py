@@ -74,6 +74,4 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
 
 def find_output(options: argparse.Namespace) -> Path:
     """Return the file that --output names, else PICTURE's name with the command's, in the current folder."""
-    if options.output:
-        return options.output
-    return Path(f"{options.picture.stem}-{options.command}.png")
+    return options.output or Path(f"{options.picture.stem}-{options.command}.png")
