@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from convspec import BadInput
 from convspec.cli.arguments import add_drawing, add_picture, find_output
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--probability", action="store_true",
+        "--probability", dest="of", action="store_const", const="probability", default="score",
         help="take the gradient of the class's probability (listing 5.42), not of its score before the softmax",
     )  # fmt: skip
     how.add_argument(
@@ -67,9 +66,8 @@ def run(options: argparse.Namespace) -> int:
         heatmap = occlusion_map(model, inputs, index, progress=sys.stderr)
     else:
         layer = Trace(model, inputs).find_maps(options.layer)
-        method = f"Grad-CAM of {layer}" + (", of the probability" if options.probability else "")
-        of: Literal["score", "probability"] = "probability" if options.probability else "score"
-        heatmap = class_activation_map(model, inputs, index, layer, of)
+        method = f"Grad-CAM of {layer}" + (", of the probability" if options.of == "probability" else "")
+        heatmap = class_activation_map(model, inputs, index, layer, options.of)
     pictures.write(superimpose(picture, heatmap), find_output(options))
     if not classes and not entries:
         print("classes go by their numbers here: --classes A,B,... names them")
