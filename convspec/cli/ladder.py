@@ -4,8 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
+import pytest
+
 from convspec.cli.arguments import add_plugin_options, require_folder
 from convspec.files import expand
+from convspec.plugin.checks import BENCHMARKS
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
 DESCRIPTION = (
@@ -26,14 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run pytest; return its exit code."""
-    import pytest
-
-    from convspec.timings.interleave import find_benchmarks
-
     require_folder(options.folder)
     os.environ.pop("PYTEST_ADDOPTS", None)
     arguments = [
-        str(find_benchmarks(Path(__file__).parents[2])),
+        str(BENCHMARKS),
         "--override-ini=python_files=test_ladder.py",  # given itself, the file outside of the root folder has no name
         f"--rootdir={Path.cwd()}",
         f"--config-file={os.devnull}",
