@@ -27,7 +27,7 @@ def require_folder(path: Path) -> None:
 def add_plugin_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add options of the pytest plugin, as text, also under their names there, which errors speak of."""
     for name in names:
-        settings = OPTIONS[name] | ({"type": _checked(parse)} if (parse := OPTIONS[name].get("type")) else {})
+        settings = OPTIONS[name] | {"type": _checked(OPTIONS[name].get("type", str))}
         parser.add_argument(f"--{name}", help=HELP[name], **settings)
         parser.add_argument(f"--convspec-{name}", dest=name, help=argparse.SUPPRESS, **settings)
 
