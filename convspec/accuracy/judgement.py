@@ -73,9 +73,8 @@ class Judgement:
         """Figures for a machine to read, as in JUnit's XML."""
         figures: dict[str, Any] = {"name": self.name, "outcome": self.outcome, "against": self.against}
         if self.verdict and self.flips:
-            figures |= asdict(self.verdict) | {"measure": self.measure}
-            rates = {"flip_rate": self.flips.between, "flip_rate_by_chance": self.flips.within}
-            figures |= {"flips": self.flips.outcome, **rates}
+            figures |= asdict(self.verdict) | {"measure": self.measure, "flips": self.flips.outcome}
+            figures |= {"flip_rate": self.flips.between, "flip_rate_by_chance": self.flips.within}
         return figures | {"changes": "; ".join(self.changes), "left_out": "; ".join(self.left_out)}
 
 
