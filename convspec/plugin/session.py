@@ -228,14 +228,13 @@ class Session:
 
     def results(self, rung: str) -> "list[Result]":
         """Return a rung's runs, trained now where its own test was left out; skip where none can be."""
-        recipe = next((recipe for recipe in self.recipes if recipe.name == rung), None)
-        if recipe is None:
+        if all(recipe.name != rung for recipe in self.recipes):
             pytest.skip(f"needs the rung {rung}, which --convspec-rungs and --convspec-mode leave out")
         if rung in self.failed:
             pytest.skip(f"needs the rung {rung}, whose own test did not finish")
         if rung not in self.runs:
             with skip_or_fail_on_bad_data(self.config):
-                self.run_all_seeds(recipe)
+                self.run_all_seeds(self.recipe(rung))
         return self.runs[rung]
 
     def judge(self, runs: "Sequence[Run]") -> "Judgement":
