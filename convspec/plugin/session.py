@@ -40,7 +40,7 @@ class Session:
         self.settings = settings = Settings(config)
         self.scale, self.folder, self.seeds = settings.scale, settings.folder, range(settings.looks[0])
         self.runs: dict[str, list[Result]] = {}  # of the finished rungs
-        self.begun: dict[str, list[int]] = {}  # finished seeds of every rung that was begun
+        self.begun: set[str] = set()  # rungs
         self.failed: set[str] = set()  # rungs whose own test did not finish
         self.judgements: list[Judgement] = []  # by this process's gates
         self.repeats: dict[str, Repeat] = {}  # whether a rung repeated itself
@@ -81,7 +81,7 @@ class Session:
         """Return the dataset of --convspec-dataset, else the recipe's own; each is loaded once a session."""
         from convspec.data import datasets
 
-        self.begun.setdefault(recipe.name, [])
+        self.begun.add(recipe.name)
         name = self.settings.dataset or recipe.dataset
         key = name, recipe.size, recipe.interpolation
         if key not in self._datasets:
@@ -124,12 +124,10 @@ class Session:
 
     def kept(self, recipe: "Recipe") -> list[int]:
         """Return the seeds of a rung whose results are kept, those trained ahead included."""
-        seeds = set(self.begun.get(recipe.name, ()))
-        with suppress(BadInput, MissingData):
-            seeds |= {
-                seed for seed in self.seeds if recipe.name in self.begun and self.unfinished(recipe, seed).is_file()
-            }
-        return sorted(seeds)
+        if recipe.name in self.begun:
+            with suppress(BadInput, MissingData):
+                return [seed for seed in range(self.settings.looks[-1]) if self.unfinished(recipe, seed).is_file()]
+        return []
 
     def model(self, result: "Result") -> Path:
         """Return the file of a run's trained model."""
@@ -155,9 +153,9 @@ class Session:
         """Train a recipe with one seed, unless a session that was interrupted has finished that run."""
         from convspec.ladder.run import train_once
 
-        file, stream = self.unfinished(recipe, seed), terminal_stream(self.config)
+        file = self.unfinished(recipe, seed)
         if file not in self._results:
-            options: Any = {"devices": self.settings.devices, "progress": stream}
+            options: Any = {"devices": self.settings.devices, "progress": terminal_stream(self.config)}
             if self.settings.engine == "ray":
                 self._results |= _train_on_ray(self, recipe, seed, options)
             elif self.processes and not file.is_file():
@@ -167,8 +165,6 @@ class Session:
             else:
                 run = self._inputs(recipe, seed)
                 self._results[file] = train_once(run, file, self.folder, engine=self.engine, **options)
-        if seed not in (seeds := self.begun.setdefault(recipe.name, [])):
-            seeds.append(seed)
         return self._results[file]
 
     @cached_property

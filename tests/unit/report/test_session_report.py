@@ -48,7 +48,7 @@ def run_ladder(
     monkeypatch.delenv("CONVSPEC_DATA", raising=False)
 
     def dataset(session: Session, recipe: Recipe) -> Dataset:
-        session.begun.setdefault(recipe.name, [])
+        session.begun.add(recipe.name)
         return few_shapes
 
     def run_ladder(raises: BaseException | None = None, *arguments: str) -> tuple[str, Path]:
@@ -133,9 +133,9 @@ def test_a_run_that_was_interrupted_says_so_and_can_go_on(run_ladder: Ladder) ->
 def test_runs_that_were_trained_ahead_count_as_kept(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     session = pytester.parseconfigure().stash[SESSION]
     monkeypatch.setattr(Session, "unfinished", lambda _, recipe, seed: pytester.path / f"{recipe.name}-{seed}.json")
-    for rung in ("dense_baseline", "augmented"):
-        (pytester.path / f"{rung}-2.json").touch()
-    session.begun["dense_baseline"] = [0]
+    for run in ("dense_baseline-0", "dense_baseline-2", "augmented-2"):
+        (pytester.path / f"{run}.json").touch()
+    session.begun.add("dense_baseline")
     assert session.kept(find_recipe("dense_baseline", "mini")) == [0, 2]
     assert session.kept(find_recipe("augmented", "mini")) == [], "it was not begun, and its pictures are not loaded"
 
