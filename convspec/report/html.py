@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import cv2
 import keras
 import matplotlib
 import numpy as np
@@ -275,7 +274,7 @@ def _mistakes(best: _BestModel) -> dict[str, Any]:
 def _activations(best: _BestModel) -> dict[str, Any]:
     """Return the channels of some layers for one picture, and the share of dead channels over several pictures."""
     if not best.shown:
-        return {"layers": []}
+        return {}
     test, layers = best.dataset.test, []
     outputs = [activations(best.model, best.prepare(picture)) for picture in test.images[:DEAD_ON]]
     for name, channels in best.shown.items():
@@ -295,7 +294,7 @@ def _activations(best: _BestModel) -> dict[str, Any]:
     }
 
 
-def _filters(best: _BestModel) -> dict[str, Any]:
+def _filters(best: _BestModel) -> list[Picture]:
     """Return what the first filters of some layers respond to most."""
     layers = []
     for name, channels in best.shown.items():
@@ -303,7 +302,7 @@ def _filters(best: _BestModel) -> dict[str, Any]:
         grid = tile(filter_pictures(best.model, best.prepare, name, range(count), PATTERN), 8, 4, fill=128)
         alt = f"The patterns that the first {count} filters of {name} respond to most, side by side"
         layers.append(_photo(_enlarge(grid, 16 * 48), alt, name))
-    return {"layers": layers}
+    return layers
 
 
 def _flipped(runs: Runs, judgements: Sequence[Judgement], dataset: Load) -> dict[str, list[Picture]]:
@@ -340,13 +339,10 @@ def _enlarge(picture: np.ndarray, width: int) -> np.ndarray:
 
 def _photo(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
     """Return a picture as WebP, a tenth of a PNG's size."""
-    height, width = picture.shape[:2]
-    if width > MAX_WIDTH:
-        height, width = round(height * MAX_WIDTH / width), MAX_WIDTH
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    file = io.BytesIO()
-    Image.fromarray(picture.squeeze()).save(file, "WEBP", quality=85)
-    return Picture(_data_uri("webp", file), alt, width, height, caption)
+    image, file = Image.fromarray(picture.squeeze()), io.BytesIO()
+    image.thumbnail((MAX_WIDTH, image.height))
+    image.save(file, "WEBP", quality=85)
+    return Picture(_data_uri("webp", file), alt, *image.size, caption)
 
 
 def _plot(figure: Figure, alt: str, caption: str = "") -> Picture:
