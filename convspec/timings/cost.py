@@ -3,16 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import optimize
 
+from convspec.report.charts import empty
 from convspec.report.tables import Table
 from convspec.timings.verdicts import format_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of the run that a scale's table speaks of
 STYLES = ("#4477aa", "-", "o"), ("#cc6633", "--", "s"), ("#228833", "-.", "^"), ("#aa3377", ":", "D")
@@ -91,10 +89,8 @@ def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:
     return Table(titles, rows, below=below)
 
 
-def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> "Figure":
+def chart(costs: Sequence[Cost], epochs: int, pictures: int) -> Figure:
     """Draw each rung's seconds over the epochs on `pictures`, with the runs measured on as many."""
-    from convspec.report.charts import empty
-
     figure, axes = empty(6.4, 3.8)
     for cost, (colour, line, marker) in zip(costs, STYLES, strict=False):
         over = range(1, epochs + 1)
