@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from convspec.report.tables import Table
+
 DOCS = Path(__file__).parents[1] / "docs"
 SIZES = (25, 100, 400)
 PICTURES = {"a million": 10**6, "a billion": 10**9}
@@ -106,11 +108,10 @@ def tables(record: dict[str, Any]) -> dict[str, list[list[str]]]:
 def render(page: str, record: dict[str, Any]) -> str:
     """Return the page with the table after each mark `<!-- table NAME -->` made anew."""
     for name, rows in tables(record).items():
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|" + "---|" * len(rows[0]))
         before, mark, after = page.partition(f"<!-- table {name} -->\n")
         assert mark, f"the page must have a mark of the table {name}"
-        page = before + mark + "\n".join(lines) + "\n" + re.sub(r"\A(\|[^\n]*\n)*", "", after)
+        table = Table(rows[0], rows[1:], "<" * len(rows[0])).markdown()
+        page = before + mark + table + re.sub(r"\A(\|[^\n]*\n)*", "", after)
     return page
 
 
@@ -123,8 +124,7 @@ def _core_seconds(work: Callable[[], object]) -> float:
 
 def measure(data: Path) -> dict[str, Any]:
     """Measure the constants of this machine, and extraction of three numbers of other pictures."""
-    from convspec import backend, models, progress
-    from convspec import machine as machine_module
+    from convspec import backend, machine, models, progress
     from convspec.arithmetic import multiply_adds
     from convspec.data import decode
     from convspec.data.batches import Batches, rescale
@@ -157,8 +157,6 @@ def measure(data: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             extract(base, batches, Path(folder), clock=progress.Clock())
 
-    machine = machine_module.machine()
-    where = f"{machine['processor']}, {backend.cores()} cores"
     values: dict[str, tuple[float, str, str]] = {
         "decode_per_core": (len(apart) / decoding, "pictures/core s", "measured"),
         "base_per_core": (len(batch) / running, "pictures/core s", "measured"),
@@ -176,7 +174,7 @@ def measure(data: Path) -> dict[str, Any]:
         name: {"value": value, "unit": unit, "whence": whence} for name, (value, unit, whence) in values.items()
     }
     return {
-        "machine": where,
+        "machine": f"{machine.machine()['processor']}, {backend.cores()} cores",
         "constants": constants,
         "core_seconds": [_core_seconds(partial(extraction, size)) for size in SIZES],
     }
