@@ -7,7 +7,7 @@ the backend's own optimizer.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ STEPS = {"mini": 20, "full": 4}  # of one fit, whose beginning and end cost as m
 if backend.accelerators():  # which are done with those before the tenth of a second that every call takes
     PICTURES["full"], STEPS["full"] = 1_000, 100
 DECAY, EPSILON = 0.9, 1e-7  # Keras's, of RMSprop
+Functions = tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]  # features, a training step
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ class Bare:
         return list(zip(weights[::2], weights[1::2], strict=True))
 
 
-def bare_tensorflow(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+def bare_tensorflow(bare: Bare) -> Functions:
     import tensorflow as tf
 
     weights = [tf.Variable(weight) for weight in bare.weights]
@@ -89,10 +90,6 @@ def bare_tensorflow(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[
         return x
 
     @tf.function
-    def extract(x: Any) -> Any:
-        return maps(x)
-
-    @tf.function
     def step(x: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             (hidden, offset), (last, end) = bare.pairs(weights)[-2:]
@@ -104,10 +101,11 @@ def bare_tensorflow(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[
             weight.assign_sub(bare.rate * gradient / tf.sqrt(slot + EPSILON))
         return loss
 
+    extract = tf.function(maps)
     return lambda x: extract(tf.convert_to_tensor(x)), lambda x, y: step(*map(tf.convert_to_tensor, (x, y)))
 
 
-def bare_jax(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+def bare_jax(bare: Bare) -> Functions:
     import jax
     from jax import lax, numpy
 
@@ -153,7 +151,7 @@ def bare_jax(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndar
     return lambda x: extract([*frozen, *state["trained"]], x), step
 
 
-def bare_torch(bare: Bare) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+def bare_torch(bare: Bare) -> Functions:
     """Build both in PyTorch, with channels last in memory, as in Keras, and first in the order of axes."""
     import torch
     from torch.nn import functional
@@ -192,9 +190,7 @@ BARE = {"tensorflow": bare_tensorflow, "jax": bare_jax, "torch": bare_torch}
 
 
 @pytest.fixture
-def bare(
-    model: keras.Model, recipe: Recipe
-) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray, np.ndarray], Any]]:
+def bare(model: keras.Model, recipe: Recipe) -> Functions:
     """Return two functions without Keras: a batch's features, and a training step that returns the loss."""
     return BARE[keras.backend.backend()](Bare(model, recipe.learning_rate))
 
@@ -234,11 +230,8 @@ def test_a_step_of_training_beside_the_bare_step(
     ]
     _, step = bare
 
-    def fit(model: keras.Model, source: Iterator) -> None:
-        training.fit(model, source, 1, steps, None, clock=progress.Clock(), history={})
-
     def ours() -> None:
-        fit(model, stream(batches, 0))
+        training.fit(model, stream(batches, 0), 1, steps, None, clock=progress.Clock(), history={})
 
     around = cycle(prepared)
     sides = {
