@@ -113,15 +113,12 @@ def probes() -> dict[str, float]:
 def report(benchmark: "BenchmarkFixture", convspec_session: Session) -> Callable[..., None]:
     """Return a function that adds a row to the table, and its facts to the benchmark's record."""
 
-    def reported(name: str, pairs: Any = None, max_ratio: float | None = None, **facts: Any) -> None:
-        """Add a row.
-
-        Args:
-            name: First cell of the row.
-            pairs: Seconds of our side and of the rival's, round by round, for the same work.
-            max_ratio: Largest ratio of ours / theirs that convspec claims.
-            facts: What else the record keeps.
-        """
+    def reported(
+        name: str,  # in the row's first cell
+        pairs: Any = None,  # seconds of our side and of the rival's, round by round, for the same work
+        max_ratio: float | None = None,  # the largest of ours / theirs that convspec claims
+        **facts: Any,  # what else the record keeps
+    ) -> None:
         from convspec.timings.verdicts import format_figure, format_seconds, judge, ratio_of_pairs
 
         speed, share = facts.get("images_per_second", "unknown"), facts.get("share_of_probe", "unknown")
@@ -150,23 +147,13 @@ def record(
     from convspec import machine
 
     def recorded(
-        group: str,
-        ours: Side,
-        rival: Side | None = None,
-        pictures: int = 0,
-        flop: float = 0,
-        max_ratio: float | None = None,
+        group: str,  # heading in the table of timings
+        ours: Side,  # whose time, speed and memory are recorded
+        rival: Side | None = None,  # what it is compared with, work for work
+        pictures: int = 0,  # that one call of `ours` goes through
+        flop: float = 0,  # that each of them takes
+        max_ratio: float | None = None,  # the largest of ours / rival that convspec claims
     ) -> None:
-        """Time both sides.
-
-        Args:
-            group: Heading in the table of timings.
-            ours: The side whose time, speed and memory are recorded.
-            rival: The side that it is compared with, work for work.
-            pictures: How many one call of `ours` goes through.
-            flop: The arithmetic that each of them takes.
-            max_ratio: Largest ratio of ours / rival that convspec claims.
-        """
         own_seconds: list[float] = []
         rival_seconds: list[float] = []
         peaks: list[tuple[float, float | str]] = []

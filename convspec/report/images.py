@@ -23,10 +23,7 @@ def sample_rows(dataset: Dataset) -> Rows:
 
 
 def view_rows(dataset: Dataset, augmentation: Augmentation) -> Rows:
-    """Return the first training picture of up to ten classes, each with its views under seed 0 (figure 5.11).
-
-    There is a view for each of the first epochs.
-    """
+    """Return the first training picture of up to ten classes, each with its `picture_views` (figure 5.11)."""
     rows = []
     for label, name in enumerate(dataset.classes[:MAX_ROWS]):
         index = np.flatnonzero(dataset.train.labels == label)[0]
