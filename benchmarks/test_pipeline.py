@@ -116,14 +116,14 @@ def keras_layers(as_a_graph: bool) -> Callable[[np.ndarray], object]:
         keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
         keras.layers.RandomFlip("horizontal"),
     ]
-    augment = partial(keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers]), training=True)
-    if not as_a_graph:
-        return augment
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("a graph as in tf.data needs Keras on TensorFlow: KERAS_BACKEND=tensorflow")
-    import tensorflow as tf
+    augment: Callable = partial(keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers]), training=True)
+    if as_a_graph:
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("a graph as in tf.data needs Keras on TensorFlow: KERAS_BACKEND=tensorflow")
+        import tensorflow as tf
 
-    return tf.function(augment)
+        augment = tf.function(augment)
+    return lambda batch: keras.ops.convert_to_numpy(augment(batch))
 
 
 @pytest.mark.usefixtures("one_core")
@@ -141,30 +141,26 @@ def test_a_picture_is_augmented_in_a_fraction_of_the_time(
 ) -> None:
     """Ours runs several times in each round, so that other work on the machine meets both sides alike."""
     pictures, rng = np.stack([decode.load_image(path, SIZE) for path in forty]), np.random.default_rng(0)
+    count, inputs = len(pictures), [*pictures]
+    if rival.startswith("Keras layers"):
+        augment, inputs = keras_layers(as_a_graph=rival.endswith("graph")), np.split(pictures, count // BATCH)
+    elif rival == "Albumentations":
+        augment = albumentations()
+    else:
+        augment = ImageDataGenerator(**asdict(CHAPTER_AUGMENTATION)).random_transform
 
     def ours() -> None:
         for image in [*pictures] * times:
             CHAPTER_AUGMENTATION(image, rng)
 
     def theirs() -> None:
-        for image in pictures:
-            augment(image)
+        for each in inputs:
+            augment(each)
 
-    def by_layers() -> None:
-        for batch in np.split(pictures, len(pictures) // BATCH):
-            keras.ops.convert_to_numpy(layers(batch))
-
-    by_keras = rival.startswith("Keras layers")
-    if by_keras:
-        layers = keras_layers(as_a_graph=rival.endswith("graph"))
-    else:
-        generator = ImageDataGenerator(**asdict(CHAPTER_AUGMENTATION))
-        augment = albumentations() if rival == "Albumentations" else generator.random_transform
-    count = len(pictures)
     record(
         f"augment a picture of {SIZE} x {SIZE}, one core",
         Side("convspec", ours, count * times),
-        Side(rival, by_layers if by_keras else theirs, count),
+        Side(rival, theirs, count),
         pictures=count * times,
         max_ratio=max_ratio,
     )

@@ -283,7 +283,7 @@ def _activations(best: _BestModel) -> dict[str, Any]:
         size = f"{maps.shape[0]} x {maps.shape[1]}"
         alt = f"Activations of {name} for the picture: {count} of {size}, side by side; black ones are dead"
         layers.append(_photo(_enlarge(channel_tiles(maps), 16 * 48), alt, f"{name}: {count} of {size}"))
-    dead = [dead_share({name: maps[name] for name in best.convolutions}) for maps in outputs]
+    dead = [dead_share(maps) for maps in outputs]
     shares = {name: float(np.mean([each[name] for each in dead])) for name in best.convolutions}
     texts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return {
