@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -145,8 +144,7 @@ def test_ncnn_computes_a_base_in_less_time_than_keras(
     record: Callable[..., None], recipe: Recipe, base: keras.Model, paths: list[Path]
 ) -> None:
     """Claimed of VGG16 on a CPU."""
-    if not find_spec("ncnn"):
-        pytest.skip("needs ncnn: pip install -e '.[ncnn]'")
+    pytest.importorskip("ncnn", reason="needs ncnn: pip install -e '.[ncnn]'")
     if recipe.base not in ("mini", "vgg16", "vgg19"):
         pytest.skip(f"ncnn is not given {recipe.base}")
     from convspec.ladder import ncnn

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import optimize
 
-from convspec.report.charts import empty
+from convspec.report.charts import BLUE, GREEN, ORANGE, empty
 from convspec.report.tables import Table
 from convspec.timings.verdicts import format_figure
 
 WHOLE = {"mini": (30, 600), "full": (30, 2000)}  # epochs and pictures of the run that a scale's table speaks of
-STYLES = ("#4477aa", "-", "o"), ("#cc6633", "--", "s"), ("#228833", "-.", "^"), ("#aa3377", ":", "D")
+STYLES = (BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), ("#aa3377", ":", "D")
 
 
 @dataclass(frozen=True)
