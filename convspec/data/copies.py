@@ -5,9 +5,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.fft import dctn
 
 from convspec.data import decode
 from convspec.data.appearance import DAMAGED
+from convspec.data.folders import Copies, Pair
 from convspec.progress import bar
 
 SIDE = 32  # pixels of the thumbnails that are compared
@@ -28,23 +28,6 @@ MIN_CONTRAST = 4.0  # grey levels; pictures of a plain colour are no copies, nor
 # the low frequencies, of the thumbnails laid upon one another, and of their detail.
 ALIKE, ALIGNED, DETAILED = 0.85, 0.94, 0.77
 _STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-3)
-
-
-class Pair(NamedTuple):
-    """Positions of two pictures that are near copies; `mirrored` where one must be mirrored to look like the other."""
-
-    first: int
-    second: int
-    mirrored: bool
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Near copies among pictures: pairs that link each group, and why others could not be read, or only in part."""
-
-    pairs: tuple[Pair, ...]
-    failures: dict[int, str]
-    incomplete: dict[int, str] = field(default_factory=dict)
 
 
 def find_copies(paths: Sequence[Path], progress: TextIO | None = None, truncated: decode.Truncated = "skip") -> Copies:

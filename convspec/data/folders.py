@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -20,7 +20,6 @@ from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
 if TYPE_CHECKING:
-    from convspec.data.copies import Copies
     from convspec.data.decode import Truncated
 
 SHARES = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
@@ -31,6 +30,23 @@ GROUPS = "groups.csv"
 FEW = 10  # test pictures of a class, below which its accuracy says little
 MAX_CLASSES = 50  # that are listed one by one
 EXAMPLES = 3  # named for each kind of what was left out
+
+
+class Pair(NamedTuple):
+    """Positions of two pictures that are near copies; `mirrored` where one must be mirrored to look like the other."""
+
+    first: int
+    second: int
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Near copies among pictures: pairs that link each group, and why others could not be read, or only in part."""
+
+    pairs: tuple[Pair, ...] = ()
+    failures: dict[int, str] = field(default_factory=dict)
+    incomplete: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,8 @@ class Reading:
     left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # all else, by kind
     groups: tuple[tuple[int, ...], ...] = ()  # positions of files, for each group that must stay in one part
     notes: tuple[str, ...] = ()  # what was taken for what
-    copies: "Copies | None" = None  # near copies, once `compare` has looked for them
+    copies: Copies = Copies()  # near copies that `compare` has found
+    compared: bool = False  # whether `compare` has looked for copies
 
     @property
     def missing(self) -> list[str]:
@@ -66,11 +83,10 @@ class Reading:
 
     def explain(self, seed: int = 0) -> tuple[list[str], BadInput | None]:
         """Return the reading in lines: parts, classes, counts, what is left out; and why it cannot be used, if so."""
-        failures = self.copies.failures if self.copies else {}
-        bad = [*self.bad, *failures.values()]
+        bad = [*self.bad, *self.copies.failures.values()]
         try:
             self.refuse_bad(bad)
-            parts, problem = dict(zip(PARTS, assign(self, failures, seed), strict=True)), None
+            parts, problem = dict(zip(PARTS, assign(self, self.copies.failures, seed), strict=True)), None
         except BadInput as error:
             parts, problem = {"": np.arange(len(self.paths))}, error
         lines = [f"{str(self.folder)!r}: {len(self.paths)} pictures of {len(self.classes)} classes"]
@@ -85,10 +101,9 @@ class Reading:
         lines += self._describe_balance(list(counts.values())[-1])
         for kind, paths in self.left_out.items():
             lines.append(f"left out: {len(paths)} {kind} ({_few([*map(self._name, paths)])})")
-        incomplete = [*self.copies.incomplete.values()] if self.copies else []
         for title, reasons in (
             ("no pictures", bad),
-            ("read in part", incomplete),
+            ("read in part", [*self.copies.incomplete.values()]),
             ("the same content again, left out", self.duplicates),
         ):
             if reasons:
@@ -109,11 +124,10 @@ class Reading:
 
     def _describe_groups(self, parts: Mapping[str, np.ndarray]) -> list[str]:
         """Count groups and near copies, and how many of them lie in two parts."""
-        pairs = self.copies.pairs if self.copies else ()
         kinds = {
             f"pictures in a group with another ({GROUPS})": [(g[0], other) for g in self.groups for other in g[1:]],
-            "near copies": [pair[:2] for pair in pairs if not pair.mirrored],
-            "mirrored copies": [pair[:2] for pair in pairs if pair.mirrored],
+            "near copies": [pair[:2] for pair in self.copies.pairs if not pair.mirrored],
+            "mirrored copies": [pair[:2] for pair in self.copies.pairs if pair.mirrored],
         }
         part_of = {position: part for part, chosen in parts.items() for position in chosen.tolist()}
         lines = []
@@ -287,7 +301,7 @@ def compare(reading: Reading, progress: TextIO | None = None, truncated: "Trunca
     """Return the reading with its near copies; every picture is decoded once, as a thumbnail."""
     from convspec.data.copies import find_copies  # imports OpenCV and Pillow
 
-    return replace(reading, copies=find_copies(reading.paths, progress, truncated))
+    return replace(reading, copies=find_copies(reading.paths, progress, truncated), compared=True)
 
 
 def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.ndarray]:
@@ -304,7 +318,7 @@ def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.
     shares = dict.fromkeys(reading.missing, TAKEN) if reading.parts else dict(zip(PARTS[1:], SHARES[1:], strict=True))
     pairs = [(group[0], other) for group in reading.groups for other in group]
     groups = join(count, pairs)
-    linked = join(count, [*pairs, *(pair[:2] for pair in reading.copies.pairs)]) if reading.copies else groups
+    linked = join(count, [*pairs, *(pair[:2] for pair in reading.copies.pairs)])
     filled = {*(reading.parts or ("",))}
     drawn: dict[int, str] = {}  # part of each of `linked`, which may have members in several classes
     placed: dict[int, str] = {}  # and of each of `groups`

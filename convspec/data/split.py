@@ -112,7 +112,7 @@ def _split(
     root: Path, target: Path, seed: int, layout: Layout | None, place: _Place, progress: TextIO | None
 ) -> Manifest:
     reading = folders.compare(folders.read_layout(root, layout), progress)
-    failures = reading.copies.failures if reading.copies else {}
+    failures = reading.copies.failures
     sources: dict[str, Path] = {}
     counts: dict[str, dict[str, int]] = {}
     for part, chosen in zip(PARTS, folders.assign(reading, failures, seed), strict=True):
