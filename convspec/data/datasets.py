@@ -134,7 +134,7 @@ def load_dataset(
     bad, strict = list(reading.bad), not max_bad_fraction
     if bad and strict:
         raise BadInput(bad[0])
-    if not reading.compared and (reading.parts is None or reading.missing):
+    if reading.missing and not reading.compared:
         reading = folders.compare(reading, progress, truncated)
     pictures, failures, incomplete = decode.load_images(
         reading.paths, size, interpolation, strict=strict, truncated=truncated, progress=progress

@@ -22,8 +22,8 @@ from convspec.files import checksum
 if TYPE_CHECKING:
     from convspec.data.decode import Truncated
 
-SHARES = (0.5, 0.25, 0.25)  # the chapter's 2,000 / 1,000 / 1,000
-TAKEN = 0.2  # of the training pictures, for a part that the folder lacks
+SHARE = 0.25  # of the pictures, for validation and for test: the chapter's 2,000 / 1,000 / 1,000
+TAKEN = 0.2  # of the training pictures, for a part that a folder with parts lacks
 MAX_BAD = 0.05  # share of files that may be no pictures
 MIN_DRAWN = 4  # pictures of a class that parts are drawn from
 GROUPS = "groups.csv"
@@ -69,8 +69,8 @@ class Reading:
 
     @property
     def missing(self) -> list[str]:
-        """Parts that the folder lacks and that are taken from its training pictures."""
-        return [part for part in PARTS if self.parts and part not in self.parts]
+        """Parts that the folder lacks and that are drawn from its training pictures, or from all."""
+        return [part for part in PARTS[1:] if part not in (self.parts or ())]
 
     def refuse_bad(self, bad: Sequence[str], max_fraction: float = MAX_BAD) -> None:
         """Raise BadInput where more than that share of the files is bad."""
@@ -315,7 +315,7 @@ def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.
     count, source = len(reading.paths), "train" if reading.parts else ""
     readable = ~np.isin(np.arange(count), list(failures))
     place = np.array(reading.parts or ("",) * count, "<U10")
-    shares = dict.fromkeys(reading.missing, TAKEN) if reading.parts else dict(zip(PARTS[1:], SHARES[1:], strict=True))
+    shares = dict.fromkeys(reading.missing, TAKEN if reading.parts else SHARE)
     pairs = [(group[0], other) for group in reading.groups for other in group]
     groups = join(count, pairs)
     linked = join(count, [*pairs, *(pair[:2] for pair in reading.copies.pairs)])
