@@ -193,16 +193,11 @@ def _digits(size: int) -> Dataset:
 
     source = load_digits()
     # Bilinear in whole numbers, which give the same bytes on any machine.
-    images = np.stack(
-        [
-            cv2.resize(np.rint(digit * (255 / 16)).astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR_EXACT)
-            for digit in source.images
-        ]
-    )
+    images = _resize(np.rint(source.images * (255 / 16)).astype(np.uint8), size, cv2.INTER_LINEAR_EXACT)
 
     def split(part: str, chosen: np.ndarray) -> Split:
         names = tuple(f"{part}/{index:04d}" for index in chosen)
-        return Split(images[chosen][..., None], source.target[chosen].astype(np.int64), names)
+        return Split(images[chosen], source.target[chosen].astype(np.int64), names)
 
     order = np.random.RandomState(SEED).permutation(len(images))  # frozen, unlike NumPy's later generators (NEP 19)
     train, test = np.split(order, [TRAINING_DIGITS])
@@ -219,24 +214,26 @@ def _mnist(file: Path, size: int) -> Dataset:
     try:
         with file.open("rb") as opened, np.load(opened) as archive:  # np.load leaves a damaged zip open
             arrays = {key: archive[key] for key in expected}
+        for key, shape in expected.items():
+            if (array := arrays[key]).shape != shape or array.dtype != np.uint8:
+                raise ValueError(f"{key} has shape {array.shape} of {array.dtype}, MNIST has {shape} of uint8")
     except DAMAGED as error:
         raise BadInput(
             f"{str(file)!r} is not MNIST as Keras distributes it ({error}); delete it and get it again"
         ) from error
-    for key, shape in expected.items():
-        if (array := arrays[key]).shape != shape or array.dtype != np.uint8:
-            raise BadInput(
-                f"{str(file)!r}: {key} has shape {array.shape} of {array.dtype}, MNIST has {shape} of uint8; delete it"
-                " and get it again"
-            )
 
     def split(part: str) -> Split:
-        digits, labels = arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int64)
-        if size != digits.shape[1]:
-            digits = np.stack([cv2.resize(digit, (size, size), interpolation=cv2.INTER_NEAREST) for digit in digits])
-        return Split(digits[..., None], labels, tuple(f"{part}/{i:05d}" for i in range(len(labels))))
+        images, labels = _resize(arrays[f"x_{part}"], size, cv2.INTER_NEAREST), arrays[f"y_{part}"].astype(np.int64)
+        return Split(images, labels, tuple(f"{part}/{i:05d}" for i in range(len(labels))))
 
     return Dataset("mnist", tuple("0123456789"), split("train"), None, split("test"))
+
+
+def _resize(digits: np.ndarray, size: int, interpolation: int) -> np.ndarray:
+    """Return digits (n, height, width) as (n, size, size, 1)."""
+    if size != digits.shape[1]:
+        digits = np.stack([cv2.resize(digit, (size, size), interpolation=interpolation) for digit in digits])
+    return digits[..., None]
 
 
 def _arrange(pictures: np.ndarray, order: np.ndarray) -> None:

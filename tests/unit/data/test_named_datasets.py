@@ -38,12 +38,8 @@ def save_mnist(folder: Path, **changes: np.ndarray | None) -> bytes:
 
 
 def test_mnist_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
-    save_mnist(tmp_path)
-    shapes = (
-        r"x_train has shape \(6, 28, 28\) of uint8, MNIST has \(60000, 28, 28\) of uint8; delete it and get it again"
-    )
-    with pytest.raises(BadInput, match=f"^'{re.escape(str(tmp_path))}/mnist.npz': {shapes}$"):
-        load_dataset("mnist", 28, tmp_path)
+    shapes = "(x_train has shape (6, 28, 28) of uint8, MNIST has (60000, 28, 28) of uint8)"
+    assert shapes in refused_mnist(tmp_path, save_mnist(tmp_path))
 
 
 def refused_mnist(folder: Path, content: bytes | bytearray) -> str:
