@@ -15,7 +15,7 @@ import platformdirs
 
 from convspec import BadInput, MissingData
 from convspec.data import decode, folders, shapes
-from convspec.data.folders import PARTS, Layout, Reading
+from convspec.data.folders import PARTS, Layout, Reading, cite
 from convspec.files import DAMAGED, expand
 
 NAMES = ("shapes", "digits", "mnist", "dogs_vs_cats")
@@ -144,8 +144,8 @@ def load_dataset(
     reading.refuse_bad(bad, max_bad_fraction)
     skipped = (*bad, *reading.duplicates)
     if skipped:
-        first = f"{skipped[0]}{'; ...' if len(skipped) > 1 else ''}"
-        warnings.warn(f"skipped {len(skipped)} files in {str(reading.folder)!r}: {first}", stacklevel=2)
+        reasons = cite(skipped, "; ", 1)
+        warnings.warn(f"skipped {len(skipped)} files in {str(reading.folder)!r}: {reasons}", stacklevel=2)
     _arrange(pictures, np.concatenate(parts))
     pieces = np.split(pictures, np.cumsum([len(chosen) for chosen in parts]))  # views; the last is of what is left out
     train, validation, test = (

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from convspec import BadInput
-from convspec.data.layouts import PARTS, Layout, PictureFile, find_files, look_through
+from convspec.data.layouts import PARTS, Layout, PictureFile, cite, find_files, look_through
 from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
@@ -29,7 +29,6 @@ MIN_DRAWN = 4  # pictures of a class that parts are drawn from
 GROUPS = "groups.csv"
 FEW = 10  # test pictures of a class, below which its accuracy says little
 MAX_CLASSES = 50  # that are listed one by one
-EXAMPLES = 3  # named for each kind of what was left out
 
 
 class Pair(NamedTuple):
@@ -78,7 +77,7 @@ class Reading:
         if len(bad) > max_fraction * total:
             raise BadInput(
                 f"{len(bad)} of {total} files in {str(self.folder)!r} are no pictures, more than {max_fraction:.0%};"
-                f" take them away: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
+                f" take them away: {cite(bad, '; ', 5)}"
             )
 
     def explain(self, seed: int = 0) -> tuple[list[str], BadInput | None]:
@@ -100,14 +99,14 @@ class Reading:
             lines.append(f"  and {len(rest)} more classes of {sizes} pictures")
         lines += self._describe_balance(list(counts.values())[-1])
         for kind, paths in self.left_out.items():
-            lines.append(f"left out: {len(paths)} {kind} ({_few([*map(self._name, paths)])})")
+            lines.append(f"left out: {len(paths)} {kind} ({cite([*map(self._name, paths)])})")
         for title, reasons in (
             ("no pictures", bad),
             ("read in part", [*self.copies.incomplete.values()]),
             ("the same content again, left out", self.duplicates),
         ):
             if reasons:
-                lines.append(f"{title}: {len(reasons)} ({_few(reasons, '; ')})")
+                lines.append(f"{title}: {len(reasons)} ({cite(reasons, '; ')})")
         return lines + self._describe_groups(parts), problem
 
     def _name(self, path: Path) -> str:
@@ -119,7 +118,7 @@ class Reading:
         few = [f"{_printable(name)} ({n})" for name, n in zip(self.classes, counts, strict=True) if n < FEW]
         lines = [f"a model that always answers {always} is right in {share:.1%}"]
         if few:
-            lines.append(f"few pictures to test with, so that accuracy says little about these classes: {_few(few)}")
+            lines.append(f"few pictures to test with, so that accuracy says little about these classes: {cite(few)}")
         return lines
 
     def _describe_groups(self, parts: Mapping[str, np.ndarray]) -> list[str]:
@@ -139,16 +138,12 @@ class Reading:
             ):
                 if some:
                     named = [" = ".join(self._name(self.paths[each]) for each in link) for link in some]
-                    lines.append(f"{title}: {len(some)} ({_few(named, '; ')})")
+                    lines.append(f"{title}: {len(some)} ({cite(named, '; ')})")
         return lines
 
 
 def _printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
-
-
-def _few(texts: Sequence[str], separator: str = ", ") -> str:
-    return separator.join([*texts[:EXAMPLES], *["..."] * (len(texts) > EXAMPLES)])
 
 
 def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
@@ -327,7 +322,7 @@ def assign(reading: Reading, failures: Mapping[int, str], seed: int) -> list[np.
         few = [f"{n!r} has {count}" for n, count in zip(reading.classes, counts, strict=True) if 0 < count < MIN_DRAWN]
         raise BadInput(
             f"{str(reading.folder)!r}: a class needs at least {MIN_DRAWN} readable pictures to be split, but"
-            f" {_few(few)}"
+            f" {cite(few)}"
         )
     # Rare classes first, as they have the least choice.
     for label in np.bincount(reading.labels, minlength=len(reading.classes)).argsort(kind="stable").tolist():

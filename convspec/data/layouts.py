@@ -37,6 +37,11 @@ class PictureFile:
     part: str | None = None
 
 
+def cite(texts: Sequence[str], separator: str = ", ", most: int = 3) -> str:
+    """Name the first of some texts, with an ellipsis in the place of the others."""
+    return separator.join([*texts[:most], *["..."] * (len(texts) > most)])
+
+
 def find_part(name: str) -> tuple[str | None, bool]:
     """Return the part that a folder's name speaks of, else None, and whether it says nothing else."""
     words = [GLUED.sub(r"\1", word.lower()) for word in WORDS.findall(CAPITAL.sub(" ", name))]
@@ -67,8 +72,7 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
         for folder in (*(each for each in top.filled if parts[each.path.name] == ("train", True)), top):
             if numbered := _list_numbered(folder, odd):
                 if layout is None and (others := [name for name, (part, _) in parts.items() if not part]):
-                    classes = ", ".join(map(repr, parts))
-                    raise _ask(top, classes, f"{folder.path.name!r} as the part to train with, without {others[0]!r}")
+                    raise _ask(top, f"{folder.path.name!r} as the part to train with, without {others[0]!r}")
                 notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
                 if with_parts := _list_numbered_parts(top, odd):
                     return with_parts
@@ -89,8 +93,8 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
     inner = {tuple(each.path.name for each in label.filled) for label in top.filled}
     if len(top.filled) > 1 and len(inner) == 1 and len(names := next(iter(inner))) > 1:
         notes.append(
-            f"WARNING: each of these classes has the subfolders {', '.join(names[:3])}{', ...' * (len(names) > 3)}; if"
-            " those are the classes, call the folders that they are in train, validation and test, or read one alone"
+            f"WARNING: each of these classes has the subfolders {cite(names)}; if those are the classes, call"
+            " the folders that they are in train, validation and test, or read one alone"
         )
     return _list_classes(top, top.filled)
 
@@ -139,8 +143,8 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
             flat.append((part, exact))
     if "train" in with_classes:
         if layout is None and others and len(with_classes) == 1:
-            (train, *_), names = with_classes["train"], ", ".join(repr(folder.path.name) for folder in top.filled)
-            raise _ask(top, names, f"{train.path.name!r} as the part to train with, and its subfolders as the classes")
+            train = with_classes["train"][0].path.name
+            raise _ask(top, f"{train!r} as the part to train with, and its subfolders as the classes")
         return _list_parts(top, with_classes, notes)
     if with_classes:
         raise BadInput(f"{str(top.path)!r} has {', '.join(with_classes)} but no train part with classes; give one")
@@ -148,7 +152,7 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
         return _list_classes(top, others)
     if len(others) > 1 and any(exact and part != "train" for part, exact in flat):
         names = ", ".join(repr(folder.path.name) for folder in others)
-        raise _ask(top, ", ".join(repr(folder.path.name) for folder in top.filled), f"{names} alone as the classes")
+        raise _ask(top, f"{names} alone as the classes")
     if layout == "parts" or (not others and all(exact for _, exact in flat) and len(dict(flat)) == len(flat)):
         raise BadInput(
             f"{str(top.path)!r} has parts ({', '.join(folder.path.name for folder in top.filled)}) without classes:"
@@ -162,7 +166,8 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
     return _list_classes(top, top.filled)
 
 
-def _ask(top: Folder, classes: str, parts: str) -> BadInput:
+def _ask(top: Folder, parts: str) -> BadInput:
+    classes = ", ".join(repr(folder.path.name) for folder in top.filled)
     return BadInput(
         f"{str(top.path)!r} can be read in two ways: {classes} as the classes, or {parts}; choose with"
         f" {OPTION} classes or {OPTION} parts"
@@ -189,7 +194,7 @@ def _list_classes(
         content += f" beside {len(folder.pictures)} loose pictures" if folder.pictures else ""
         content += f" ({folder.bad[0]})" if folder.bad else ""
         if empty := [repr(each.path.name) for each in folder.folders if each not in folder.filled]:
-            content += f", and no picture in {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}"
+            content += f", and no picture in {cite(empty)}"
         raise BadInput(
             f"{str(folder.path)!r} has {content}; give at least two subfolders of pictures, one a class{_hint(folder)}"
         )
