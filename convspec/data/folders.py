@@ -4,7 +4,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -168,7 +168,7 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     left_out = _list_left_out(tree, {file.path for file in files} | {*odd, table} | pointers)
     split = any(file.part for file in files)
     listed = [f for f in files if f.path not in pointers and bool(f.part) == split]
-    files, copies = _drop_duplicates(listed)
+    files, copies = _drop_duplicates(listed, tree)
     duplicates = sorted(f"{str(path)!r} is the same picture as {str(kept)!r}" for path, kept in copies.items())
     place_of = {file.path: (file.part or "", file.label) for file in listed}
     if gone := {*place_of.values()} - {place_of[file.path] for file in files}:
@@ -237,19 +237,15 @@ def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]
     return {kind: tuple(sorted(paths)) for kind, paths in sorted(left_out.items()) if paths}
 
 
-def _drop_duplicates(files: Iterable[PictureFile]) -> tuple[list[PictureFile], dict[Path, Path]]:
+def _drop_duplicates(files: Sequence[PictureFile], tree: Folder) -> tuple[list[PictureFile], dict[Path, Path]]:
     """Return one file of each content, and for others the one kept; reads only files of equal size."""
-    sizes: dict[Path, int] = {}
+    sizes = {path: size for folder in tree.walk() for path, size in folder.pictures.items()}
+    shared = Counter(sizes[file.path] for file in files)
     first: dict[Path | str, PictureFile] = {}  # by content, or by path where that tells it from the others
     duplicates: dict[Path, Path] = {}
-    order = sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name))
-    for file in order:
-        with suppress(OSError):  # gone since it was listed: whoever reads it says so
-            sizes[file.path] = file.path.stat().st_size
-    shared = Counter(sizes.values())
-    for file in order:
+    for file in sorted(files, key=lambda file: (-PARTS.index(file.part) if file.part else 0, file.label, file.name)):
         content: Path | str = file.path
-        if (size := sizes.get(file.path)) and shared[size] > 1:
+        if (size := sizes[file.path]) and shared[size] > 1:
             with suppress(OSError):  # whoever reads it as a picture says so
                 content = checksum(file.path)
         if (kept := first.setdefault(content, file)) is not file:

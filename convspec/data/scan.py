@@ -40,7 +40,7 @@ class Folder:
     """A folder and all below it, without what is hidden."""
 
     path: Path
-    pictures: list[Path] = field(default_factory=list)
+    pictures: dict[Path, int] = field(default_factory=dict)  # with their sizes in bytes
     folders: list["Folder"] = field(default_factory=list)
     others: list[tuple[str, Path]] = field(default_factory=list)  # with their kinds
     bad: list[str] = field(default_factory=list)  # why some cannot be pictures
@@ -115,7 +115,7 @@ def _add_file(folder: Folder, path: Path, size: int) -> None:
         folder.pointers.append(path)
     readable = content and content.picture and not content.remedy
     if named or (readable and kind not in ("raw photographs", "unfinished downloads")):
-        folder.pictures.append(path)
+        folder.pictures[path] = size
     else:
         folder.others.append((kind, path))
 
