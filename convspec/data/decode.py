@@ -43,28 +43,26 @@ class UnreadableImage(BadInput):
     """A file that cannot be decoded as a picture."""
 
 
-class _PillowsWarnings:
+class _PillowsWarnings(threading.local):
     """Context in which this thread ignores what Pillow warns of: damaged metadata, and sizes that are limited here.
 
     `warnings.catch_warnings` is not for threads: it changes the filters of all, and restores what another has changed.
     Here the filter stays out of effect in every other thread.
     """
 
-    def __init__(self) -> None:
-        self.thread = threading.local()
-        self.filter = ("ignore", None, Warning, self, 0)
+    decodes = False
 
     def match(self, module: str) -> bool:
-        return module.startswith("PIL.") and getattr(self.thread, "decodes", False)
+        return self.decodes and module.startswith("PIL.")
 
     def __enter__(self) -> None:
-        self.thread.decodes = True
-        cast(list, warnings.filters).insert(0, self.filter)
+        self.decodes = True
+        cast(list, warnings.filters).insert(0, ("ignore", None, Warning, self, 0))
 
     def __exit__(self, *error: object) -> None:
-        self.thread.decodes = False
+        self.decodes = False
         with suppress(ValueError):  # another thread has left catch_warnings
-            cast(list, warnings.filters).remove(self.filter)
+            cast(list, warnings.filters).remove(("ignore", None, Warning, self, 0))
 
 
 _PILLOWS_WARNINGS = _PillowsWarnings()
