@@ -114,5 +114,4 @@ def stream(
                     start += 1
                 yield ahead.popleft().result()
         finally:
-            for future in ahead:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
