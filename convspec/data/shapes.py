@@ -15,20 +15,19 @@ import numpy as np
 SIZE = 48
 OVERSAMPLING = 2  # each pixel averages 2 x 2 samples, so that edges are smooth
 
-Mask = np.ndarray
-Form = Callable[[np.ndarray, np.ndarray], Mask]
+Form = Callable[[np.ndarray, np.ndarray], np.ndarray]  # tells which of the points (u, v) lie inside
 
 
-def _disc(u: np.ndarray, v: np.ndarray, x: float, y: float, rx: float, ry: float) -> Mask:
+def _disc(u: np.ndarray, v: np.ndarray, x: float, y: float, rx: float, ry: float) -> np.ndarray:
     a, b = (u - x) / rx, (v - y) / ry
     return a * a + b * b < 1
 
 
-def _box(u: np.ndarray, v: np.ndarray, x0: float, x1: float, y0: float, y1: float) -> Mask:
+def _box(u: np.ndarray, v: np.ndarray, x0: float, x1: float, y0: float, y1: float) -> np.ndarray:
     return (u > x0) & (u < x1) & (v > y0) & (v < y1)
 
 
-def _polygon(u: np.ndarray, v: np.ndarray, *corners: tuple[float, float]) -> Mask:
+def _polygon(u: np.ndarray, v: np.ndarray, *corners: tuple[float, float]) -> np.ndarray:
     """Fill by the even-odd rule: a ray from a point inside crosses the outline an odd number of times."""
     inside = np.zeros(u.shape, bool)
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -168,5 +167,4 @@ def pictures(forms: dict[str, Form], per_class: int, seed: int, size: int = SIZE
     rng = np.random.RandomState(seed)
     labels = np.tile(np.arange(len(forms), dtype=np.int64), per_class)
     listed = list(forms.values())
-    images = np.stack([draw(listed[label], rng, size) for label in labels])
-    return images, labels
+    return np.stack([draw(listed[label], rng, size) for label in labels]), labels
