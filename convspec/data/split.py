@@ -91,7 +91,7 @@ def split(
     if target.exists() and not target.is_dir():
         raise BadInput(f"{str(target)!r} is not a folder; give one that is new or empty")
     inside, outside = source.resolve(), target.resolve()
-    if inside == outside or inside in outside.parents or outside in inside.parents:
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise BadInput(f"{str(source)!r} and {str(target)!r} overlap; give a target outside of the source")
     if source.is_dir():
         return _split(source, target, seed, layout, _link if link else shutil.copyfile, progress)
