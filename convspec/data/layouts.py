@@ -13,7 +13,7 @@ from convspec.data.scan import Folder
 Layout = Literal["classes", "parts"]
 PARTS = ("train", "validation", "test")
 LISTING_5_4 = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
-NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>\d+)\.\w+")  # Kaggle's cat.0.jpg
+NUMBERED = re.compile(r"(?P<label>.+)\.\d+\.\w+")  # Kaggle's cat.0.jpg
 KEYWORDS = {
     "train": "train training",
     "validation": "validation validate valid val dev",
@@ -74,9 +74,7 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
                 if layout is None and (others := [name for name, (part, _) in parts.items() if not part]):
                     raise _ask(top, f"{folder.path.name!r} as the part to train with, without {others[0]!r}")
                 notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
-                if with_parts := _list_numbered_parts(top, odd):
-                    return with_parts
-                return _split_as_listing_5_4(numbered, notes)
+                return _list_numbered_parts(top, odd) or _split_as_listing_5_4(numbered, notes)
         if any(part for part, _ in parts.values()):
             return _list_named(top, layout, notes)
         if _has_parts(top):
