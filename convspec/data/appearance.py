@@ -69,10 +69,10 @@ def convert_colours(picture: Image.Image, info: dict[str | tuple[int, int], Any]
 def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform of an ICC profile's colours to sRGB; None where it hardly moves any, or cannot be read."""
     # Without a cache of the last colour, threads can share it.
-    options: dict[str, Any] = {"inMode": mode, "outMode": "RGB", "flags": ImageCms.Flags.NOCACHE}
+    flags = ImageCms.Flags.NOCACHE
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), **options)
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
     except (ImageCms.PyCMSError, OSError):
         return None  # damaged, or for other kinds of pictures: viewers show the colours as they are
     bands = Image.getmodebands(mode)
