@@ -126,8 +126,6 @@ def _read(file: BinaryIO, size: int | None, interpolation: str, *, partial: bool
             if pixels is not None:
                 return pixels
         _load(picture, partial)
-        if partial and _is_plain(picture, MIN_SPREAD):
-            raise ValueError("nothing of the picture is there")
         rgb = convert_as_seen(picture, file)
         if not size:
             return np.asarray(rgb)
@@ -192,12 +190,8 @@ def _load(picture: ImageFile.ImageFile, partial: bool) -> None:
             raise
         picture.tile = []
         picture.load()  # what is decoded by now stays
-        if _is_plain(picture):
-            raise
-
-
-def _is_plain(picture: Image.Image, spread: int = 0) -> bool:
-    return all(high - low <= spread for low, high in np.reshape(picture.getextrema(), (-1, 2)))
+    if partial and all(high - low <= MIN_SPREAD for low, high in np.reshape(picture.getextrema(), (-1, 2))):
+        raise ValueError("nothing of the picture is there")
 
 
 def _complete(data: bytes) -> BinaryIO:
