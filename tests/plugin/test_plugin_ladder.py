@@ -15,6 +15,7 @@ from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.plugin import summary
+from convspec.plugin.session import Session
 from convspec.plugin.verdicts import NO_BASELINE, REGRESSED
 from convspec.report import html, tables
 from convspec.timings import compare
@@ -148,6 +149,7 @@ def accuracy(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return result_with_history(recipe.name, recipe.scale, share[0], seed)
 
     monkeypatch.setattr(run_module, "run_recipe", run)
+    monkeypatch.setattr(Session, "processes", None)  # they would not have this function
     return share
 
 
