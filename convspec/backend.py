@@ -242,7 +242,7 @@ def feed(batches: keras.utils.PyDataset) -> Any:
         return tuple(tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True))
 
     # A dataset of a generator takes 10 ms to begin, in each epoch's validation anew.
-    dataset = (tf.data.Dataset.counter() if number is None else tf.data.Dataset.range(number)).map(draw)
+    dataset = tf.data.Dataset.range(np.iinfo(np.int64).max if number is None else number).map(draw)
     # A dataset that tunes itself may take a minute to end: TensorFlow wakes its thread before that can see the end.
     options = tf.data.Options()
     options.autotune.enabled = False
