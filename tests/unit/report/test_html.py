@@ -264,6 +264,25 @@ def test_verdicts_and_the_pictures_that_flipped_are_there(case: Case, tmp_path: 
     assert not written.findall(".//*[@id='flipped']"), "of another's model there are no pictures to show"
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "mark"),
+    [
+        (["pass", "pass"], "certain"),
+        (["pass", "underpowered"], "uncertain"),
+        (["missing"], "uncertain"),
+        ([], ""),
+    ],
+)
+def test_the_answer_is_marked_green_where_every_gate_passed(
+    outcomes: list[Any], mark: str, case: Case, tmp_path: Path
+) -> None:
+    gate = judged(case, tmp_path / "baselines")
+    gates = [replace(gate, name=f"gate {number}", outcome=each) for number, each in enumerate(outcomes)]
+    written = case.write(tmp_path / "index.html", {}, None, *gates)
+    marks = [each.attrib["class"].split() for each in every(written, "div") if "outcome" in each.get("class", "")]
+    assert marks == [["outcome", mark] if mark else ["outcome"]]
+
+
 def test_failures_of_gates_are_folded_below_the_others(case: Case, tmp_path: Path) -> None:
     gate = judged(case, tmp_path / "baselines")
     why = "Failed: " + "\n".join(gate.lines), "the disk is full\nat line 3"
