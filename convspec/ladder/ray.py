@@ -76,7 +76,7 @@ def runs(
 
     A rung that starts from another waits for it, or takes its model from `folder`. A run has one CPU, or `devices`
     GPUs where there are some, and begins anew if its worker dies. A single run is done here, and the base's features
-    for it on the cluster. Raises what a run raised.
+    for it on the cluster. What a run raised is raised once the others are done.
     """
     if len(wanted) == 1:
         (run,) = wanted
@@ -104,21 +104,27 @@ def runs(
         result, model = task.remote(run.recipe, *shared, devices, backend.precision())
         pending[result] = run, model
         models[run_key(*run)] = model
+    failures: list[Any] = []
     with bar(len(wanted), "runs on the cluster", "run", progress) as shown:
         try:
             while pending:
                 (done,), _ = ray.wait(list(pending))
-                result, (run, model) = ray.get(done), pending.pop(done)
-                for name, content in ray.get(model).items():
+                run, model = pending.pop(done)
+                shown.update()
+                try:
+                    result, trained = ray.get([done, model])
+                except ray.exceptions.RayTaskError as error:
+                    failures.append(error)
+                    continue
+                for name, content in trained.items():
                     with atomic_write(folder / "models" / name) as partial:
                         partial.write_bytes(content)
                 yield run, result
-                shown.update()
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        finally:
+        finally:  # when interrupted only: where a run ends while it is cancelled, as those beside a failure, Ray aborts
             for reference in pending:
                 ray.cancel(reference, force=True)
+    if failures:
+        raise failures[0].cause from failures[0]
 
 
 def _join_cluster() -> int:

@@ -256,9 +256,14 @@ def _train_on_ray(session: Session, recipe: "Recipe", seed: int, options: dict[s
         with suppress(FileNotFoundError):
             return {file: Result.load(file)}
         results = {}
-        for run, result in ray.runs([run for _, run in session._pending(recipe, seed)], session.folder, **options):
-            results[place := session.unfinished(run.recipe, run.seed)] = result
-            result.save(place)
+        wanted = [run for _, run in session._pending(recipe, seed)]
+        try:
+            for run, result in ray.runs(wanted, session.folder, **options):
+                results[place := session.unfinished(run.recipe, run.seed)] = result
+                result.save(place)
+        except Exception:
+            if file not in results:  # the test of the rung that failed reports it otherwise
+                raise
         return results
 
 

@@ -161,12 +161,20 @@ def test_runs_on_the_cluster_end_as_they_do_here(cluster: ModuleType, few_shapes
             np.testing.assert_array_equal(there, here)
 
 
-def test_what_a_run_on_the_cluster_raises_is_raised_here(
+def test_what_a_run_on_the_cluster_raises_is_raised_here_after_the_others(
     cluster: ModuleType, few_shapes: Dataset, tmp_path: Path
 ) -> None:
-    wanted = [cluster.Run(short_recipe("dense_baseline"), few_shapes, seed, None) for seed in (0, 1)]
-    with pytest.raises(BadInput, match=r"^devices must be at most"):
-        list(cluster.runs(wanted, tmp_path, devices=5))
+    """And none is cancelled: Ray kills the whole session where a run ends at that moment, as those beside it may."""
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes(b"no weights")
+    frozen, dense = short_recipe("frozen_end_to_end", steps=2), short_recipe("dense_baseline")
+    wanted = [cluster.Run(frozen, few_shapes, 0, str(damaged)), cluster.Run(dense, few_shapes, 0, None)]
+    tuned = replace(short_recipe("fine_tuned", steps=2), starts_from=frozen)
+    wanted.append(cluster.Run(tuned, few_shapes, 0, str(damaged)))
+    ended = []
+    with pytest.raises(BadInput, match=r"damaged.weights.h5' does not hold the weights of a mini base"):
+        ended.extend(run.recipe.name for run, _ in cluster.runs(wanted, tmp_path))
+    assert ended == ["dense_baseline"]
 
 
 def test_a_session_with_the_engine_ray_spreads_its_runs(cluster: ModuleType, pytester: pytest.Pytester) -> None:
@@ -189,6 +197,30 @@ def test_a_session_with_the_engine_ray_spreads_its_runs(cluster: ModuleType, pyt
     pytester.runpytest(
         "--convspec-engine", "ray", "--convspec-rungs", "dense_baseline", "--convspec-seeds", "2"
     ).assert_outcomes(passed=1)
+
+
+def test_a_rung_that_fails_on_the_cluster_takes_no_other_with_it(
+    cluster: ModuleType, pytester: pytest.Pytester
+) -> None:
+    """It fails in its own test, and the runs of the others are those that the cluster made."""
+    pytester.makepyfile(
+        """
+        import pytest
+        from convspec.ladder.ray import BadInput
+        from convspec.ladder.rungs import find_recipe
+
+        def test_it(convspec_session, monkeypatch):
+            convspec_session.selected = {"dense_baseline", "frozen_end_to_end_fast"}
+            assert convspec_session.run(find_recipe("dense_baseline", "mini"), 0).seed == 0
+            with pytest.raises(BadInput, match="does not hold the weights"):
+                convspec_session.run(find_recipe("frozen_end_to_end_fast", "mini"), 0)
+        """
+    )
+    damaged = pytester.path / "damaged.weights.h5"
+    damaged.write_bytes(b"no weights")
+    rungs = "dense_baseline,frozen_end_to_end_fast"
+    options = "--convspec-engine", "ray", "--convspec-seeds", "1", "--convspec-weights", str(damaged)
+    pytester.runpytest(*options, "--convspec-rungs", rungs).assert_outcomes(passed=1)
 
 
 def test_without_ray_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester) -> None:
