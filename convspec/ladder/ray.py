@@ -120,7 +120,7 @@ def runs(
                     with atomic_write(folder / "models" / name) as partial:
                         partial.write_bytes(content)
                 yield run, result
-        finally:  # when interrupted only: where a run ends while it is cancelled, as those beside a failure, Ray aborts
+        finally:  # only what is interrupted: Ray aborts this process where a run ends just as it is cancelled
             for reference in pending:
                 ray.cancel(reference, force=True)
     if failures:

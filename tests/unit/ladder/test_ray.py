@@ -171,7 +171,7 @@ def test_what_a_run_on_the_cluster_raises_is_raised_here_after_the_others(
     wanted = [cluster.Run(frozen, few_shapes, 0, str(damaged)), cluster.Run(dense, few_shapes, 0, None)]
     tuned = replace(short_recipe("fine_tuned", steps=2), starts_from=frozen)
     wanted.append(cluster.Run(tuned, few_shapes, 0, str(damaged)))
-    ended = []
+    ended: list[str] = []
     with pytest.raises(BadInput, match=r"damaged.weights.h5' does not hold the weights of a mini base"):
         ended.extend(run.recipe.name for run, _ in cluster.runs(wanted, tmp_path))
     assert ended == ["dense_baseline"]

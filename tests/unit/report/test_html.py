@@ -266,12 +266,7 @@ def test_verdicts_and_the_pictures_that_flipped_are_there(case: Case, tmp_path: 
 
 @pytest.mark.parametrize(
     ("outcomes", "mark"),
-    [
-        (["pass", "pass"], "certain"),
-        (["pass", "underpowered"], "uncertain"),
-        (["missing"], "uncertain"),
-        ([], ""),
-    ],
+    [(["pass", "pass"], "certain"), (["pass", "underpowered"], "uncertain"), (["missing"], "uncertain"), ([], "")],
 )
 def test_the_answer_is_marked_green_where_every_gate_passed(
     outcomes: list[Any], mark: str, case: Case, tmp_path: Path
