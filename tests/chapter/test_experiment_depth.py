@@ -118,6 +118,7 @@ def chart(title: str, ylabel: str, lines: dict[str, list[np.ndarray]], first: in
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(124, "5.4.1", "less information about the specific input being seen", "holds", kind="measured")
 def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: Experiment) -> None:
     lines = {
@@ -141,6 +142,7 @@ def test_by_depth_less_is_said_of_the_pixels_and_more_of_the_class(experiment: E
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 def test_shuffled_pixels_and_classes_have_no_trend_by_depth() -> None:
     """The defect that pixels and classes belong to other pictures."""
     for row in (2, 3):
@@ -149,6 +151,7 @@ def test_shuffled_pixels_and_classes_have_no_trend_by_depth() -> None:
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(125, "5.4.1", "The sparsity of the activations increases with the depth", "qualified", kind="measured")
 @claim(125.3, "5.4.1", "in the first layer, all filters are activated", "qualified", kind="measured")
 def test_more_filters_are_blank_the_deeper_the_layer(experiment: Experiment) -> None:
@@ -162,6 +165,7 @@ def test_more_filters_are_blank_the_deeper_the_layer(experiment: Experiment) -> 
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 def test_layers_in_a_random_order_have_no_trend_of_blank_filters() -> None:
     """The defect that layers stand in a wrong order, another for each seed."""
     orders = [(1, 3, 0, 2), (2, 0, 3, 1), (3, 1, 2, 0), (0, 2, 1, 3), (1, 2, 3, 0)]
@@ -170,6 +174,7 @@ def test_layers_in_a_random_order_have_no_trend_of_blank_filters() -> None:
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @claim(129.1, "5.4.2", "encode simple directional edges and colors", "holds", kind="measured")
 def test_first_kernels_are_edges_and_colours_more_than_random_ones(experiment: Experiment) -> None:
     """The mini base saw 19,200 pictures again and again, the convnet 600."""

@@ -15,7 +15,7 @@ from experiments import SHAPES_SIZE, Learner, as_batches, claim_chart, draw_part
 
 from convspec import models
 
-pytestmark = pytest.mark.experiment
+pytestmark = [pytest.mark.experiment, pytest.mark.slow]
 
 SEEDS, STEPS, TEST = seeds(5), 300, 2400
 NEW, COUNTS = STEPS * 32, (300, 1700, STEPS * 32)
