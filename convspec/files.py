@@ -1,5 +1,6 @@
 """Atomic writes, locks and checksums of files."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import TextIO
 from zipfile import BadZipFile
+
+from convspec import BadInput
 
 if sys.platform != "win32":
     import fcntl
@@ -51,6 +54,20 @@ def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
         with suppress(PermissionError):  # Windows removes no open file
             file.unlink(missing_ok=True)  # or the folder was removed meanwhile
         held.release()
+
+
+@contextmanager
+def room_for(what: str, folder: Path) -> Iterator[None]:
+    """Raise BadInput, with the remedy, where a block that writes to `folder` finds its disk full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BadInput(
+            f"no room for {what} in {str(folder)!r}: free some, or name another folder with --convspec-report; what is"
+            " computed is kept"
+        ) from error
 
 
 @contextmanager

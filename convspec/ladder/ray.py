@@ -18,7 +18,7 @@ import numpy as np
 from convspec import BadInput, backend, features
 from convspec.data.batches import Batches
 from convspec.data.datasets import Dataset
-from convspec.files import atomic_write
+from convspec.files import atomic_write, room_for
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import Run, run_key, run_recipe
@@ -117,7 +117,7 @@ def runs(
                     failures.append(error)
                     continue
                 for name, content in trained.items():
-                    with atomic_write(folder / "models" / name) as partial:
+                    with room_for(name, folder), atomic_write(folder / "models" / name) as partial:
                         partial.write_bytes(content)
                 yield run, result
         finally:  # only what is interrupted: Ray aborts this process where a run ends just as it is cancelled

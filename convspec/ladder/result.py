@@ -11,7 +11,7 @@ from convspec import BadInput, training
 from convspec.accuracy.baselines import Run
 from convspec.accuracy.schema import deciding
 from convspec.data.augmentation import Augmentation
-from convspec.files import atomic_write
+from convspec.files import atomic_write, room_for
 from convspec.ladder.recipe import Recipe
 
 SCHEMA = 3  # of a saved result; it rises whenever a field changes, as a result waits only until its session is done
@@ -83,8 +83,8 @@ class Result:
             raise BadInput(f"run {run.name!r}, seed {run.seed}, is not a result of the ladder: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
-        with atomic_write(path) as partial:
+        """Write as JSON, whole or not at all; BadInput where the disk is full."""
+        with room_for(f"{self.recipe.name} seed {self.seed}", path.parent), atomic_write(path) as partial:
             partial.write_text(self._json(schema=SCHEMA))
 
     def _json(self, **more: int) -> str:

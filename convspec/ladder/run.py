@@ -1,6 +1,5 @@
 """Run a recipe: build the network, make its inputs, fit the head, summarise."""
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,11 +12,11 @@ import keras
 import msgspec
 import numpy as np
 
-from convspec import BadInput, backend, features, machine, models, training
+from convspec import backend, features, machine, models, training
 from convspec.data.augmentation import Augmentation
 from convspec.data.batches import Batches, Prepare, View, identity, rescale, stream
 from convspec.data.datasets import Dataset, Split
-from convspec.files import checksum, lock, remove
+from convspec.files import checksum, lock, remove, room_for
 from convspec.ladder import saved_model
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -119,16 +118,8 @@ def run_recipe(
     """
     run = _Run(recipe, dataset, seed, folder, weights, devices, engine, progress)
     backend.batch_share(recipe.batch_size, devices)
-    try:
-        with lock(run.model_file, progress):
-            return run.train()
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise BadInput(
-            f"no room for {run.title} in {str(folder)!r}: free some, or name another folder with --convspec-report;"
-            " what is computed is kept"
-        ) from error
+    with room_for(run.title, folder), lock(run.model_file, progress):
+        return run.train()
 
 
 def train_once(run: Run, file: Path, folder: Path, processes: int = 1, **options: Any) -> Result:

@@ -259,8 +259,8 @@ def _train_on_ray(session: Session, recipe: "Recipe", seed: int, options: dict[s
         wanted = [run for _, run in session._pending(recipe, seed)]
         try:
             for run, result in ray.runs(wanted, session.folder, **options):
-                results[place := session.unfinished(run.recipe, run.seed)] = result
-                result.save(place)
+                result.save(place := session.unfinished(run.recipe, run.seed))
+                results[place] = result
         except Exception:
             if file not in results:  # the test of the rung that failed reports it otherwise
                 raise

@@ -22,7 +22,7 @@ from convspec.data.datasets import Dataset, Split
 from convspec.files import lock
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
-from convspec.ladder.run import ARCHITECTURES, run_key, run_recipe
+from convspec.ladder.run import ARCHITECTURES, Run, run_key, run_recipe, train_once
 from convspec.ladder.rungs import RECIPES, RUNGS, find_recipe
 
 # Each kind of rung in the fast tier, and those that differ from one of them in data alone in the slow one.
@@ -179,9 +179,12 @@ def test_a_damaged_predecessor_is_named_as_such(few_shapes: Dataset, tmp_path: P
         run_recipe(recipe, few_shapes, 0, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["convspec.features.checksum", "convspec.backend.save_model"])
+@pytest.mark.parametrize(
+    ("place", "models"),
+    [("convspec.features.checksum", 0), ("convspec.backend.save_model", 0), ("convspec.ladder.result.atomic_write", 1)],
+)
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_done(
-    place: str, few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, models: int, few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -189,8 +192,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_done(
     monkeypatch.setattr(place, full_disk)
     message = r"no room for feature_extraction seed 0 in .*--convspec-report; what is computed is kept"
     with pytest.raises(BadInput, match=message):
-        run_recipe(short_recipe("feature_extraction"), few_shapes, 0, tmp_path)
-    assert not list(tmp_path.rglob("*.keras"))
+        train_once(Run(short_recipe("feature_extraction"), few_shapes, 0, None), tmp_path / "result.json", tmp_path)
+    assert len(list(tmp_path.rglob("*.keras"))) == models, "what is whole, and nothing else"
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_a_loss_that_is_no_number_is_an_error_and_no_result(few_shapes: Dataset, run_folder: Path) -> None:
