@@ -209,7 +209,7 @@ def test_a_rung_that_fails_on_the_cluster_takes_no_other_with_it(
         from convspec.ladder.ray import BadInput
         from convspec.ladder.rungs import find_recipe
 
-        def test_it(convspec_session, monkeypatch):
+        def test_it(convspec_session):
             convspec_session.selected = {"dense_baseline", "frozen_end_to_end_fast"}
             assert convspec_session.run(find_recipe("dense_baseline", "mini"), 0).seed == 0
             with pytest.raises(BadInput, match="does not hold the weights"):
