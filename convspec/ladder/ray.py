@@ -113,7 +113,7 @@ def runs(
                 shown.update()
                 try:
                     result, trained = ray.get([done, model])
-                except ray.exceptions.RayTaskError as error:
+                except ray.exceptions.RayError as error:  # a worker that died each time, too
                     failures.append(error)
                     continue
                 for name, content in trained.items():
@@ -124,7 +124,7 @@ def runs(
             for reference in pending:
                 ray.cancel(reference, force=True)
     if failures:
-        raise failures[0].cause from failures[0]
+        raise getattr(failures[0], "cause", failures[0]) from failures[0]
 
 
 def _join_cluster() -> int:
