@@ -34,7 +34,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +47,7 @@ from scipy import special
 
 from convspec.accuracy import statistics
 from convspec.plugin.session import SESSION
+from convspec.report.tables import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -232,14 +233,25 @@ BEGUN: dict[Path, float] = {}  # when the first test of a file was set up: tests
 
 
 @pytest.fixture
-def evidence(request: pytest.FixtureRequest) -> Evidence:
-    """Record a line with numbers, and their kind where it isn't that of the claim."""
+def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
+    """Record a line with numbers, and their kind where it isn't that of the claim.
+
+    Recorded evidence is what docs/claims.md says, whose pages would otherwise outlive the runs that it is of.
+    """
 
     def record(line: str, kind: Kind | None = None) -> None:
         request.node.stash[LINES].append(line)
         request.node.stash[KIND] = kind or request.node.stash[KIND]
 
-    return record
+    yield record
+    import claims_table
+
+    page = request.config.rootpath / "docs" / "claims.md"
+    written = dict(claims_table.read_evidence(page.read_text(encoding="utf-8"))) if page.exists() else {}
+    for mark in request.node.iter_markers("claim"):
+        if (request.node.stash[KIND] or mark.args[0].kind) == "recorded" and written:
+            rest = [line for line in request.node.stash[LINES] if escape(line) not in written[mark.args[0].number]]
+            assert not rest, f"{page} lacks {rest}: run `python tests/claims_table.py` with this run's claims.json"
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ def update(text: str, tests: Sequence[MarkedTest], records: Iterable[Mapping[str
     fresh: dict[float, list[str]] = {}
     for row in (row for record in records for row in record["claims"]):
         fresh.setdefault(row["number"], []).extend(line for test in row["tests"] for line in test["evidence"])
-    evidence = dict(_read_evidence(text))
+    evidence = dict(read_evidence(text))
     evidence |= {number: escape("; ".join(dict.fromkeys(lines))) for number, lines in fresh.items() if lines}
     rows = build_rows(tests)
     for row in rows:
@@ -306,7 +306,8 @@ def update(text: str, tests: Sequence[MarkedTest], records: Iterable[Mapping[str
     return text
 
 
-def _read_evidence(text: str) -> Iterator[tuple[float, str]]:
+def read_evidence(text: str) -> Iterator[tuple[float, str]]:
+    """Yield each claim's number, and its evidence in Markdown, as docs/claims.md has them."""
     for line in text.splitlines():
         cells = line.removeprefix("| ").split(" | ")  # a | in a cell is escaped
         if len(cells) == 7 and re.fullmatch(r"[\d.]+", cells[0]):

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 from builders import mini_base, recorded_runs
-from claims import Effect, Experiment, assert_effect, claim, seeds
+from claims import Effect, Evidence, Experiment, assert_effect, claim, seeds
 from matplotlib.figure import Figure
 
 from convspec import backend, models, training
@@ -128,14 +128,16 @@ def test_the_mean_loss_rises_with_accuracy_stable_and_median_falling(experiment:
 
 
 @claim(116, "5.3.2", "improve if the loss isn't decreasing", "holds", kind="recorded")
-def test_recorded_losses_rise_in_epochs_in_which_accuracy_rises(experiment: Experiment) -> None:
+def test_recorded_losses_rise_in_epochs_in_which_accuracy_rises(evidence: Evidence) -> None:
     """Of the rungs at mini only `from_scratch` goes on for long after its lowest loss; fine-tuning has five epochs."""
     histories = [run.history for run in recorded_runs("mini")["from_scratch"]]
     recorded = [(np.array(history["val_loss"]), np.array(history["val_accuracy"])) for history in histories]
     changed = [changes(Curves(loss, loss, accuracy)) for loss, accuracy in recorded]
     rise = Effect(tuple(each.mean for each in changed), "nats")
-    experiment(rise, "change of validation loss from its lowest to the end, from scratch at mini")
-    experiment(accuracy := Effect(tuple(each.accuracy for each in changed)), "change of validation accuracy")
-    experiment(Effect(tuple(both_rise(*each) for each in recorded)), "epochs after which both are higher")
+    accuracy = Effect(tuple(each.accuracy for each in changed))
+    both = Effect(tuple(both_rise(*each) for each in recorded))
+    evidence(f"change of validation loss from its lowest to the end, from scratch at mini: {rise}")
+    evidence(f"change of validation accuracy: {accuracy}")
+    evidence(f"epochs after which both are higher: {both}")
     assert_effect(rise, above=0, why="training goes on to overfit")
     assert_effect(accuracy, above=-0.01, why="accuracy is a threshold")
