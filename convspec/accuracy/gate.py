@@ -7,13 +7,14 @@ the runs in the order of their seeds. Each picture is its own control, so the va
   with the pooled variance, the strongest for a shift; one goes to that with the baseline's own, as a fault may scatter
   the new runs. Equal seeds are not paired, which would halve the degrees of freedom.
 - *pass* requires one-sided 95 % confidence that the drop is below the margin (non-inferiority), by Welch's t; or that
-  each new run is right on the same pictures as the baseline's of that place.
+  each new run is right on the same pictures as the baseline's of that place, however few these are.
 - *underpowered* is everything else.
 
 Where all runs of a side are the same (a fit without chance), chance is in the pictures alone: McNemar's exact test
-(1947, doi:10.1007/BF02295996), and Student's t over pictures. A side of one run has no known variance otherwise: it may
-pass beside several, but is never regressed. Each of several looks at growing runs spends an equal share of both error
-rates (Bonferroni's inequality; Lan and DeMets 1983, doi:10.1093/biomet/70.3.659).
+(1947, doi:10.1007/BF02295996), and an interval of the pictures won and lost that holds for few of them, too (MOVER:
+Zou and Donner 2008, doi:10.1002/sim.3095). A side of one run has no known variance otherwise: it may pass beside
+several, but is never regressed. Each of several looks at growing runs spends an equal share of both error rates
+(Bonferroni's inequality; Lan and DeMets 1983, doi:10.1093/biomet/70.3.659).
 """
 
 from bisect import bisect_left
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from convspec.accuracy.statistics import CONFIDENCE, validate_sides, welch
+from convspec.accuracy.statistics import CONFIDENCE, validate_sides, welch, wilson
 
 Outcome = Literal["pass", "regressed", "underpowered"]
 FALSE_ALARMS = 0.001
@@ -97,20 +98,19 @@ def gate(
     before, after = (float(side.mean()) for side in accuracies)
     constant = bool((base == base[0]).all() and (fresh == fresh[0]).all())
     if constant:
-        evidence = _by_pictures(base[0], fresh[0], alpha, weights)
+        evidence = _by_pictures(base[0], fresh[0], alpha, level, weights)
     else:
         unit = (1 if weights is None else float(weights.max())) / base.shape[1]  # what one picture counts at most
         evidence = _by_seeds(*accuracies, unit**2 / 12, alpha, level)
-    half = float(special.stdtrit(evidence.degrees, 1 - level)) * evidence.error
     change, runs, single = after - before, (len(base), len(fresh)), len(base) == len(fresh) == 1
     lone = single or (shared == 1 and not constant)
     note = _note(evidence, single, lone, constant)
     outcome: Outcome = "underpowered"
     if len(fresh) <= len(base) and (base[: len(fresh)] == fresh).all():
         outcome, note = "pass", "right on the same pictures, seed by seed"
-    elif change - half > -margin and not single:
+    elif evidence.low > -margin and not single:
         outcome = "pass"
-    elif evidence.drop_p <= alpha and change + half < 0 and not lone:
+    elif evidence.drop_p <= alpha and evidence.high < 0 and not lone:
         outcome = "regressed"
     more_seeds_help = outcome == "underpowered" and (lone or not constant)
     suspicious = change > margin and (evidence.gain_p <= alpha or bool(fresh.all()))
@@ -120,8 +120,8 @@ def gate(
         baseline=before,
         new=after,
         change=change,
-        low=change - half,
-        high=change + half,
+        low=evidence.low,
+        high=evidence.high,
         p_value=evidence.drop_p,
         margin=margin,
         smallest_drop=None if lone or evidence.smallest_drop > before else max(evidence.smallest_drop, margin),
@@ -132,8 +132,8 @@ def gate(
 
 
 class _Evidence(NamedTuple):
-    error: float  # of the change
-    degrees: float  # of freedom
+    low: float  # of the interval of the change
+    high: float
     variances: tuple[float, float]  # of one run's accuracy, on each side
     drop_p: float
     gain_p: float
@@ -151,14 +151,39 @@ def _note(evidence: _Evidence, single: bool, lone: bool, constant: bool) -> str:
     return note if lone else ""
 
 
-def _by_pictures(base: np.ndarray, new: np.ndarray, alpha: float, weights: np.ndarray | None) -> _Evidence:
+def _by_pictures(
+    base: np.ndarray, new: np.ndarray, alpha: float, level: float, weights: np.ndarray | None
+) -> _Evidence:
     shares = np.ones(len(base)) if weights is None else weights
     flipped, pictures = (new.astype(int) - base) * shares, len(base)
     error = sqrt(max(float(flipped.var(ddof=1)), 1 / 12 / pictures) / pictures)
     drop_p, gain_p = (_sign_test(sign * flipped) for sign in (1, -1))
     min_flips = ceil(-log2(alpha)) / pictures * float(shares.max())  # all one way, for the sign test to see them
     smallest = max(_detectable(alpha, pictures - 1, error), min_flips)
-    return _Evidence(error, pictures - 1, (error**2 / 2, error**2 / 2), drop_p, gain_p, smallest)
+    low, high = _interval_over_pictures(new & ~base, base & ~new, shares, level)
+    return _Evidence(low, high, (error**2 / 2, error**2 / 2), drop_p, gain_p, smallest)
+
+
+def _interval_over_pictures(won: np.ndarray, lost: np.ndarray, shares: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the interval of the change from Wilson's of what was won and lost, among pictures of equal share each."""
+    change, below, above = 0.0, 0.0, 0.0
+    for share in np.unique(shares):
+        (gain, loss), count = (
+            (float(side[shares == share].mean()) for side in (won, lost)),
+            int((shares == share).sum()),
+        )
+        (gain_low, gain_high), (loss_low, loss_high) = (wilson(rate, count, 1 - 2 * level) for rate in (gain, loss))
+        # Both are shares of one sample: what is won can't be lost.
+        correlation = sqrt(gain * loss / ((1 - gain) * (1 - loss))) if gain * loss else 0.0
+        weight = share * count / len(shares)
+        change += weight * (gain - loss)
+        below += weight**2 * _squared(gain - gain_low, loss_high - loss, correlation)
+        above += weight**2 * _squared(gain_high - gain, loss - loss_low, correlation)
+    return change - sqrt(below), change + sqrt(above)
+
+
+def _squared(first: float, second: float, correlation: float) -> float:
+    return first**2 + second**2 + 2 * correlation * first * second
 
 
 def _sign_test(flipped: np.ndarray) -> float:
@@ -191,7 +216,8 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
     smallest, degrees = _smallest_drop(variances, runs, alpha, level), float(pooled)
     if min(runs) > 1:
         degrees, error = welch(variances, runs)
-    return _Evidence(error, degrees, variances, drop_p, gain_p, smallest)
+    half = float(special.stdtrit(degrees, 1 - level)) * error
+    return _Evidence(change - half, change + half, variances, drop_p, gain_p, smallest)
 
 
 def _detectable(alpha: float, degrees: float, error: float) -> float:

@@ -32,7 +32,12 @@ def interval(accuracies: Sequence[float], pictures: int) -> tuple[float, float]:
     """
     if len(set(accuracies)) > 1:
         return _student(accuracies, float(np.std(accuracies, ddof=1)) / np.sqrt(len(accuracies)))
-    rate, z2 = accuracies[0], float(special.ndtri((1 + CONFIDENCE) / 2)) ** 2 / pictures
+    return wilson(accuracies[0], pictures, CONFIDENCE)
+
+
+def wilson(rate: float, pictures: int, confidence: float) -> tuple[float, float]:
+    """Return the two-sided interval of a rate among so many pictures (Wilson 1927, doi:10.2307/2276774)."""
+    z2 = float(special.ndtri((1 + confidence) / 2)) ** 2 / pictures
     centre, half = rate + z2 / 2, np.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
     return max(float((centre - half) / (1 + z2)), 0.0), min(float((centre + half) / (1 + z2)), 1.0)
 

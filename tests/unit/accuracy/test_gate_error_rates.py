@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from convspec.accuracy import baselines, flips, gate
+from convspec.accuracy import baselines, flips, gate, measures
 
 RUNS = baselines.read(Path(__file__).parents[3] / "fixtures" / "baselines")
 
@@ -111,6 +111,23 @@ def test_runs_that_spread_too_widely_for_the_margin_are_underpowered(drop: float
 )
 def test_a_drop_by_the_margin_passes_at_most_5_times_in_100(rung: str, spread: float, experiments: int) -> None:
     assert at_most(RUNGS[rung].outcomes(experiments, 0.01, spread)["pass"], experiments, 0.05)
+
+
+@pytest.mark.parametrize("rare", [0, 20])
+@pytest.mark.parametrize("pictures", [300, 1000])
+def test_without_randomness_a_drop_by_the_margin_passes_5_times_in_100(pictures: int, rare: int) -> None:
+    """All of whose pictures are lost alike, or those of a rare class, whose share in the balanced accuracy is half."""
+    rng, labels, right = (
+        np.random.default_rng(pictures + rare),
+        np.arange(pictures) < rare,
+        np.arange(pictures) % 10 > 0,
+    )
+    lost, won = (np.where(labels, 0.02, 0.002), np.where(labels, 0, 0.002)) if rare else (0.01, 0)
+    chance = np.where(right, lost, won) / np.where(right, 0.9, 0.1)
+    weights = measures.picture_weights(labels) if rare else None
+    sides = [right ^ (rng.random(pictures) < chance) for _ in range(1000)]
+    outcomes = [gate.gate([right] * 2, [new] * 2, weights=weights).outcome for new in sides if (new != right).any()]
+    assert at_most(outcomes.count("pass"), 1000, 0.05)
 
 
 @pytest.mark.parametrize("experiments", [30, pytest.param(10_000, marks=pytest.mark.slow)])
