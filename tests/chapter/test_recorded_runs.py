@@ -230,20 +230,26 @@ def test_from_scratch_validation_loss_falls_past_epoch_5_then_rises(full: Full) 
 # Augmented, figures 5.12 and 5.13.
 
 
-@claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "refuted", kind="recorded")
-def test_the_recorded_relative_improvement_is_less_than_15_percent(full: Full) -> None:
-    """In the mean of the last ten epochs, by Welch's interval of the difference of the logarithms."""
+@claim(75, "5.2.5", "a 15% relative improvement over the non-regularized model", "cannot tell", kind="recorded")
+def test_another_run_of_each_may_improve_by_15_percent_or_by_half_of_it(full: Full) -> None:
+    """By Welch's 95 % range of the difference between another run of each, in logarithms of where they end.
+
+    As for a published accuracy: 15 % lies in it, but it reaches further than three points each way.
+    """
     logs = [np.log([last_epochs(run).mean() for run in full(rung)]) for rung in ("from_scratch", "augmented")]
     if min(map(len, logs)) < 2:
         pytest.skip("one seed does not show how much seeds scatter: --convspec-seeds 3")
-    degrees, error = statistics.welch([float(np.var(side, ddof=1)) for side in logs], [*map(len, logs)])
+    runs = [*map(len, logs)]
+    variances = [float(np.var(side, ddof=1)) * (count + 1) for side, count in zip(logs, runs, strict=True)]
+    degrees, error = statistics.welch(variances, runs)  # of one run, and of the mean that it is guessed by
     gain, reach = logs[1].mean() - logs[0].mean(), stats.t.ppf(0.975, degrees) * error
     low, middle, high = np.exp([gain - reach, gain, gain + reach]) - 1
     without, beside = (np.exp(side).mean() for side in logs)
-    full.show(f"validation {without:.3f} to {beside:.3f}, {middle:+.0%} [{low:.0%}, {high:.0%}]")
+    full.show(f"validation {without:.3f} to {beside:.3f}, {middle:+.0%}, another run of each {low:+.0%} to {high:+.0%}")
     assert middle > 0
     if full.kind == "recorded":
-        assert 0 < low < high < 0.145
+        assert 0 < low < 0.075 < 0.145 < high
+        assert high - low > 2 * claims_module.WIDEST
 
 
 @claim(72.5, "5.2.5", "augmentation and dropout, you're no longer overfitting", "refuted", kind="recorded")
