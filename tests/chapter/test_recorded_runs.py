@@ -51,15 +51,19 @@ class Full:
         """Whether all runs that were asked for are of this session."""
         return "measured" if self._kinds == {"measured"} else "recorded"
 
-    def judge(self, rung: str, part: str = "validation") -> claims_module.Verdict:
-        """Return whether the published accuracy of a rung is reproduced, with the numbers as evidence."""
-        runs = self(rung)
+    def judge(self, rung: str, part: str = "validation", published_for: str = "") -> claims_module.Verdict:
+        """Return whether the published accuracy of a rung is reproduced, with the numbers as evidence.
+
+        `published_for` names the rung that it was published for, where that is another one.
+        """
+        published = find_recipe(published_for or rung, "full").published
+        runs = [replace(run, recipe=replace(run.recipe, published=published)) for run in self(rung)]
         figure = claims_module.judge(runs, part)
         best = f" (best epoch {figure.best:.3f})" if figure.best else ""
-        seeds, published = f"{len(runs)} seed{'s' * (len(runs) > 1)}", runs[0].recipe.published[part]
+        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
         self.show(
             f"{rung} {part} {figure.measured:.3f}{best}, another run {figure.low:.3f} to {figure.high:.3f}, {seeds},"
-            f" published {tables.format_range(*published)}: {figure.verdict}"
+            f" published {tables.format_range(*published[part])}: {figure.verdict}"
         )
         return figure.verdict
 
@@ -299,10 +303,11 @@ def test_feature_extraction_as_plotted_does_not_overfit_in_5_epochs(full: Full) 
 
 
 @claim(105, "5.3.1", "you reach a validation accuracy of about 96%", "qualified", kind="recorded")
-def test_a_frozen_base_reaches_96_percent_with_its_own_preprocessing(full: Full) -> None:
-    """As written, with inputs / 255, it does not, and no more on three recorded views of each picture in turn.
+def test_a_frozen_base_comes_near_96_percent_with_its_own_preprocessing(full: Full) -> None:
+    """Its one run ends at 0.953, in whose range for another run 0.96 is. As written, with inputs / 255, it is not, and
+    no more on three recorded views of each picture in turn.
 
-    With the base left trainable it does, as the published run may have: see docs/results.md.
+    With the base left trainable it is reached, as the published run may have done: see docs/results.md.
     """
     for inputs_by_255 in ("frozen_end_to_end", "frozen_end_to_end_recorded"):
         assert full.judge(inputs_by_255) == "not reproduced"
@@ -322,10 +327,12 @@ def test_95_percent_is_reached_with_the_weights_own_preprocessing(full: Full) ->
 # Fine-tuning, figures 5.20 to 5.23: as written; in fast form on recorded views with the weights' own preprocessing.
 
 
-@claim(117, "5.3.2", "a test accuracy of 97%", "refuted", kind="recorded")
+@claim(117, "5.3.2", "a test accuracy of 97%", "qualified", kind="recorded")
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_fine_tuning_as_written_does_not_reach_97_percent(part: str, full: Full) -> None:
+def test_fine_tuning_comes_near_97_percent_in_fast_form_not_as_written(part: str, full: Full) -> None:
+    """Prepared as the weights expect, its one run ends at 0.961, in whose range for another run 0.97 is."""
     assert full.judge("fine_tuned", part) == "not reproduced"
+    assert full.judge("fine_tuned_fast", part, published_for="fine_tuned") == "reproduced"
 
 
 @claim(113, "5.3.2", "a nice 1% absolute improvement in accuracy", "qualified", kind="recorded")
@@ -353,6 +360,7 @@ def test_fine_tuning_gains_four_points_on_90_percent_but_not_one_on_96(
 
 @claim(114.5, "5.3.2", "from about 96% to above 97%", "refuted", source="figure 5.22", kind="recorded")
 def test_the_smoothed_accuracy_rises_from_91_to_94_percent(full: Full) -> None:
+    """As written. In fast form the start is at 96 %, and there is no rise (claim 114.7)."""
     for run in full("fine_tuned"):
         smoothed = smooth_curve(run.history["val_accuracy"])
         full.show(f"{run.recipe.name}, {title(run)}: smoothed validation {smoothed[0]:.3f} to {smoothed[-1]:.3f}")
