@@ -60,9 +60,13 @@ def held_out(network: str, mnist: Path | None) -> np.ndarray:
 
 
 @claim(37, "5.1.2", "may not be enough to learn to classify digits", "refuted", kind="measured")
-@claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
-def test_without_pooling_digits_are_learned_and_overfitted_no_more(experiment: Experiment) -> None:
-    """What has windows of 7 x 7 pixels in its last convolution still has a Dense layer that sees them all."""
+@claim(38, "5.1.2", "would result in intense overfitting", "qualified", kind="measured")
+def test_without_pooling_digits_are_learned_and_overfitted_hardly_more(experiment: Experiment) -> None:
+    """What has windows of 7 x 7 pixels in its last convolution still has a Dense layer that sees them all.
+
+    Digits of 8 x 8 are overfitted by 3 points, but by less than one more than with pooling, of 28 times fewer
+    parameters.
+    """
     title = "Claim: without max pooling, digits may not be learned and overfitting is\nintense; others work less well"
     both = np.stack([accuracies(network, None) for network in NETWORKS], axis=1)
     lines = dict(zip(("training digits", "test digits"), both, strict=True))
@@ -96,9 +100,11 @@ def test_how_maps_shrink_makes_less_than_a_point_on_digits_of_8_by_8(experiment:
 
 
 @claim(37, "5.1.2", "may not be enough to learn to classify digits", "refuted", kind="measured")
-@claim(38, "5.1.2", "would result in intense overfitting", "refuted", kind="measured")
+@claim(38, "5.1.2", "would result in intense overfitting", "qualified", kind="measured")
 def test_without_pooling_mnists_digits_are_learned_a_point_less_well(experiment: Experiment, data_folder: Path) -> None:
-    """Nine in ten are right after 600; overfitting is a point more, of some eight."""
+    """Nine in ten are right after 600. They are overfitted by some 8 points, but hardly for want of pooling: with it
+    they are by one point less.
+    """
     none, pooled = (accuracies(network, data_folder) for network in ("none", "max pooling"))
     overfitting = paired(gap(none), gap(pooled))
     experiment(Effect(tuple(none[1])), "test accuracy on MNIST with nothing")
