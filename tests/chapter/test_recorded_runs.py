@@ -148,12 +148,12 @@ def test_the_published_accuracy_is_what_runs_give(
 
 
 @claim(74, "5.2.5", "You now reach an accuracy of 82%", "qualified", kind="recorded")
-def test_augmented_reaches_82_percent_in_its_best_epochs_not_at_its_end(full: Full) -> None:
-    """The best epoch of a hundred is 1 to 4 points above the mean of the last ten."""
+def test_augmented_has_82_percent_in_its_mean_best_epoch_not_at_its_end(full: Full) -> None:
+    """The best epoch of a hundred is 1 to 4 points above the mean of the last ten; in one run of five it has 81.5 %."""
     best = [max(run.history["val_accuracy"]) for run in full("augmented")]
     full.show(f"best epochs {min(best):.3f} to {max(best):.3f}")
     assert min(best) > 0.81
-    assert max(best) > 0.82
+    assert np.mean(best) > 0.82
     verdict = full.judge("augmented")
     assert verdict == "not reproduced" or full.kind == "measured"
 
@@ -289,7 +289,7 @@ def test_a_pretrained_base_is_far_ahead_of_a_network_from_scratch(rung: str, ful
 @claim(98, "5.3.1", "you’re overfitting almost from the start", "qualified", kind="recorded")
 def test_feature_extraction_as_plotted_does_not_overfit_in_5_epochs(full: Full) -> None:
     """The training accuracy that is plotted is with dropout, and a mean over each epoch while it is learned. By it the
-    network overfits from epoch 6 to 8 of 30 on; the validation loss falls for 20 epochs and more.
+    network overfits from epoch 6 or 7 of 30 on; the validation loss falls for 20 epochs and more.
     """
     for run in full("feature_extraction"):
         ahead = np.array(run.history["accuracy"]) > np.array(run.history["val_accuracy"])
@@ -369,8 +369,8 @@ def test_the_smoothed_accuracy_rises_from_91_to_94_percent(full: Full) -> None:
 
 @claim(114.7, "5.3.2", "in fact, it's deteriorating", "holds", kind="recorded")
 @pytest.mark.parametrize("rung", ["fine_tuned", "fine_tuned_fast"])
-def test_the_loss_of_fine_tuning_rises_and_the_accuracy_does_not_fall(rung: str, full: Full) -> None:
-    """The first ten epochs against the last ten, in validation."""
+def test_the_loss_of_fine_tuning_rises_and_the_accuracy_hardly_falls(rung: str, full: Full) -> None:
+    """The first ten epochs against the last ten, in validation: by less than half a point, if at all."""
     for run in full(rung):
         loss, accuracy = (np.array(run.history[name]) for name in ("val_loss", "val_accuracy"))
         full.show(

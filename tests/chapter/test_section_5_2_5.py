@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from claims import Evidence, claim
+from claims import Evidence, claim, expect
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 from convspec.data import datasets, decode
@@ -156,10 +156,13 @@ def test_an_epoch_of_listing_5_14_is_3184_pictures_here_it_is_3200() -> None:
 @claim(76, "5.2.5", "an even better accuracy, likely up to 86% or 87%", "cannot tell", kind="measured")
 @pytest.mark.full
 @pytest.mark.ladder
-def test_some_other_filters_depth_or_dropout_beat_listing_5_13(
+def test_some_other_filters_depth_or_dropout_may_reach_86_percent(
     convspec_session: Session, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:
-    """Not tried: hours without a GPU. Each ends at the mean validation accuracy of its last ten epochs."""
+    """Not tried: hours without a GPU. Each ends at the mean validation accuracy of its last ten epochs.
+
+    One seed and three changes can show it, but not that none would.
+    """
     listed = find_recipe("augmented", "full")
     changes: dict[str, dict[str, Any]] = {
         "as listed": {},
@@ -171,4 +174,4 @@ def test_some_other_filters_depth_or_dropout_beat_listing_5_13(
         runs = {name: convspec_session.run(replace(listed, **change), 0) for name, change in changes.items()}
     ends = {name: float(np.mean(run.history["val_accuracy"][-10:])) for name, run in runs.items()}
     evidence(", ".join(f"{name} {end:.3f}" for name, end in ends.items()))
-    assert max(ends.values()) >= 0.86 > ends["as listed"]
+    expect(max(ends.values()) >= 0.86 > ends["as listed"], "no change of these reached 86 %, or none was needed")
