@@ -114,7 +114,7 @@ def claim(
         verdict: What is true, as the test asserts it: "holds", "qualified" (under a condition), "refuted"; "cannot
             tell" where the evidence is too weak either way.
         source: "text", "table", "listing 5.8" or "figure 5.9".
-        kind: Evidence of this test: "exact", "measured" in this run, or "recorded" earlier.
+        kind: Evidence of this test: "exact", "measured" in this run, or "recorded" earlier or elsewhere.
     """
     return pytest.mark.claim(Claim(number, section, quote, verdict, source, kind))
 

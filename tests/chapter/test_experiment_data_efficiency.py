@@ -115,7 +115,9 @@ def shape_accuracies() -> np.ndarray:
 @claim(77, "5.2.1", "complex problem with just a few tens of samples", "holds", kind="measured")
 @claim(77.5, "5.2.1", "a few hundred can potentially suffice", "holds", kind="measured")
 def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experiment: Experiment) -> None:
-    """From tens less than a quarter of the errors of guessing is avoided, from thousands half, in as many steps."""
+    """From tens less than a quarter of the errors of guessing is avoided, from thousands half, in as many steps. Of the
+    simple task nine in ten are avoided from hundreds, and not from tens.
+    """
     simple, forms = digit_accuracies("convnet", None)[[0, 2]], shape_accuracies()
     skills = {"digits (simple)": (simple - 0.1) / 0.9, "shapes (complex)": (forms - 0.5) / 0.5}
     title = "Claim: tens of samples don't solve a complex problem,\na few hundred can solve a simple one"
@@ -130,4 +132,5 @@ def test_tens_of_pictures_dont_solve_a_complex_task_hundreds_a_simple_one(experi
     experiment(simple_hundreds, "on digits from 300")
     assert_effect(tens, below=0.25, why="fifty pictures do not show what all fish have in common")
     assert_effect(thousands, above=0.5, why="the network and its steps would do")
-    assert_effect(simple_hundreds, above=0.75, why="digits are small, centred and without background")
+    assert_effect(simple_hundreds, above=0.9, why="digits are small, centred and without background")
+    assert_effect(simple_tens, below=0.9, why="five of each digit do not show all ways to write it")

@@ -178,6 +178,15 @@ def test_the_errors_fall_by_less_than_68_percent_between_any_two_seeds(full: Ful
 # From scratch, figures 5.9 and 5.10.
 
 
+@claim(78, "5.2.1", "will still yield reasonable results despite a relative lack", "holds", kind="recorded")
+def test_training_from_scratch_on_2000_pictures_is_far_above_chance(full: Full) -> None:
+    """Beyond chance in 1,000 test pictures, a fifth of the errors that guessing makes are avoided, and more."""
+    for run in full("from_scratch"):
+        right = int(np.sum(np.equal(run.predicted, run.test_labels)))
+        full.show(f"{title(run)}: {run.test_accuracy:.3f} of {len(run.predicted)} test pictures, where chance has 0.5")
+        assert stats.binomtest(right, len(run.predicted), 0.6, alternative="greater").pvalue < LEVEL
+
+
 @claim(61, "5.2.4", "increases linearly over time, until it reaches nearly 100%", "qualified", kind="recorded")
 def test_from_scratch_training_nears_its_limits_and_the_loss_linearly(full: Full) -> None:
     """The loss falls as fast in the second half as in the first; the accuracy rises ever slower."""

@@ -305,9 +305,12 @@ def test_a_step_has_root_mean_square_1_for_gradients_far_above_1e_5() -> None:
     assert 0 < small < 0.5
 
 
-@claim(127.5, "5.4.2", "is responsive to a polka-dot pattern", "holds", source="figure 5.29")
+@claim(127.5, "5.4.2", "is responsive to a polka-dot pattern", "holds", source="figure 5.29", kind="measured")
 def test_filter_0_of_block3_conv1_has_a_pattern_of_polka_dots(data_folder: Path, evidence: Evidence) -> None:
-    """Many bright spots, round, and more evenly apart than by chance; the next filter's pattern is none of it."""
+    """Many bright spots, round, and more evenly apart than by chance; the next filter's are few and long.
+
+    How many there are depends on the last bits of a gradient, and so on the machine.
+    """
     base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (96, 96, 3))
     spots = []
     for pattern in filter_patterns(base, "block3_conv1", [0, 1], 96):
@@ -324,7 +327,7 @@ def test_filter_0_of_block3_conv1_has_a_pattern_of_polka_dots(data_folder: Path,
     count, length, evenness = spots[0]
     assert count > 40
     assert length < 1.5 < spots[1][1]
-    assert evenness > 1.3
+    assert evenness > 1 + 5 * 0.523 / np.sqrt(count), "by chance it scatters by 0.523 / sqrt(spots) (Clark and Evans)"
 
 
 @claim(128, "5.4.2", "an 8×8 grid of 64×64 filter patterns", "holds", source="listing 5.39")

@@ -1,4 +1,4 @@
-"""Freezing (section 5.3): frozen tensors stay bit for bit, thawed ones move, and when Keras heeds a change."""
+"""Freezing (section 5.3): frozen tensors stay bit for bit, thawed ones move, and a change must be compiled."""
 
 from collections.abc import Callable
 
@@ -85,36 +85,6 @@ def _compiled_before(change: str) -> tuple[keras.Model, keras.Model]:
     base.trainable = change == "frozen"
     compile_model(model, 1e-3)
     return base, model
-
-
-def _keras_steps(model: keras.Model) -> None:
-    """Train by Keras alone, without the package's guard."""
-    model.fit(*_pictures(), batch_size=4, verbose=0)
-
-
-only_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="other backends look at `trainable` at other times"
-)
-
-
-@only_tensorflow
-def test_keras_ignores_a_change_of_trainable_after_training() -> None:
-    """Section 5.3.1: change trainability after compilation and "these changes will be ignored". True after training."""
-    base, model = _compiled_before("frozen")
-    before = _moved(model, lambda: _keras_steps(model))
-    models.freeze(base)
-    assert _moved(model, lambda: _keras_steps(model)) == before, "as if nothing had been changed"
-    compile_model(model, 1e-3)
-    assert _moved(model, lambda: _keras_steps(model)) == {weight.path for weight in model.trainable_weights} != before
-
-
-@only_tensorflow
-def test_keras_heeds_a_change_of_trainable_before_the_first_step() -> None:
-    """Section 5.3.1's "will be ignored" does not hold here: what is trained is fixed by the first step, not before."""
-    base, model = _compiled_before("frozen")
-    compiled = {weight.path for weight in model.trainable_weights}
-    models.freeze(base)
-    assert _moved(model, lambda: _keras_steps(model)) == {weight.path for weight in model.trainable_weights} != compiled
 
 
 @pytest.mark.parametrize(
