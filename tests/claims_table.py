@@ -59,6 +59,7 @@ class MarkedTest(NamedTuple):
     name: str
     claims: list[Claim]
     needs: list[str]  # markers of NEEDS
+    docstring: str
 
 
 @dataclass
@@ -109,7 +110,8 @@ def read_tests(root: Path = ROOT) -> list[MarkedTest]:
             calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "claim"]
             needs = [node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr in NEEDS]
             if calls:
-                tests.append(MarkedTest(file, function.name, [_read_claim(call, file) for call in calls], needs))
+                claims, docstring = [_read_claim(call, file) for call in calls], ast.get_docstring(function) or ""
+                tests.append(MarkedTest(file, function.name, claims, needs, docstring))
     return tests
 
 

@@ -155,6 +155,7 @@ def test_shuffled_pixels_and_classes_have_no_trend_by_depth() -> None:
 @claim(125, "5.4.1", "The sparsity of the activations increases with the depth", "qualified", kind="measured")
 @claim(125.3, "5.4.1", "in the first layer, all filters are activated", "qualified", kind="measured")
 def test_more_filters_are_blank_the_deeper_the_layer(experiment: Experiment) -> None:
+    """Of the mini convnet. Most of that it has before training, and of the first layer some are blank, too."""
     lines = {"trained": [blank(seed, True) for seed in SEEDS], "untrained": [blank(seed, False) for seed in SEEDS]}
     figure = chart("Claim: the sparsity of activations increases with the depth of the layer",
                    "filters that are 0 all over a picture (%)", lines, 1)  # fmt: skip

@@ -117,6 +117,7 @@ def chart_complexity() -> Figure:
 @pytest.mark.experiment
 @claim(129, "5.4.2", "increasingly complex and refined as you go higher", "qualified", kind="measured")
 def test_patterns_get_more_complex_by_depth_without_training_too(experiment: Experiment) -> None:
+    """By spectral entropy, as much in a base that has learned nothing: depth makes it, not what was learned."""
     experiment(effect := trend(), "spectral entropy of filter patterns, a block deeper", chart_complexity())
     experiment(untrained := trend(trained=False), "the same of a base that has learned nothing")
     assert_effect(effect, above=0, why="later filters see more of a picture, and combine earlier ones")

@@ -240,6 +240,7 @@ def test_files_become_the_batches_that_listing_5_7_makes_of_them(tmp_path: Path,
 
 @claim(55.6, "5.2.4", "target_size=(150, 150) batch_size=20", "refuted", source="listing 5.7")
 def test_listing_5_7_as_printed_lacks_a_comma() -> None:
+    """After `target_size=(150, 150)` in its first call, so that Python does not read it; the second call has one."""
     with pytest.raises(SyntaxError, match="comma"):
         compile("flow_from_directory(\n train_dir,\n target_size=(150, 150)\n batch_size=20)", "5.7", "eval")
 

@@ -200,6 +200,7 @@ def test_the_picture_and_its_file_are_those_that_listing_5_44_writes(
 
 @claim(138.5, "5.4.3", "Converts the heatmap to RGB", "refuted", source="listing 5.44")
 def test_red_is_the_highest_in_rgb_though_the_colours_of_opencv_are_bgr() -> None:
+    """OpenCV's `applyColorMap` makes BGR of it, which `cv2.imwrite` takes."""
     lowest, highest = superimpose(np.zeros((1, 2, 3)), np.array([[0.0, 1.0]]), intensity=1.0)[0].tolist()
     assert lowest == [0, 0, 128]
     assert highest == [128, 0, 0]

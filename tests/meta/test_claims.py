@@ -30,6 +30,15 @@ def test_the_tests_of_one_claim_say_the_same_of_it() -> None:
     assert not different, "\n".join(different)
 
 
+def test_a_claim_that_does_not_simply_hold_has_a_test_that_says_why() -> None:
+    """In its docstring: the condition of a qualified one, what is true instead of a refuted one."""
+    tests = read_tests()
+    explained = {claim.number for test in tests if test.docstring for claim in test.claims}
+    verdicts = {claim.number: claim.verdict for test in tests for claim in test.claims}
+    silent = [number for number, verdict in verdicts.items() if verdict != "holds" and number not in explained]
+    assert not silent, f"no test of these claims has a docstring: {silent}"
+
+
 def test_the_page_of_claims_is_as_the_tests_are() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == update(text, read_tests()), "stale: run `python tests/claims_table.py`"
