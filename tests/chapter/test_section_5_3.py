@@ -37,6 +37,33 @@ def mini_batches(count: int, rng: np.random.Generator, batch_size: int = 20) -> 
     return Batches(rng.integers(0, 256, (count, 48, 48, 3), np.uint8), np.arange(count) % 2, batch_size, rescale)
 
 
+# 5.3: VGG16 among others
+
+
+@claim(79.5, "5.3", "somewhat heavier than many other recent models", "qualified")
+def test_vgg16_is_5_times_as_heavy_as_later_models_though_not_its_base(evidence: Evidence) -> None:
+    """Than four of the chapter's list, of 2015 to 2017: not "somewhat". Its dense layers make it so: of bases, which
+    are what the chapter uses, its own has the fewest parameters but for MobileNet's, and the most arithmetic.
+    """
+    with keras.StatelessScope(initialize_variables=False):  # drawing the weights takes seconds
+        whole, *later = (
+            models.conv_base(name, None, (224, 224, 3), include_top=True)
+            for name in ("vgg16", "inception_v3", "resnet50", "xception", "mobilenet")
+        )
+    base = [layer for layer in whole.layers if layer.name.startswith("block")]
+    own, own_base = whole.count_params() / 1e6, sum(layer.count_params() for layer in base) / 1e6
+    millions = [model.count_params() / 1e6 for model in later]
+    bases = [(model.count_params() - model.layers[-1].count_params()) / 1e6 for model in later[:3]]
+    evidence(
+        f"{own:.1f} million parameters, InceptionV3, ResNet50, Xception and MobileNet"
+        f" {', '.join(f'{number:.1f}' for number in millions)}; {own_base:.1f} in the base, of the first three"
+        f" {', '.join(f'{number:.1f}' for number in bases)}"
+    )
+    assert own > 5 * max(millions)
+    assert own_base < min(bases)
+    assert sum(map(multiply_adds, base)) > 3 * max(map(multiply_adds, later))
+
+
 # 5.3.1: the base
 
 

@@ -213,6 +213,23 @@ def test_the_listing_shows_every_channel_only_of_multiples_of_16(convnet: keras.
     assert channel_tiles(np.ones((2, 2, 17))).shape == (4, 32, 3)
 
 
+@claim(123.7, "5.4.1", "the activations retain almost all of the information present", "holds", kind="measured")
+def test_a_linear_map_of_vgg16s_first_activations_gives_the_picture_back(data_folder: Path, evidence: Evidence) -> None:
+    """Each pixel from the 64 values at its place, by a map that is fitted to ten pictures and tested on ten others."""
+    base = models.conv_base("vgg16", models.default_weights("vgg16", data_folder), (96, 96, 3))
+    files = sorted((data_folder / "dogs_vs_cats_small" / "test").glob("*/*.jpg"))[::50]
+    pixels = np.stack([decode.load_image(file, 96) for file in files]).astype(np.float32)
+    first = keras.Model(base.inputs[0], base.get_layer("block1_conv1").output)
+    maps = first.predict(models.PREPROCESSING["vgg16"](pixels.copy()), verbose=0)
+    values = np.pad(maps, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)  # and a constant
+    fitted, tested = (part.reshape(-1, 65) for part in (values[::2], values[1::2]))
+    known, wanted = (part.reshape(-1, 3) for part in (pixels[::2], pixels[1::2]))
+    back = tested @ np.linalg.lstsq(fitted, known, rcond=None)[0]
+    lost = np.sum((back - wanted) ** 2) / np.sum((wanted - wanted.mean(axis=0)) ** 2)
+    evidence(f"{1 - lost:.1%} of the variance of the pixels of {len(files) // 2} other pictures")
+    assert lost < 0.02
+
+
 @claim(125.3, "5.4.1", "in the first layer, all filters are activated", "qualified", kind="measured")
 @claim(125.6, "5.4.1", "in the following layers, more and more filters are blank", "qualified", kind="measured")
 def test_all_filters_of_the_first_layer_are_active_and_later_not_all(mini: keras.Model, evidence: Evidence) -> None:
