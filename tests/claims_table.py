@@ -146,7 +146,7 @@ def missing_numbers(tests: Iterable[MarkedTest]) -> list[int]:
 
 
 def build_rows(tests: Sequence[MarkedTest], run: Mapping[str, Entry] | None = None) -> list[Row]:
-    """Return a row for each claim in the chapter's order.
+    """Return a row for each claim, by number.
 
     `run` holds what ran by node id; without it, rows say what the tests assert.
     """
@@ -209,7 +209,7 @@ def extent(rows: Sequence[Row]) -> str:
 
 
 def sections(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows by section, in the chapter's order."""
+    """Return the rows by section, the sections in the chapter's order."""
     rows = list(rows)
     return {name: group for name in SECTIONS if (group := [row for row in rows if row.section == name])}
 

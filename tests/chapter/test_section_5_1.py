@@ -213,7 +213,7 @@ def test_each_layer_sees_larger_windows_than_the_layers_before() -> None:
         assert seen[:, seen.shape[1] // 2].sum() == size
 
 
-@claim(19, "5.1.1", "two spatial axes as well as a depth axis", "holds")
+@claim(19, "5.1.1", "two spatial axes ... as well as a depth axis", "holds")
 def test_feature_maps_of_rgb_pictures_are_3_deep_and_of_digits_1(few_shapes: Dataset, noise_digits: Dataset) -> None:
     for dataset, build, depth in ((few_shapes, models.small_convnet, 3), (noise_digits, models.mnist_convnet, 1)):
         assert dataset.train.images.shape[-1] == build().layers[0].kernel.shape[-2] == depth
