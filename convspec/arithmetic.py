@@ -57,8 +57,9 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "va
         dilation: Input positions from one weight of the kernel to the next.
 
     Raises:
-        ValueError: For an argument below 1, a dilated kernel larger than a valid input, and "same" with stride and
-            dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D does not.)
+        ValueError: For an argument below 1, an unknown padding, a dilated kernel larger than a valid input, and "same"
+            with stride and dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D
+            does not.)
     """
     _at_least_1(size=size, kernel=kernel, stride=stride, dilation=dilation)
     if padding not in PADDINGS:
@@ -150,6 +151,7 @@ def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
     Output i sees Field.size positions from start + i * jump on, those outside the image being padding; with
     dilation, or a stride over the kernel, it may skip some in between.
     """
+    _at_least_1(size=size)
     outputs, seen, jump, start = size, 1, 1, 0
     fields = []
     for kernel, stride, padding, dilation in layers:
@@ -162,15 +164,18 @@ def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
 
 
 def multiply_adds(layer: Any) -> int:
-    """Return the multiply-adds (half the FLOPs) of a built Keras layer or model, channels last, on one image.
+    """Return the multiply-adds (half the FLOPs) of a built Keras layer or model on one image.
 
     A convolution uses each weight of its kernel once at every output position, a transposed one at every input
     position, a Dense layer once for each vector; the zeros of padding count, as they are multiplied too. Biases,
     activations, pooling and normalisation count nothing, and a layer that a model uses twice counts once.
-    Raises ValueError for an input of unknown size, and for a layer with weights that are used in another way.
+    Raises ValueError for an unbuilt layer, an input of unknown size, and a layer with weights that are used in another
+    way.
     """
     if hasattr(layer, "layers"):
         return sum(multiply_adds(inner) for inner in layer.layers)
+    if not layer.built:
+        raise ValueError(f"layer must be built, got {layer.name}, which has not seen an input")
     kernels = [tuple(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
     if not kernels:
         return 0
@@ -180,4 +185,5 @@ def multiply_adds(layer: Any) -> int:
     shape = layer.input.shape if kind == "Conv2DTranspose" else layer.output.shape
     if None in shape[1:]:
         raise ValueError(f"layer must have a known size, got {layer.name} with shape {shape}")
-    return prod(shape[1:-1]) * sum(prod(kernel) for kernel in kernels)
+    positions = shape[2:] if getattr(layer, "data_format", None) == "channels_first" else shape[1:-1]
+    return prod(positions) * sum(prod(kernel) for kernel in kernels)

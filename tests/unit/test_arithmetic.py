@@ -321,6 +321,19 @@ def test_pooling_normalisation_and_activations_multiply_nothing() -> None:
     assert multiply_adds(model) == 4 * 4 * 3 * 2, "the Dense layer's alone"
 
 
+def test_channels_first_multiply_like_channels_last() -> None:
+    first, last = (layers.Conv2D(4, 3, data_format=f"channels_{place}") for place in ("first", "last"))
+    keras.Sequential([keras.Input((2, 8, 7)), first])
+    keras.Sequential([keras.Input((8, 7, 2)), last])
+    assert multiply_adds(first) == multiply_adds(last) == 6 * 5 * 9 * 2 * 4
+
+
+@pytest.mark.parametrize("model", [layers.Dense(3, name="first"), keras.Sequential([layers.LSTM(3, name="first")])])
+def test_multiply_adds_refuse_an_unbuilt_layer(model: keras.Layer) -> None:
+    with pytest.raises(ValueError, match=r"^layer must be built, got first, which has not seen an input$"):
+        multiply_adds(model)
+
+
 @pytest.mark.parametrize(("height", "width", "shape"), [(None, 8, "None, 6"), (8, None, "6, None")])
 def test_multiply_adds_refuse_an_unknown_size(height: int | None, width: int | None, shape: str) -> None:
     model = keras.Sequential([keras.Input((height, width, 3)), layers.Conv2D(4, 3, name="first")])
@@ -352,7 +365,7 @@ COUNTS: list[tuple[Callable, dict[str, int], dict[str, Any]]] = [
     (separable_conv2d_parameters, {"in_channels": 3, "filters": 4, "multiplier": 1}, {"kernel": 3}),
     (dense_parameters, {"inputs": 3, "units": 4}, {}),
     (batch_normalization_parameters, {"channels": 3}, {}),
-    (receptive_fields, {"size": 5}, {"layers": [Window(1)]}),
+    (receptive_fields, {"size": 5}, {"layers": []}),
     (lambda kernel, stride: receptive_field([(3, 1), (kernel, stride)]), {"kernel": 3, "stride": 1}, {}),
 ]
 
