@@ -41,13 +41,18 @@ def conv2d(
         Feature maps of shape (rows, columns, filters).
 
     Raises:
-        ValueError: For other shapes, a kernel of another number of channels than the image, and impossible sizes.
+        ValueError: For other shapes, a kernel of another number of channels than the image, a bias of another number of
+            filters, and impossible sizes.
     """
     pixels, weights = np.asarray(image, float), np.asarray(kernel)
     if pixels.ndim != 3 or weights.ndim != 4:
         raise ValueError(f"image must have 3 axes and kernel 4, got shapes {pixels.shape} and {weights.shape}")
     if pixels.shape[-1] != weights.shape[2]:
         raise ValueError(f"kernel must have the image's {pixels.shape[-1]} channels, got {weights.shape[2]}")
+    if np.shape(bias) not in ((), weights.shape[3:]):
+        raise ValueError(
+            f"bias must be one number, or one for each of {weights.shape[3]} filters, got shape {np.shape(bias)}"
+        )
     margins, spans = [], []
     for axis, step in enumerate(_pair(stride)):
         size, window = pixels.shape[axis], weights.shape[axis]
@@ -61,6 +66,8 @@ def conv2d(
 
 def _pool2d(image: ArrayLike, pool: Pair, stride: Pair | None, padding: str, reduce: Callable[..., Array]) -> Array:
     pixels = np.asarray(image, float)
+    if pixels.ndim != 3:
+        raise ValueError(f"image must have 3 axes, got shape {pixels.shape}")
     windows = _pair(pool)
     spans = []
     for axis, step in enumerate(windows if stride is None else _pair(stride)):

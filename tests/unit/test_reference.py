@@ -164,6 +164,12 @@ def test_an_odd_row_of_padding_goes_below_and_to_the_right() -> None:
     assert _patches(TILES, 2, padding="same")[4, 4].tolist() == [[25, 0], [0, 0]]
 
 
+def test_a_bias_is_one_number_or_one_a_filter() -> None:
+    image, kernel = np.ones((2, 2, 1)), np.ones((2, 2, 1, 3))
+    assert reference.conv2d(image, kernel, 1).ravel().tolist() == [5, 5, 5]
+    assert reference.conv2d(image, kernel, [1, 2, 3]).ravel().tolist() == [5, 6, 7]
+
+
 def test_a_convolution_is_not_flipped() -> None:
     kernel = np.arange(9.0).reshape(3, 3, 1, 1)
     assert reference.conv2d(TILES[:3, :3, None], kernel).item() == (TILES[:3, :3] * kernel[..., 0, 0]).sum()
@@ -221,6 +227,16 @@ def test_pooling_windows_are_2x2_unless_given() -> None:
             lambda: reference.conv2d(np.ones((5, 5, 2)), np.ones((3, 3, 2))),
             "image must have 3 axes and kernel 4, got shapes (5, 5, 2) and (3, 3, 2)",
         ),
+        (
+            lambda: reference.conv2d(np.ones((5, 5, 1)), np.ones((3, 3, 1, 1)), [1, 2, 3]),
+            "bias must be one number, or one for each of 1 filters, got shape (3,)",
+        ),
+        (
+            lambda: reference.conv2d(np.ones((5, 5, 1)), np.ones((3, 3, 1, 3)), [[1, 2, 3]]),
+            "bias must be one number, or one for each of 3 filters, got shape (1, 3)",
+        ),
+        (lambda: reference.max_pool2d(np.ones((4, 4))), "image must have 3 axes, got shape (4, 4)"),
+        (lambda: reference.average_pool2d(np.ones((2, 4, 4, 3))), "image must have 3 axes, got shape (2, 4, 4, 3)"),
         (lambda: reference.max_pool2d(np.ones((5, 2, 1)), 3), "pool must fit in a valid input of size 2, got 3"),
         (
             lambda: reference.average_pool2d(np.ones((5, 5, 1)), 2, 0),
