@@ -19,6 +19,7 @@ In this order the layers make the map that is made here, but each interpolates a
 
 from dataclasses import dataclass
 from math import cos, inf, radians, sin
+from numbers import Real
 
 import cv2
 import numpy as np
@@ -29,11 +30,12 @@ FILL_MODES = {
     "wrap": cv2.BORDER_WRAP,
     "constant": cv2.BORDER_CONSTANT,
 }
+DTYPES = tuple(map(np.dtype, ("uint8", "uint16", "int16", "float32", "float64")))  # which OpenCV interpolates
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of a random transform; a ValueError names a negative range or an unknown fill mode."""
+    """Ranges of a random transform, each a number from 0; a ValueError names any other, or an unknown fill mode."""
 
     rotation_range: float = 0.0
     width_shift_range: float = 0.0
@@ -45,8 +47,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("rotation_range", "width_shift_range", "height_shift_range", "shear_range", "zoom_range"):
-            if not 0 <= getattr(self, name) < inf:
-                raise ValueError(f"{name} must be a number from 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= float(value) < inf:
+                raise ValueError(f"{name} must be a number from 0, got {value}")
         if self.zoom_range >= 1:
             raise ValueError(f"zoom_range must be below 1, got {self.zoom_range}")
         if self.fill_mode not in FILL_MODES:
@@ -55,15 +58,15 @@ class Augmentation:
     def draw(self, rng: np.random.Generator, height: int, width: int) -> dict[str, float]:
         """Draw parameters for one picture, named as in Keras.
 
-        theta and shear are in degrees, tx (down) and ty (right) in pixels, zx (vertical) and zy (horizontal) factors,
+        theta and shear are in degrees, tx (up) and ty (left) in pixels, zx (vertical) and zy (horizontal) factors,
         flip_horizontal is 0 or 1.
         """
         *numbers, chance = rng.random(7).tolist()  # one call takes a fourth of the time of seven
-        theta, down, right, shear, vertical, horizontal = (2 * number - 1 for number in numbers)
+        theta, up, left, shear, vertical, horizontal = (2 * number - 1 for number in numbers)
         return {
             "theta": theta * self.rotation_range,
-            "tx": down * self.height_shift_range * height,
-            "ty": right * self.width_shift_range * width,
+            "tx": up * self.height_shift_range * height,
+            "ty": left * self.width_shift_range * width,
             "shear": shear * self.shear_range,
             "zx": 1 + vertical * self.zoom_range,
             "zy": 1 + horizontal * self.zoom_range,
@@ -71,12 +74,20 @@ class Augmentation:
         }
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return a randomly transformed copy of `image`: (height, width, channels), same dtype."""
+        """Return a randomly transformed copy of `image`: (height, width, channels), one of DTYPES, which is kept.
+
+        Raises ValueError for another dtype.
+        """
         return warp(image, self.draw(rng, *image.shape[:2]), self.fill_mode)
 
 
 def warp(image: np.ndarray, parameters: dict[str, float], fill_mode: str = "nearest") -> np.ndarray:
-    """Apply the affine map of `parameters` (see `Augmentation.draw`) to `image` (height, width, channels)."""
+    """Apply the affine map of `parameters` (see `Augmentation.draw`) to `image` (height, width, channels).
+
+    Raises ValueError for a dtype that is not one of DTYPES.
+    """
+    if image.dtype not in DTYPES:
+        raise ValueError(f"image must be one of {', '.join(map(str, DTYPES))}, got {image.dtype}")
     height, width = image.shape[:2]
     theta, shear = radians(parameters["theta"]), radians(parameters["shear"])
     tx, ty, zx, zy = parameters["tx"], parameters["ty"], parameters["zx"], parameters["zy"]

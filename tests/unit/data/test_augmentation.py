@@ -17,7 +17,9 @@ Two of Keras's habits are not what its documentation says, and are not followed:
   beyond the last pixel's centre. SciPy's "grid-wrap" and "grid-constant" are what Keras's documentation draws.
 """
 
+import re
 from dataclasses import fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +30,7 @@ from keras import layers, ops
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
-from convspec.data.augmentation import FILL_MODES, Augmentation, warp
+from convspec.data.augmentation import DTYPES, FILL_MODES, Augmentation, warp
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*scipy.ndimage.interpolation.*:DeprecationWarning")
 
@@ -225,11 +227,26 @@ def test_dtype_and_shape_are_kept_and_the_picture_is_left_as_it_was(
     np.testing.assert_array_equal(image, before)
 
 
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, (0.8, 1.2), "40"])
 @pytest.mark.parametrize("name", RANGES)
-def test_a_range_that_is_negative_or_no_number_is_refused_by_its_name(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be a number from 0, got {value}$"):
-        Augmentation(**{name: value})  # type: ignore[arg-type]
+def test_a_range_that_is_negative_or_no_number_is_refused_by_its_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be a number from 0, got {re.escape(str(value))}$"):
+        Augmentation(**{name: value})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_dtype_that_is_named_is_kept(dtype: np.dtype) -> None:
+    image = picture(6, 6, 3).astype(dtype)
+    shifted = warp(image, STILL | {"tx": 2.0})
+    assert shifted.dtype == dtype
+    np.testing.assert_array_equal(shifted[:4], image[2:], "up")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "float16", "bool"])
+def test_a_picture_of_another_dtype_is_refused_with_those_taken(dtype: str) -> None:
+    message = f"^image must be one of uint8, uint16, int16, float32, float64, got {dtype}$"
+    with pytest.raises(ValueError, match=message):
+        CHAPTER(picture(6, 6).astype(dtype), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("zoom", [1, 1.5])
