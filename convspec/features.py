@@ -106,8 +106,10 @@ def extract(
         Features, (n, *base.output_shape[1:]), mapped into memory.
 
     Raises:
-        BadInput: Memory does not suffice for a picture, or the features do not fit into `dtype`.
+        BadInput: The base has no size of its own or the pictures another one, `dtype` is another, memory does not
+            suffice for a picture, or the features do not fit into `dtype`.
     """
+    _validate(base, batches, dtype)
     identity = _identity(base, batches, dtype, engine)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     store = folder / f"{base.name}-{key}"
@@ -122,6 +124,16 @@ def extract(
                 shutil.rmtree(store)
         _compute(base, batches, store, identity, engine, title, progress)
         return _open(store, identity, clock)
+
+
+def _validate(base: keras.Model, batches: Batches, dtype: str) -> None:
+    taken, given = base.input_shape[1:], batches.inputs.shape[1:]
+    if dtype not in ("float32", "float16"):
+        raise BadInput(f"dtype must be 'float32' or 'float16', got {dtype!r}")
+    if None in base.output_shape[1:]:
+        raise BadInput(f"{base.name} must be built for pictures of one size, got input_shape {taken}: take {given}")
+    if len(taken) != len(given) or any(own not in (None, side) for own, side in zip(taken, given, strict=True)):
+        raise BadInput(f"{base.name} takes {taken}, got pictures of {given}: load them so, or build the base for these")
 
 
 def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -> dict[str, Any]:

@@ -210,6 +210,32 @@ def test_features_too_large_for_float16_are_refused(batches: Batches, tmp_path: 
         features.extract(base, batches, tmp_path, dtype="float16", clock=Clock())
 
 
+@pytest.mark.parametrize(
+    ("side", "dtype", "message"),
+    [
+        (48, "int8", r"dtype must be 'float32' or 'float16', got 'int8'"),
+        (
+            40,
+            "float32",
+            r"mini takes \(40, 40, 3\), got pictures of \(48, 48, 3\): load them so, or build the base for",
+        ),
+        (None, "float32", r"mini must be built for pictures of one size, got input_shape \(None, None, 3\): take"),
+    ],
+)
+def test_what_has_no_features_is_refused_before_anything_is_written(
+    side: int | None, dtype: str, message: str, batches: Batches, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=f"^{message}"):
+        features.extract(models.conv_base("mini", None, (side, side, 3)), batches, tmp_path, dtype=dtype, clock=Clock())
+    assert not any(tmp_path.iterdir())
+
+
+def test_features_without_maps_need_no_size_of_the_base(batches: Batches, tmp_path: Path) -> None:
+    base = models.conv_base("mini", models.MINI_WEIGHTS, (None, None, 3))
+    pooled = keras.Model(base.input, keras.layers.GlobalAveragePooling2D()(base.output))
+    assert extract(pooled, batches, tmp_path).shape == (len(batches.inputs), 96)
+
+
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     """In a process of its own; the least of three readings, as JAX now and then has a batch more in flight."""
