@@ -85,8 +85,13 @@ def small_convnet(
         input_shape: Of a picture; at least 46 x 46 with four filters.
         dropout: Rate before the head; 0 has no such layer.
         classes: Two end in one sigmoid unit, more in a softmax.
-        filters: Of each convolution; the Dense layer has four units for each of the last one's.
+        filters: Of each convolution, one at least; the Dense layer has four units for each of the last one's.
+
+    Raises:
+        BadInput: For pictures that are too small, fewer than two classes and no filters.
     """
+    if not filters:
+        raise BadInput(f"filters must have a number for each convolution, got {filters}")
     stack = [*_convolutions("small_convnet", input_shape, filters, pooled=len(filters)), layers.Flatten()]
     if dropout:
         stack.append(_dropout(dropout))
@@ -101,7 +106,12 @@ def feature_classifier(feature_shape: tuple[int, ...], dropout: float = 0.5, cla
 
 
 def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
-    """Return the base with a head and no dropout (listing 5.20): 16,812,353 parameters on VGG16."""
+    """Return the base with a head and no dropout (listing 5.20): 16,812,353 parameters on VGG16.
+
+    Raises BadInput for a base that takes pictures of any size.
+    """
+    if None in base.output_shape[1:]:
+        raise BadInput(f"{base.name} must be built for pictures of one size, got input_shape {base.input_shape[1:]}")
     stack = [keras.Input(base.input_shape[1:]), base, layers.Flatten(), *_classifier(256, classes)]
     return keras.Sequential(stack, name="end_to_end")
 
@@ -195,15 +205,16 @@ def conv_base(
 ) -> keras.Model:
     """Return a convolutional base without its classifier (listing 5.16), or with it (listing 5.40).
 
-    VGG16's has 14,714,688 parameters and turns (150, 150, 3) into (4, 4, 512); with its classifier it has 138,357,544
-    and takes (224, 224, 3).
+    VGG16's has 14,714,688 parameters and turns (150, 150, 3) into (4, 4, 512); with its classifier, for (224, 224, 3),
+    it has 138,357,544.
 
     Args:
         name: Key of BASES, in any spelling that `find_base` takes.
         weights: None (random), "imagenet" (fetched by Keras) or a file, see `default_weights`.
         input_shape: Height, width and channels; sides of None take any size.
         precision: Dtype policy of the layers, such as "mixed_bfloat16"; None takes Keras's own.
-        include_top: Keep the classifier of ImageNet's 1,000 classes; `input_shape` is then the one it was made for.
+        include_top: Keep the classifier of ImageNet's 1,000 classes, for `input_shape`; VGG16's weights for it fit
+            (224, 224, 3) only.
 
     Raises:
         BadInput: For an unknown base, an input that it cannot take, a file of another architecture, and the mini base's
@@ -317,7 +328,13 @@ def linear_probe(base: keras.Model, size: int, classes: int = 2, extra_sizes: tu
         size: Height and width of the pictures.
         classes: Two end in one sigmoid unit, more in a softmax.
         extra_sizes: At which the base sees each picture, too; the linear layer has the features of all sizes.
+
+    Raises:
+        BadInput: For a size that the base does not take.
     """
+    for side in (size, *extra_sizes):
+        if any(own not in (None, side) for own in base.input_shape[1:3]):
+            raise BadInput(f"{base.name} takes {base.input_shape[1:]} only, got size {side}: build it for any size")
     inputs = keras.Input((size, size, 3))
     pooled = []
     for resized in [inputs, *(layers.Resizing(side, side, antialias=True)(inputs) for side in extra_sizes)]:
@@ -331,9 +348,11 @@ def cut_before(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.M
     """Cut the base in two, which share its layers: up to the input of `layer_name`, and from there on.
 
     What is frozen before the cut needs to see each picture only once. Raises BadInput for a layer that the base does
-    not have, or one that another path goes around.
+    not have, its input, and one that another path goes around.
     """
-    cut = base.layers[_position(base, layer_name)].input
-    if not any(base.operations[position].output is cut for position in _cuts(base)):
+    if not (position := _position(base, layer_name)):
+        raise BadInput(f"{base.name} cannot be cut before {layer_name!r}, its input: take a later layer")
+    cut = base.layers[position].input
+    if not any(base.operations[place].output is cut for place in _cuts(base)):
         raise BadInput(f"{base.name} cannot be cut before {layer_name!r}, which is not on every path")
     return keras.Model(base.input, cut, name=base.name), keras.Model(cut, base.output, name=f"from_{layer_name}")

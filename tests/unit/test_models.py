@@ -99,6 +99,20 @@ def test_two_classes_end_in_one_sigmoid_unit_and_more_in_a_softmax(make: Callabl
     ("build", "message"),
     [
         (lambda: models.mnist_convnet(classes=1), "classes must be at least 2, got 1"),
+        (lambda: models.small_convnet(filters=()), r"filters must have a number for each convolution, got \(\)"),
+        (
+            lambda: models.end_to_end(models.conv_base("mini", None, (None, None, 3))),
+            r"mini must be built for pictures of one size, got input_shape \(None, None, 3\)",
+        ),
+        (
+            lambda: models.linear_probe(mini(), 48, 2, (32,)),
+            r"mini takes \(48, 48, 3\) only, got size 32: build it for",
+        ),
+        (lambda: models.linear_probe(mini(), 32), r"mini takes \(48, 48, 3\) only, got size 32"),
+        (
+            lambda: models.cut_before(base := mini(), base.layers[0].name),
+            "mini cannot be cut before '.*', its input: take a later layer",
+        ),
         (lambda: models.cut_before(mini(), "block9"), "mini has no layer 'block9'; choose from .*block1_conv1"),
         (lambda: models.conv_base("vgg61"), "unknown base 'vgg61'; choose from .*vgg16, .*mini"),
         (lambda: models.thaw_from(mini(), "block9_conv1"), "no layer 'block9_conv1'; choose from .*block4_conv2"),
@@ -119,6 +133,13 @@ def test_two_classes_end_in_one_sigmoid_unit_and_more_in_a_softmax(make: Callabl
 def test_what_cannot_be_built_is_refused_with_the_reason(build: Callable[[], object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         build()
+
+
+@pytest.mark.parametrize(("side", "parameters"), [(224, 138_357_544), (150, 69_151_528)])
+def test_a_classifier_is_made_for_the_size_of_the_pictures(side: int, parameters: int) -> None:
+    with keras.StatelessScope(initialize_variables=False):  # the weights are counted, not drawn
+        model = models.conv_base("vgg16", None, (side, side, 3), include_top=True)
+    assert model.count_params() == parameters
 
 
 @pytest.mark.parametrize(("of", "into"), [("vgg16", "vgg19"), ("vgg19", "vgg16")])
