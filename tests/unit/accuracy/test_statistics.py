@@ -69,6 +69,12 @@ def test_the_next_of_a_single_run_is_as_uncertain_as_two_runs_pictures() -> None
     assert (high - low) / 2 == pytest.approx(1.96 * (2 * 0.73 * 0.27 / 1000) ** 0.5, rel=0.01)
 
 
+def test_the_next_of_a_single_run_on_one_picture_may_be_anything() -> None:
+    low, high = statistics.next_run([1.0], 1)
+    assert low < 0.2
+    assert high == 1
+
+
 def test_runs_that_agree_leave_the_next_a_picture_at_least() -> None:
     low, high = statistics.next_run([0.9, 0.9, 0.9], 1000)
     assert 0.89 < low < 0.899
