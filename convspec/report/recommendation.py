@@ -177,5 +177,8 @@ def _describe_next(runs: Runs, chosen: str, following: str, margin: float, point
 
 
 def _model_run(runs: Sequence[Result]) -> Result:
-    """Return the run that is best on the validation pictures, the first where there are none."""
-    return max(runs, key=lambda run: run.validation_accuracy or 0.0)
+    """Return the run that is best on the validation pictures as it ends, the first where there are none.
+
+    A model file has the weights of the last epoch, or their average over the last ones.
+    """
+    return max(runs, key=lambda run: run.history.get("val_accuracy", [0.0])[-1])

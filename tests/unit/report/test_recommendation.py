@@ -91,6 +91,18 @@ def test_a_rung_alone_has_its_figures_and_its_model_but_no_comparison() -> None:
     assert len(best.lines) == 2
 
 
+def test_the_model_is_of_the_seed_that_ends_best_in_validation() -> None:
+    histories = [0.70, 0.99, 0.60], [0.70, 0.80, 0.85], [0.70, 0.80, 0.80]
+    runs = [
+        replace(run("augmented", range(190, 210), seed=seed), history={"accuracy": [0.9], "val_accuracy": history})
+        for seed, history in enumerate(histories)
+    ]
+    best = recommend({"augmented": runs}, margin=0.01)
+    assert best.run is runs[1], "the first is best in between, and its weights of then are gone"
+    unvalidated = [replace(each, history={"accuracy": [0.9]}) for each in runs]
+    assert recommend({"augmented": unvalidated}, margin=0.01).run is unvalidated[0]
+
+
 @pytest.mark.parametrize(("wrong", "named"), [(range(190, 210), False), (range(200, 240), True)])
 def test_the_worst_class_is_named_where_it_is_worse_than_chance_makes_it(wrong: range, named: bool) -> None:
     lines = recommend({"augmented": [run("augmented", wrong)]}, margin=0.01).lines
