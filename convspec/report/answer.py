@@ -57,7 +57,9 @@ def _speed(runs: Runs) -> str:
     seconds = sum(run.wall_seconds for run in results)
     took = f", and the {len(results)} runs took {duration(seconds)}" if len(results) > 1 else ""
     took += f", {count} at once" if took and (count := at_once(runs)) > 1 else ""
-    time = f"{rung if others else 'it'} takes {duration(best['seconds'])} a run on {device}{speed}"
+    start = runs[rung][0].recipe.starts_from
+    alone = f", without {start.name} before it," if start else ""
+    time = f"{rung if others else 'it'} takes {duration(best['seconds'])} a run{alone} on {device}{speed}"
     return f"{sentence}{''.join(others)}; {time}{took}."
 
 

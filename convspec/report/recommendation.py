@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ class Recommendation:
 def recommend(runs: Runs, margin: float) -> Recommendation:
     """Recommend the cheapest rung that is no worse than the best by `margin`; all runs are of one dataset.
 
-    With one seed a rung the test pictures are compared in pairs, else accuracies over seeds, as the gate does.
+    With one seed a rung the test pictures are compared in pairs, else accuracies over seeds, as the gate does. A rung
+    that starts from one that did not run is not compared by time: it is recommended only where it alone is good enough.
     """
     if not runs:
         return Recommendation(["No recommendation: no rung finished."])
@@ -43,25 +45,28 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
         first = f"Only {best} ran, so that there is nothing to compare it with."
         return Recommendation([first, *_figures(runs, best)], _model_run(runs[best]))
     verdicts = {rung: _compare(runs, best, rung, margin) for rung in costs}
-    chosen = next(rung for rung in costs if rung == best or _no_worse(verdicts[rung]))
+    known = [rung for rung in costs if _seconds(runs, rung) < inf]
+    chosen = next((rung for rung in known if rung == best or _no_worse(verdicts[rung])), best)
     place, points = costs.index(chosen), f"{100 * margin:g} point{'s' * (margin != 0.01)}"
+    of_known = " whose whole time is known" * (known != costs)
     lines = [f"Use {chosen}.", *_figures(runs, chosen)]
     if chosen != best:
         lines.append(
-            f"It is the cheapest rung that comes within {points} of the best, {best}, with confidence:"
+            f"It is the cheapest rung{of_known} that comes within {points} of the best, {best}, with confidence:"
             f" {_change(verdicts[chosen])}."
         )
-    elif place:
-        cheaper = max(costs[:place], key=lambda rung: verdicts[rung].new)
+    elif cheaper := known[:place]:
+        next_best = max(cheaper, key=lambda rung: verdicts[rung].new)
         lines.append(
-            f"It is the best, and no cheaper rung comes within {points} of it with confidence: the best of those,"
-            f" {cheaper}, takes {_duration(runs, cheaper)} and differs by {_change(verdicts[cheaper])}."
+            f"It is the best, and no {'cheaper ' * (chosen in known)}rung{of_known} comes within {points} of it with"
+            f" confidence: the best of those, {next_best}, takes {_duration(runs, next_best)} and differs by"
+            f" {_change(verdicts[next_best])}."
         )
     else:
-        lines.append("It is the best and the cheapest.")
-    if place + 1 < len(costs):
-        lines.append(_describe_next(runs, chosen, costs[place + 1], margin, points))
-    else:
+        lines.append(f"It is the best{f' and the cheapest{of_known}' * (chosen in known)}.")
+    others = [*known[place + 1 :][:1], *(rung for rung in costs if rung not in (*known, chosen))]
+    lines += [_describe_other(runs, chosen, other, margin, points) for other in others]
+    if not others and chosen in known:
         lines.append("What a slower rung would gain is not known: none was run.")
     evidence = "from the test pictures in pairs: one seed a rung does not show how much seeds differ"
     counts = sorted({len(group) for group in runs.values()})
@@ -99,17 +104,17 @@ def usage(model: Path, picture: Path) -> list[str]:
 
 
 def _seconds(runs: Runs, rung: str) -> float:
-    """Return the seconds of one run, with those of the rungs that it starts from, where these ran."""
+    """Return the seconds of one run, with those of the rungs that it starts from: infinite where one did not run."""
     start = runs[rung][0].recipe.starts_from
-    before = _seconds(runs, start.name) if start and start.name in runs else 0.0
+    before = 0.0 if start is None else _seconds(runs, start.name) if start.name in runs else inf
     return before + float(summary(runs[rung])["seconds"])
 
 
 def _duration(runs: Runs, rung: str) -> str:
-    text, start = duration(_seconds(runs, rung)), runs[rung][0].recipe.starts_from
-    if start is None:
-        return text
-    return f"{text} with {start.name} before it" if start.name in runs else f"{text}, without {start.name} before it"
+    start = runs[rung][0].recipe.starts_from
+    if start and start.name not in runs:
+        return f"{duration(summary(runs[rung])['seconds'])}, without {start.name} before it"
+    return duration(_seconds(runs, rung)) + (f" with {start.name} before it" if start else "")
 
 
 def _compare(runs: Runs, one: str, other: str, margin: float) -> AccuracyVerdict:
@@ -163,8 +168,8 @@ def _nothing_learned(runs: Runs, best: str) -> str:
     )
 
 
-def _describe_next(runs: Runs, chosen: str, following: str, margin: float, points: str) -> str:
-    verdict = _compare(runs, chosen, following, margin)
+def _describe_other(runs: Runs, chosen: str, other: str, margin: float, points: str) -> str:
+    verdict = _compare(runs, chosen, other, margin)
     if verdict.high < 0:
         says = "is worse"
     elif verdict.high <= margin:
@@ -173,7 +178,10 @@ def _describe_next(runs: Runs, chosen: str, following: str, margin: float, point
         says = "gains"
     else:
         says = "is not shown to gain"
-    return f"The next by time, {following}, takes {_duration(runs, following)} and {says}: {_change(verdict)}."
+    takes = f"takes {_duration(runs, other)}"
+    if _seconds(runs, other) == inf:
+        return f"Not compared by time, {other} {takes}, and {says}: {_change(verdict)}."
+    return f"The next by time, {other}, {takes} and {says}: {_change(verdict)}."
 
 
 def _model_run(runs: Sequence[Result]) -> Result:

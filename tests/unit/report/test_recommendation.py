@@ -32,25 +32,24 @@ def test_the_cheapest_rung_no_worse_by_the_margin_is_recommended() -> None:
     runs = {
         "from_scratch": [run("from_scratch", range(150, 250 + seed), 1, seed) for seed in range(5)],
         "feature_extraction": [run("feature_extraction", range(190, 212 + seed), 20, seed) for seed in range(5)],
-        "fine_tuned": [run("fine_tuned", range(190, 210 + seed), 300, seed) for seed in range(5)],
+        "augmented": [run("augmented", range(190, 210 + seed), 300, seed) for seed in range(5)],
     }
     assert recommend(runs, margin=0.02).lines == [
         "Use feature_extraction.",
         "It gets 0.940 of the 400 test pictures right, on average over 5 seeds (95 % interval 0.935 to 0.945), in 20 s"
         " a run.",
-        "It is the cheapest rung that comes within 2 points of the best, fine_tuned, with confidence: -0.5 points"
+        "It is the cheapest rung that comes within 2 points of the best, augmented, with confidence: -0.5 points"
         " [-1.0, -0.0].",
-        "The next by time, fine_tuned, takes 5.0 min, without frozen_end_to_end before it and gains less than 2 points:"
-        " +0.5 points [+0.0, +1.0].",
+        "The next by time, augmented, takes 5.0 min and gains less than 2 points: +0.5 points [+0.0, +1.0].",
         "Differences are given with their 90 % interval, over 5 seeds a rung.",
     ]
     uneven = runs | {"from_scratch": runs["from_scratch"][:3]}
     assert recommend(uneven, margin=0.02).lines[-1].endswith("over 3 to 5 seeds a rung.")
     strict = recommend(runs, margin=0.004)
-    assert strict.lines[0] == "Use fine_tuned."
+    assert strict.lines[0] == "Use augmented."
     assert "the best of those, feature_extraction, takes 20 s and differs by -0.5 points" in strict.lines[2]
     assert strict.run is not None
-    assert strict.run.recipe.name == "fine_tuned"
+    assert strict.run.recipe.name == "augmented"
 
 
 @pytest.mark.parametrize(("wrong", "rung"), [(range(20), "augmented"), (range(200, 221), "fine_tuned")])
@@ -70,6 +69,24 @@ def test_a_rung_costs_what_the_rung_it_starts_from_cost_too() -> None:
     assert recommend(runs, margin=0.01).lines[0] == "Use feature_extraction."
     del runs["feature_extraction"]
     assert "in 101 s with frozen_end_to_end before it." in recommend(runs, margin=0.01).lines[1]
+
+
+def test_a_rung_without_the_one_it_starts_from_is_not_compared_by_time() -> None:
+    short = {"fine_tuned": [run("fine_tuned", range(190, 210), 1)]}
+    best = recommend({"dense_baseline": [run("dense_baseline", range(90), 50)]} | short, margin=0.01).lines
+    assert best[0] == "Use fine_tuned."
+    assert best[1].endswith("in 1.0 s, without frozen_end_to_end before it.")
+    assert best[2].startswith("It is the best, and no rung whose whole time is known comes within 1 point of it with")
+    assert best[3].startswith("Differences are given"), "which rung is slower is not known"
+    equal = recommend({"feature_extraction": [run("feature_extraction", range(190, 210), 50)]} | short, margin=0.01).lines
+    assert equal[0] == "Use feature_extraction."
+    assert equal[2] == "It is the best and the cheapest whose whole time is known."
+    assert equal[3] == (
+        "Not compared by time, fine_tuned takes 1.0 s, without frozen_end_to_end before it, and gains less than 1"
+        " point: +0.0 points [-0.1, +0.1]."
+    )
+    alone = recommend({"fine_tuned_fast": [run("fine_tuned_fast", range(90), 50)]} | short, margin=0.01).lines
+    assert alone[2] == "It is the best."
 
 
 @pytest.mark.parametrize(("wrong", "learned"), [(150, False), (100, True)])
