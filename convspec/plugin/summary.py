@@ -91,6 +91,8 @@ def _recommend(session: Session) -> dict[str, Any] | None:
         if best.run and len(session.runs) > 1:
             curve = _learning_curve(session)
             advice["curve"] = asdict(curve)
+            inputs = session.runs, best.run.recipe.name, curve, session.settings.margin
+            advice["lines"][0] += recommendation.describe_better_probe(*inputs)
             advice["lines"] += recommendation.describe_curve(curve, session.settings.margin)
     except BadInput as error:
         advice["lines"].append(f"{str(error)[:1].upper()}{str(error)[1:]}.")

@@ -40,7 +40,8 @@ def recommend(runs: Runs, margin: float) -> Recommendation:
     costs = sorted(runs, key=lambda rung: _seconds(runs, rung))
     best = best_rung({rung: runs[rung] for rung in costs})  # of equals the cheapest
     if why := _nothing_learned(runs, best):
-        return Recommendation([why])
+        left = f" What is left to try: {remedy}." if (remedy := _remedy(runs)) else ""
+        return Recommendation([why + left])
     if len(runs) == 1:
         first = f"Only {best} ran, so that there is nothing to compare it with."
         return Recommendation([first, *_figures(runs, best)], _model_run(runs[best]))
@@ -95,6 +96,15 @@ def describe_curve(curve: LearningCurve, margin: float) -> list[str]:
         f" (lowest to highest of {len(curve.accuracies[0])} draws).",
         f"From a quarter to a half it gained {gains[0]}, from a half to all {gains[1]} (95 % intervals): {outlook}.",
     ]
+
+
+def describe_better_probe(runs: Runs, rung: str, curve: LearningCurve, margin: float) -> str:
+    """Return that the curve's probe, which was no rung, beats the recommended one by more than `margin`, else ""."""
+    accuracy, probed = float(np.mean(curve.accuracies[-1])), _has_probe(runs)
+    if probed or accuracy <= summary(runs[rung])["test_accuracy"] + margin:
+        return ""
+    probe = f"a linear probe on {curve.base}'s features gets {accuracy:.3f} of the same test pictures right"
+    return f" But {probe}: {_remedy(runs)}."
 
 
 def usage(model: Path, picture: Path) -> list[str]:
@@ -166,6 +176,21 @@ def _nothing_learned(runs: Runs, best: str) -> str:
         f" right for {majority:.3f} of the {len(labels)} test pictures; the best, {best}, gets"
         f" {summary(runs[best])['test_accuracy']:.3f}."
     )
+
+
+def _has_probe(runs: Runs) -> bool:
+    return any(group[0].recipe.model == "linear_probe" for group in runs.values())
+
+
+def _remedy(runs: Runs) -> str:
+    """Return the options that add what does with few pictures, as far as it did not run."""
+    adds, recipes = [], [group[0].recipe for group in runs.values()]
+    if not _has_probe(runs):
+        option = "--mode both" if "feature_extraction" in runs else "--rungs ...,feature_extraction_fast"
+        adds.append(f"`{option}` adds the linear probe feature_extraction_fast")
+    if all(recipe.scale == "mini" and recipe.base in (None, "mini") for recipe in recipes):
+        adds.append("`--scale full` adds a base trained on photographs")
+    return ", and ".join(adds)
 
 
 def _describe_other(runs: Runs, chosen: str, other: str, margin: float, points: str) -> str:

@@ -108,6 +108,23 @@ def test_what_a_learning_curve_lacks_is_told_beside_the_rest(pytester: pytest.Py
     assert advice["lines"][-1] == "No rung with a base ran, so that there is no learning curve on its features."
 
 
+def test_the_first_line_of_the_advice_says_that_a_probe_would_be_better(
+    pytester: pytest.Pytester, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the line that the page begins with."""
+    session = pytester.parseconfigure("--convspec-dataset=pictures", "--convspec-layout=parts").stash[SESSION]
+    labels = [0, 1] * 500
+    for rung in ("dense_baseline", "feature_extraction"):
+        run = replace(result(rung, "mini", 0.9), test_labels=labels, predicted=[*labels[:900], *labels[1:101]])
+        session.runs[rung] = [replace(run, test_names=["bright/00.png"] * 1000)]
+    curve = learning_curve.LearningCurve("mini", [1, 2, 4], [[0.8], [0.9], [0.95]], [learning_curve.Gain(0, 0, 0)] * 2)
+    monkeypatch.setattr(summary, "_learning_curve", lambda _: curve)
+    advice = summary._recommend(session)
+    assert advice is not None
+    assert advice["lines"][0].startswith("Use dense_baseline. But a linear probe on mini's features gets 0.950 of the")
+    assert advice["lines"][-2].startswith("More pictures: ")
+
+
 def test_a_learning_curve_is_on_pictures_of_the_size_that_its_base_takes(
     pytester: pytest.Pytester, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

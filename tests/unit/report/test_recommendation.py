@@ -9,7 +9,7 @@ from builders import result
 from convspec import BadInput
 from convspec.ladder.learning_curve import Gain, LearningCurve
 from convspec.ladder.result import Result
-from convspec.report.recommendation import describe_curve, recommend
+from convspec.report.recommendation import describe_better_probe, describe_curve, recommend
 
 TEST = 400
 
@@ -78,7 +78,8 @@ def test_a_rung_without_the_one_it_starts_from_is_not_compared_by_time() -> None
     assert best[1].endswith("in 1.0 s, without frozen_end_to_end before it.")
     assert best[2].startswith("It is the best, and no rung whose whole time is known comes within 1 point of it with")
     assert best[3].startswith("Differences are given"), "which rung is slower is not known"
-    equal = recommend({"feature_extraction": [run("feature_extraction", range(190, 210), 50)]} | short, margin=0.01).lines
+    runs = {"feature_extraction": [run("feature_extraction", range(190, 210), 50)]} | short
+    equal = recommend(runs, margin=0.01).lines
     assert equal[0] == "Use feature_extraction."
     assert equal[2] == "It is the best and the cheapest whose whole time is known."
     assert equal[3] == (
@@ -97,8 +98,13 @@ def test_nothing_is_recommended_that_the_commonest_class_may_reach(wrong: int, l
     if not learned:
         assert best.lines == [
             "No recommendation: no rung is shown to do better than always answering a, which is right for 0.600 of the"
-            " 400 test pictures; the best, from_scratch, gets 0.625."
+            " 400 test pictures; the best, from_scratch, gets 0.625. What is left to try:"
+            " `--rungs ...,feature_extraction_fast` adds the linear probe feature_extraction_fast, and `--scale full`"
+            " adds a base trained on photographs."
         ]
+        runs["feature_extraction_fast"] = [run("feature_extraction_fast", range(wrong), of_class_0=240)]
+        left = recommend(runs, margin=0.01).lines[0].partition("What is left to try: ")[2]
+        assert left == "`--scale full` adds a base trained on photographs."
 
 
 def test_a_rung_alone_has_its_figures_and_its_model_but_no_comparison() -> None:
@@ -147,3 +153,21 @@ def test_the_last_doubling_says_what_another_would_bring(last: Gain, outlook: st
     assert "reaches 0.905 with 250 (0.900 to 0.910), 0.925 with 500 (0.920 to 0.930), 0.940 with 1000" in lines[0]
     assert lines[1].startswith("From a quarter to a half it gained +2.0 points [+1.0, +3.0], from a half to all ")
     assert lines[1].endswith(outlook)
+
+
+@pytest.mark.parametrize(("rungs", "accuracy", "option"), [
+    (["feature_extraction"], 0.98, "--mode both"),
+    (["augmented"], 0.98, "--rungs ...,feature_extraction_fast"),
+    (["augmented"], 0.955, None),  # within the margin
+    (["augmented", "feature_extraction_fast"], 0.98, None),  # it ran, and was compared
+])  # fmt: skip
+def test_a_probe_that_beats_the_recommended_rung_is_told_with_its_option(
+    rungs: list[str], accuracy: float, option: str | None
+) -> None:
+    runs = {rung: [run(rung, range(190, 210))] for rung in rungs}
+    curve = LearningCurve("mini", [25, 50, 100], [[0.90], [0.92], [accuracy]], [Gain(0.02, 0.01, 0.03)] * 2)
+    expected = (
+        f" But a linear probe on mini's features gets 0.980 of the same test pictures right: `{option}` adds the linear"
+        " probe feature_extraction_fast, and `--scale full` adds a base trained on photographs."
+    )
+    assert describe_better_probe(runs, rungs[0], curve, margin=0.01) == (expected if option else "")

@@ -150,8 +150,8 @@ def test_the_second_sentence_says_how_fast_the_best_rung_is() -> None:
     runs = {"augmented": [result("augmented", "mini", 0.8)] * 10, "fine_tuned": [result("fine_tuned", "mini", 0.9)]}
     runs["fine_tuned"][0].machine["accelerators"] = ["H200", "H200"]
     assert answer(runs, [])[1] == (
-        "fine_tuned is the most accurate with 0.900 [0.880, 0.917]; it takes 12 s a run, without frozen_end_to_end before it,"
-        " on H200, H200 (123 pictures a second in training), and the 11 runs took 2.2 min."
+        "fine_tuned is the most accurate with 0.900 [0.880, 0.917]; it takes 12 s a run, without frozen_end_to_end"
+        " before it, on H200, H200 (123 pictures a second in training), and the 11 runs took 2.2 min."
     )
     assert answer({"fine_tuned": runs["fine_tuned"]}, [])[1].endswith(" in training)."), "of one run that is all"
     runs["mnist_convnet"] = [result("mnist_convnet", "mini", 0.95)]  # on easier pictures
