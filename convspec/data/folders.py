@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from convspec import BadInput
-from convspec.data.layouts import PARTS, Layout, PictureFile, cite, find_files, look_through
+from convspec.data.layouts import PARTS, Layout, PictureFile, cite, find_files, look_through, plain
 from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
@@ -184,9 +184,9 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
         notes.append(f"WARNING: pictures in two classes, taken as one of them: {len(torn)} ({named})")
     files.sort(key=lambda file: (PARTS.index(file.part) if file.part else 0, file.label, file.name))
     classes = tuple(sorted({file.label for file in files}))
-    for name, count in Counter(name.casefold().strip() for name in classes).items():
+    for name, count in Counter(plain(name).strip() for name in classes).items():
         if count > 1:
-            notes.append(f"WARNING: {count} classes are called {name!r}, but for capitals and spaces")
+            notes.append(f"WARNING: {count} classes are called {name!r}, but for capitals, spaces and forms of accents")
     numbers = {label: number for number, label in enumerate(classes)}
     parts = tuple(file.part for file in files if file.part) or None
     if not parts:

@@ -211,10 +211,10 @@ def _list_parts(top: Folder, by_part: dict[str, list[Folder]], notes: list[str])
             raise BadInput(f"{str(top.path)!r}: {both} are both {part} by their names; rename one")
     folders_of = {part: by_part[part][0] for part in PARTS if part in by_part}
     classes = {part: [label.path.name for label in folder.filled] for part, folder in folders_of.items()}
-    known = {_plain(name): name for name in classes["train"]}
+    known = {plain(name): name for name in classes["train"]}
     if len(known) < len(classes["train"]):  # they differ in case alone
         known = {}
-    names_of = {part: {name: known.get(_plain(name), name) for name in names} for part, names in classes.items()}
+    names_of = {part: {name: known.get(plain(name), name) for name in names} for part, names in classes.items()}
     for part, names in classes.items():
         if sorted(names_of[part].values()) != classes["train"]:
             raise BadInput(
@@ -232,7 +232,7 @@ def _list_parts(top: Folder, by_part: dict[str, list[Folder]], notes: list[str])
     ]
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return a class's name as it is compared: in one case, and composed, which macOS and others do differently."""
     return unicodedata.normalize("NFC", name).casefold()
 

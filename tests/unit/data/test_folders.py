@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -289,9 +290,13 @@ def test_a_picture_in_two_classes_is_warned_of_and_a_copy_in_one_is_not(pets: Pa
     )
 
 
-def test_classes_of_one_name_but_for_capitals_and_spaces_are_warned_of(tmp_path: Path) -> None:
-    put(tmp_path, ["Cats/0.png", "cats /1.png", "dogs/2.png"])
-    assert "WARNING: 2 classes are called 'cats', but for capitals and spaces" in read_layout(tmp_path).notes
+def test_classes_that_differ_in_capitals_spaces_or_form_are_warned_of(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    put(tmp_path, ["Cats/0.png", "cats /1.png", f"{composed}/2.png", f"{apart}/3.png"])
+    assert [note for note in read_layout(tmp_path).notes if "WARNING" in note] == [
+        f"WARNING: 2 classes are called {name!r}, but for capitals, spaces and forms of accents"
+        for name in ("cats", composed)
+    ]
 
 
 @pytest.mark.parametrize(
