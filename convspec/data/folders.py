@@ -122,7 +122,7 @@ class Reading:
         return lines
 
     def _describe_groups(self, parts: Mapping[str, np.ndarray]) -> list[str]:
-        """Count groups and near copies, and how many of them lie in two parts."""
+        """Count groups and near copies, and how many of them lie in two parts, or, of copies, in two classes."""
         kinds = {
             f"pictures in a group with another ({GROUPS})": [(g[0], other) for g in self.groups for other in g[1:]],
             "near copies": [pair[:2] for pair in self.copies.pairs if not pair.mirrored],
@@ -132,8 +132,10 @@ class Reading:
         lines = []
         for kind, links in kinds.items():
             apart = [link for link in links if len({part_of[each] for each in link if each in part_of}) > 1]
+            torn = [link for link in links if "copies" in kind and len({*self.labels[[*link]].tolist()}) > 1]
             for title, some in (
                 (kind, links),
+                (f"WARNING: {kind} in two classes, one of which may be wrong", torn),
                 (f"WARNING: {kind} in two parts, which make accuracy look better", apart),
             ):
                 if some:

@@ -195,3 +195,13 @@ def test_a_picture_that_shows_up_in_two_classes_stays_in_one_part(pets: Path) ->
         part_of = {n: part for part, positions in zip(PARTS, chosen, strict=True) for n in positions}
         assert isinstance(reading.copies, Copies)
         assert all(part_of[first] == part_of[second] for first, second, _ in reading.copies.pairs)
+
+
+def test_near_copies_in_two_classes_are_warned_of(pets: Path) -> None:
+    save(CHANGES["10 % brighter"](scene(100)), pets / "cats" / "no cat.jpg")
+    save(CHANGES["mirrored"](scene(101)), pets / "cats" / "no cat, either.jpg")
+    lines, _ = compare(read_layout(pets)).explain()
+    assert [line for line in lines if "WARNING" in line] == [
+        "WARNING: near copies in two classes, one of which may be wrong: 1 (cats/no cat.jpg = dogs/0.jpg)",
+        "WARNING: mirrored copies in two classes, one of which may be wrong: 1 (cats/no cat, either.jpg = dogs/1.jpg)",
+    ]
