@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", metavar="DIR", type=expand, help="folder of pictures")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the random split (default: 0)")
+    parser.add_argument("--all", action="store_true", help="name every file that is left out or a copy, one a line")
     add_plugin_options(parser, "layout", "truncated")
 
 
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     require_folder(options.folder)
     reading = folders.read_layout(options.folder, options.layout)
     reading = folders.compare(reading, sys.stderr, options.truncated or "skip")
-    lines, problem = reading.explain(options.seed)
+    lines, problem = reading.explain(options.seed, options.all)
     print(*lines, sep="\n")
     if problem:
         raise problem

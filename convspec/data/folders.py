@@ -80,8 +80,11 @@ class Reading:
                 f" take them away: {cite(bad, '; ', 5)}"
             )
 
-    def explain(self, seed: int = 0) -> tuple[list[str], BadInput | None]:
-        """Return the reading in lines: parts, classes, counts, what is left out; and why it cannot be used, if so."""
+    def explain(self, seed: int = 0, complete: bool = False) -> tuple[list[str], BadInput | None]:
+        """Return the reading in lines: parts, classes, counts, what is left out; and why it cannot be used, if so.
+
+        Of files, three are named beside their number; where `complete`, all are, on lines of their own.
+        """
         bad = [*self.bad, *self.copies.failures.values()]
         try:
             self.refuse_bad(bad)
@@ -99,15 +102,14 @@ class Reading:
             lines.append(f"  and {len(rest)} more classes of {sizes} pictures")
         lines += self._describe_balance(list(counts.values())[-1])
         for kind, paths in self.left_out.items():
-            lines.append(f"left out: {len(paths)} {kind} ({cite([*map(self._name, paths)])})")
+            lines += _list(f"left out: {len(paths)} {kind}", [*map(self._name, paths)], complete, ", ")
         for title, reasons in (
             ("no pictures", bad),
             ("read in part", [*self.copies.incomplete.values()]),
             ("the same content again, left out", self.duplicates),
         ):
-            if reasons:
-                lines.append(f"{title}: {len(reasons)} ({cite(reasons, '; ')})")
-        return lines + self._describe_groups(parts), problem
+            lines += _list(f"{title}: {len(reasons)}", reasons, complete)
+        return lines + self._describe_groups(parts, complete), problem
 
     def _name(self, path: Path) -> str:
         return _printable(path.relative_to(self.folder).as_posix())
@@ -121,7 +123,7 @@ class Reading:
             lines.append(f"few pictures to test with, so that accuracy says little about these classes: {cite(few)}")
         return lines
 
-    def _describe_groups(self, parts: Mapping[str, np.ndarray]) -> list[str]:
+    def _describe_groups(self, parts: Mapping[str, np.ndarray], complete: bool) -> list[str]:
         """Count groups and near copies, and how many of them lie in two parts, or, of copies, in two classes."""
         kinds = {
             f"pictures in a group with another ({GROUPS})": [(g[0], other) for g in self.groups for other in g[1:]],
@@ -138,10 +140,16 @@ class Reading:
                 (f"WARNING: {kind} in two classes, one of which may be wrong", torn),
                 (f"WARNING: {kind} in two parts, which make accuracy look better", apart),
             ):
-                if some:
-                    named = [" = ".join(self._name(self.paths[each]) for each in link) for link in some]
-                    lines.append(f"{title}: {len(some)} ({cite(named, '; ')})")
+                named = [" = ".join(self._name(self.paths[each]) for each in link) for link in some]
+                lines += _list(f"{title}: {len(some)}", named, complete)
         return lines
+
+
+def _list(title: str, texts: Sequence[str], complete: bool, separator: str = "; ") -> list[str]:
+    """Return a title with the first of some texts beside it, or all of them below; nothing where there is none."""
+    if complete and texts:
+        return [title, *(f"  {text}" for text in texts)]
+    return [f"{title} ({cite(texts, separator)})"] if texts else []
 
 
 def _printable(name: str) -> str:

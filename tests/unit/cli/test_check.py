@@ -44,6 +44,28 @@ def test_a_folder_that_can_be_used_is_explained(pets: Path, capsys: pytest.Captu
     assert {path: path.stat().st_mtime_ns for path in pets.rglob("*")} == before
 
 
+def test_every_file_is_named_on_a_line_of_its_own_when_asked(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        (pets / "cats" / f"{number}.txt").touch()
+        (pets / "cats" / f"bad{number}.png").write_text(f"<html>{number}</html>")
+        (pets / "dogs" / f"copy{number}.png").write_bytes((pets / "dogs" / f"0{number}.png").read_bytes())
+        large = Image.open(pets / "cats" / f"0{number}.png").resize((80, 80), Image.Resampling.BICUBIC)
+        large.save(pets / "cats" / f"large{number}.png")
+    assert main(["check", str(pets), "--all"]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    for title, line in (
+        ("left out: 5 texts and tables", "  cats/{}.txt"),
+        ("no pictures: 5", f"  '{pets}/cats/bad{{}}.png' is not a readable picture: "),
+        ("the same content again, left out: 5", f"  '{pets}/dogs/copy{{0}}.png' is the same picture as "),
+        ("near copies: 5", "  cats/0{0}.png = cats/large{0}.png"),
+    ):
+        first = shown.index(title) + 1
+        for number, text in enumerate(shown[first : first + 5]):
+            assert text.startswith(line.format(number))
+    assert main(["check", str(pets)]) == 1
+    assert "left out: 5 texts and tables (cats/0.txt, cats/1.txt, cats/2.txt, ...)" in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_used_is_explained_and_exits_1(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(2):
         (pets / "cats" / f"bad{number}.png").write_text(f"<html>{number}</html>")
