@@ -100,7 +100,7 @@ class Reading:
         if rest := np.bincount(self.labels, minlength=len(self.classes))[MAX_CLASSES:].tolist():
             sizes = " to ".join(map(str, sorted({min(rest), max(rest)})))
             lines.append(f"  and {len(rest)} more classes of {sizes} pictures")
-        lines += self._describe_balance(list(counts.values())[-1])
+        lines += self._describe_balance(list(counts.values())[-1], tested="test" in counts)
         for kind, paths in self.left_out.items():
             lines += _list(f"left out: {len(paths)} {kind}", [*map(self._name, paths)], complete, ", ")
         for title, reasons in (
@@ -114,13 +114,14 @@ class Reading:
     def _name(self, path: Path) -> str:
         return _printable(path.relative_to(self.folder).as_posix())
 
-    def _describe_balance(self, counts: np.ndarray) -> list[str]:
-        """Say what always answering the largest class reaches, and which classes have few pictures to test with."""
+    def _describe_balance(self, counts: np.ndarray, tested: bool) -> list[str]:
+        """Say what always answering the largest class reaches, and which classes have few pictures (to test with)."""
         always, share = _printable(self.classes[counts.argmax()]), counts.max() / max(counts.sum(), 1)
         few = [f"{_printable(name)} ({n})" for name, n in zip(self.classes, counts, strict=True) if n < FEW]
         lines = [f"a model that always answers {always} is right in {share:.1%}"]
         if few:
-            lines.append(f"few pictures to test with, so that accuracy says little about these classes: {cite(few)}")
+            of_test = " to test with" if tested else " in all"
+            lines.append(f"few pictures{of_test}, so that accuracy says little about these classes: {cite(few)}")
         return lines
 
     def _describe_groups(self, parts: Mapping[str, np.ndarray], complete: bool) -> list[str]:

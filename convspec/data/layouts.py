@@ -145,7 +145,11 @@ def _list_named(top: Folder, layout: Layout | None, notes: list[str]) -> list[Pi
             raise _ask(top, f"{train!r} as the part to train with, and its subfolders as the classes")
         return _list_parts(top, with_classes, notes)
     if with_classes:
-        raise BadInput(f"{str(top.path)!r} has {', '.join(with_classes)} but no train part with classes; give one")
+        names = cite([repr(folder.path.name) for folder in top.filled])
+        raise BadInput(
+            f"{str(top.path)!r} has {', '.join(with_classes)} but no train part with classes among its folders {names};"
+            " give one"
+        )
     if len(others) > 1 and layout == "parts":
         return _list_classes(top, others)
     if len(others) > 1 and any(exact and part != "train" for part, exact in flat):

@@ -151,6 +151,10 @@ def test_parts_inside_of_classes_are_parts(tmp_path: Path) -> None:
     [
         (("train/cats", "train/dogs", "Training/cats", "Training/dogs"), "'Training' and 'train' are both train by"),
         (("val/cats", "val/dogs", "test/cats", "test/dogs"), "has test, validation but no train part with classes"),
+        (
+            ("train_val/cats", "train_val/dogs", "test/cats", "test/dogs"),
+            "has test but no train part with classes among its folders 'test', 'train_val'; give one",
+        ),
         (("train", "test"), r"has parts \(test, train\) without classes: .* --convspec-layout classes if"),
         (("cats_train", "cats_test", "dogs_train", "dogs_test"), "'cats_test' hold a class and a part; .* train/CLASS"),
         (
@@ -360,3 +364,8 @@ def test_the_reading_says_what_the_majority_reaches_and_who_is_few(tmp_path: Pat
     assert "  cats: 29 train, 13 validation, 13 test" in lines
     assert "a model that always answers cats is right in 92.9%" in lines, "13 of 14"
     assert "few pictures to test with, so that accuracy says little about these classes: dogs (1)" in lines
+    (tmp_path / "dogs" / "0.png").unlink()
+    (tmp_path / "dogs" / "1.png").unlink()
+    lines, problem = read_layout(tmp_path).explain()
+    assert problem is not None
+    assert "few pictures in all, so that accuracy says little about these classes: dogs (3)" in lines, "none is a part"
