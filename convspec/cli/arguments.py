@@ -16,12 +16,19 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def require_folder(path: Path) -> None:
+def path(text: str) -> Path:
+    """Parse a path, in which ~ is a home folder; an empty text, which would be the current folder, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return expand(text)
+
+
+def require_folder(folder: Path) -> None:
     """Raise MissingData, with what to give instead, where there is no folder."""
-    if path.is_file():
-        raise MissingData(f"{str(path)!r} is a file: give a folder; `convspec split` makes one of an archive")
-    if not path.is_dir():
-        raise MissingData(f"no folder {str(path)!r}: give one with a subfolder of pictures for each class")
+    if folder.is_file():
+        raise MissingData(f"{str(folder)!r} is a file: give a folder; `convspec split` makes one of an archive")
+    if not folder.is_dir():
+        raise MissingData(f"no folder {str(folder)!r}: give one with a subfolder of pictures for each class")
 
 
 def add_plugin_options(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -47,9 +54,9 @@ def add_picture(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a .keras file, also one that Keras alone wrote, or the name of a base"
     )
-    parser.add_argument("picture", metavar="PICTURE", type=expand, help="a picture file; it is resized for the model")
+    parser.add_argument("picture", metavar="PICTURE", type=path, help="a picture file; it is resized for the model")
     parser.add_argument(
-        "--output", metavar="FILE", type=expand,
+        "--output", metavar="FILE", type=path,
         help=f"the .png or .jpg to write (default: PICTURE's name with -{command}.png, in the current folder)",
     )  # fmt: skip
 

@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from convspec.cli.arguments import add_plugin_options, require_folder, seed
-from convspec.files import expand
+from convspec.cli.arguments import add_plugin_options, path, require_folder, seed
 
 HELP = "say how a folder of pictures is read: parts, classes, what is left out, near copies"
 DESCRIPTION = (
@@ -15,7 +14,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", metavar="DIR", type=expand, help="folder of pictures")
+    parser.add_argument("folder", metavar="DIR", type=path, help="folder of pictures")
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the random split (default: 0)")
     parser.add_argument("--all", action="store_true", help="name every file that is left out or a copy, one a line")
     add_plugin_options(parser, "layout", "truncated")

@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from convspec import BadInput
-from convspec.files import atomic_write, expand
+from convspec.cli.arguments import path
+from convspec.files import atomic_write
 
 HELP = "lay timings side by side: records from any machines, or two versions on this one"
 DESCRIPTION = (
@@ -18,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument(
-        "records", nargs="*", default=[], metavar="FILE", type=expand,
+        "records", nargs="*", default=[], metavar="FILE", type=path,
         help="what pytest wrote with --benchmark-json, or with --benchmark-save to .benchmarks/MACHINE/",
     )  # fmt: skip
-    sources.add_argument("--interleave", metavar="BASE", type=expand, help="a folder with another version's convspec/")
+    sources.add_argument("--interleave", metavar="BASE", type=path, help="a folder with another version's convspec/")
     parser.add_argument("--bench", metavar="EXPR", help="with --interleave, pytest's -k (default: reading, augmenting)")
     parser.add_argument("--rounds", metavar="N", type=int, help="with --interleave, runs of each side (default: 10)")
-    parser.add_argument("--markdown", metavar="FILE", type=expand, help="write the table as Markdown, too")
-    parser.add_argument("--plot", metavar="FILE", type=expand, help="draw records as a chart: a .png, .svg or .pdf")
+    parser.add_argument("--markdown", metavar="FILE", type=path, help="write the table as Markdown, too")
+    parser.add_argument("--plot", metavar="FILE", type=path, help="draw records as a chart: a .png, .svg or .pdf")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from convspec.cli.arguments import path
 from convspec.data.fetch import FETCHABLE, fetch
-from convspec.files import expand
 
 HELP = "download datasets and weights into the data folder, ready for use"
 DESCRIPTION = (
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("names", nargs="+", choices=tuple(FETCHABLE), metavar="NAME", help=", ".join(FETCHABLE))
     parser.add_argument(
-        "--data-root", metavar="DIR", type=expand, help="data folder (default: $CONVSPEC_DATA, else the cache folder)"
+        "--data-root", metavar="DIR", type=path, help="data folder (default: $CONVSPEC_DATA, else the cache folder)"
     )
 
 

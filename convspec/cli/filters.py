@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from convspec import BadInput
-from convspec.cli.arguments import add_drawing, seed
-from convspec.files import expand
+from convspec.cli.arguments import add_drawing, path, seed
 from convspec.plugin.options import positive
 
 HELP = "show the patterns that the filters of a model respond to"
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a .keras file, or the name of a base, such as mini or VGG16")
     parser.add_argument("layers", metavar="LAYER", nargs="*", help="names of layers, those in a nested base, too")
     add_drawing(parser)
-    parser.add_argument("--folder", metavar="DIR", type=expand, default=Path(), help="where to write (default: here)")
+    parser.add_argument("--folder", metavar="DIR", type=path, default=Path(), help="where to write (default: here)")
     parser.add_argument("--count", metavar="N", type=positive, default=64, help="the first N filters (default: 64)")
     parser.add_argument("--size", metavar="PIXELS", type=positive, default=64, help="side of a pattern (default: 64)")
     parser.add_argument(

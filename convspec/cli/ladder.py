@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convspec.cli.arguments import add_plugin_options, require_folder
-from convspec.files import expand
+from convspec.cli.arguments import add_plugin_options, path, require_folder
 from convspec.plugin.checks import BENCHMARKS
 
 HELP = "train each technique on a folder of pictures, report accuracy and time, and recommend one"
@@ -21,7 +20,7 @@ OPTIONS = "scale", "mode", "rungs", "seeds", "base", "margin", "weights", "repor
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "folder", metavar="DIR", type=expand,
+        "folder", metavar="DIR", type=path,
         help="folder with a subfolder of pictures for each class, or with train, validation and test that have those",
     )  # fmt: skip
     add_plugin_options(parser, *OPTIONS)

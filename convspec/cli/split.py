@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from convspec.cli.arguments import add_plugin_options, seed
-from convspec.files import expand
+from convspec.cli.arguments import add_plugin_options, path, seed
 
 HELP = "make train, validation and test of a folder or an archive of pictures"
 DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the same way every time."
@@ -12,9 +11,9 @@ DESCRIPTION = "Copy pictures into TARGET/{train,validation,test}/CLASS/, the sam
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", type=expand, help="folder of pictures, or a zip or tar of one")
+    parser.add_argument("source", metavar="SOURCE", type=path, help="folder of pictures, or a zip or tar of one")
     parser.add_argument(
-        "target", metavar="TARGET", type=expand, help="new folder, or one that an interrupted split left unfinished"
+        "target", metavar="TARGET", type=path, help="new folder, or one that an interrupted split left unfinished"
     )
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the random split (default: 0)")
     parser.add_argument("--link", action="store_true", help="hard-link a folder's pictures, instead of copying")

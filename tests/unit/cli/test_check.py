@@ -132,3 +132,14 @@ def test_the_folder_of_an_unknown_user_is_no_file_and_no_traceback(
     message = capsys.readouterr().err
     assert message.startswith("convspec: error: ")
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["check", ""], ["ladder", ""], ["split", "", "new"], ["split", "pets", ""]])
+def test_an_empty_text_is_not_the_current_folder(
+    command: list[str], pets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pets)
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(": must be a path, got ''\n")
