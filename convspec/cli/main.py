@@ -1,6 +1,7 @@
 """The entry point: parses the command line, runs one command, and turns errors into one line."""
 
 import argparse
+import os
 import sys
 from io import TextIOWrapper
 
@@ -8,7 +9,11 @@ from convspec import BadInput, __version__, require_extras
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; exit code 1 after an error, where slower, or with a benchmark gone; 130 after Ctrl-C."""
+    """Run the command line.
+
+    The exit code is 1 after an error, where slower, or with a benchmark gone; 130 after Ctrl-C; 141 where the reader of
+    the output has gone, as of other programs in a pipe.
+    """
     words, resumable = sys.argv[1:] if arguments is None else arguments, False
     end = words.index("--") if words[:1] == ["ladder"] and "--" in words else len(words)
     if isinstance(sys.stdout, TextIOWrapper):  # names of any letters on any terminal
@@ -22,7 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
             resumable = options.resumable
             if options.looks_into_models:
                 from convspec import backend  # noqa: F401  before Keras, as it keeps start-up noise from the terminal
-            return options.run(options)
+            code = options.run(options)
+            print(end="", flush=True)
+            return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python, which flushes at its end
+        return 141
     except (BadInput, OSError) as error:
         print(f"convspec: error: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """`convspec check` says how a folder is read, and whether it can be used."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,15 @@ def test_an_empty_text_is_not_the_current_folder(
         main(command)
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(": must be a path, got ''\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_where_the_reader_of_a_pipe_has_gone_the_command_ends_quietly(unbuffered: str, pets: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "convspec", "check", str(pets)]
+    ended = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, check=False
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")
