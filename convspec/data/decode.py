@@ -81,7 +81,8 @@ def load_image(
         path: Picture file; its content decides what it is.
         size: Side of the picture, in pixels, 1 to MAX_SIZE; None to leave it as it is.
         interpolation: One of Keras's, or "area", which is fast: each pixel is the mean of those it covers (bilinear
-            where fewer than two in a row), and JPEGs are decoded at a lower resolution.
+            where fewer than two in a row, or than three if the other side grows), and JPEGs are decoded at a lower
+            resolution.
         truncated: "fill" to read a file that ends early as far as it goes, as viewers do.
 
     Raises:
@@ -240,7 +241,11 @@ def _decode_reduced(picture: Image.Image, file: BinaryIO, size: int) -> np.ndarr
 
 
 def _resize_by_area(pixels: np.ndarray, size: int) -> np.ndarray:
-    covered = max(pixels.shape[:2]) / size
+    height, width = pixels.shape[:2]
+    covered = max(height, width) / size
+    if covered >= 3 and min(height, width) < size:  # OpenCV's area is bilinear where one side grows
+        shrunk = min(width, size), min(height, size)
+        pixels, covered = cv2.resize(pixels, shrunk, interpolation=cv2.INTER_AREA), 1
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR if covered < 2 else cv2.INTER_AREA)
 
 

@@ -144,6 +144,16 @@ def test_each_pixel_by_area_is_the_mean_of_those_it_covers(
     np.testing.assert_allclose(load_image(file, size, "area"), blocks.mean((1, 3)), atol=1)
 
 
+@pytest.mark.parametrize(("height", "width"), [(17, 24 * 4), (24 * 3, 1 + 24 // 2), (23, 24 * 7)])
+def test_by_area_the_side_that_shrinks_is_averaged_where_the_other_grows(file: Path, height: int, width: int) -> None:
+    """Stripes along the side that grows, so that the mean over the other is all that counts."""
+    stripes = np.random.default_rng(0).integers(0, 256, (1, max(height, width), 3), dtype=np.uint8)
+    across = stripes.repeat(min(height, width), axis=0)
+    Image.fromarray(across if width > height else across.swapaxes(0, 1)).save(file, "PNG")
+    means = stripes.reshape(1, 24, -1, 3).mean(2).repeat(24, axis=0)
+    np.testing.assert_allclose(load_image(file, 24, "area"), means if width > height else means.swapaxes(0, 1), atol=1)
+
+
 def jpeg_of_waves(file: Path, side: int) -> np.ndarray:
     y, x, channel = np.ogrid[:side, :side, :3]
     waves = np.sin(x / 9 + channel) + np.cos(y / 7 - channel) + np.sin((x + 2 * y) / 31)
