@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def bar(total: int, title: str, unit: str, file: TextIO | None, initial: int = 0) -> "tqdm":
     """Return a progress bar on `file` that vanishes when it is done.
 
-    It appears after two seconds on a terminal, and after ten, with a line every 30 seconds, elsewhere.
+    It appears after two seconds on a terminal, and after ten, as a line of its own every 30 seconds, elsewhere.
 
     Args:
         total: Number of units until it is done.
@@ -30,13 +30,28 @@ def bar(total: int, title: str, unit: str, file: TextIO | None, initial: int = 0
         initial=initial,
         desc=title,
         unit=unit,
-        file=file,
+        file=file if terminal or file is None else _Lines(file),
         disable=file is None,
         leave=False,
         delay=2 if terminal else 10,
         mininterval=0.1 if terminal else 30,
         dynamic_ncols=terminal,
+        position=None if terminal else 0,  # lines of a log are not for moving up and down
     )
+
+
+class _Lines:
+    """A log: each state of a bar is a whole line, and nothing is wiped out."""
+
+    def __init__(self, log: TextIO) -> None:
+        self.log = log
+
+    def write(self, text: str) -> None:
+        if state := text.strip("\r "):
+            self.log.write(f"\n{state}\n")  # pytest may be in the middle of a line
+
+    def flush(self) -> None:
+        self.log.flush()
 
 
 class Clock:
