@@ -33,9 +33,17 @@ class Verdict(TypedDict):
     text: str  # for people
     failed: bool  # whether it failed the test
     test: str  # its node id, the same for all repeats
+    item: str  # its node id
     model: str
     predictions: str  # their checksum
     staged: str  # folder of the runs that become baselines when the session ends, else empty
+
+
+class GateFailed(pytest.fail.Exception):  # type: ignore[name-defined]
+    """Failure of a test by the verdict of a gate."""
+
+    __module__ = "builtins"  # as pytest's own, so that it is shown without a module, too
+    __qualname__ = "Failed"
 
 
 class Channel:
@@ -48,6 +56,7 @@ class Channel:
         self.verdicts: list[Verdict] = []
         self.errors: list[str] = []
         self._failures = 0  # of tests, by their gates
+        self._broken: set[str] = set()  # node ids of tests that failed otherwise
         self._baselines = baselines
 
     @pytest.hookimpl(tryfirst=True)
@@ -56,12 +65,15 @@ class Channel:
         item.stash[VERDICTS] = []
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # a skipped test is one to `xfail`, too
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Move the verdicts of a test to its report, and skip one that passed where any is underpowered."""
         report = yield
         verdicts = item.stash.get(VERDICTS, None)
         if verdicts and not (report.when == "setup" and report.passed):  # a fixture's gates must not keep the test away
-            setattr(report, ATTRIBUTE, verdicts[:])
+            by_gate = call.excinfo is None or _is_of_a_gate(call.excinfo.value)
+            setattr(report, ATTRIBUTE, [verdict | {"failed": verdict["failed"] and by_gate} for verdict in verdicts])
             unsure = [verdict["text"] for verdict in verdicts if verdict["outcome"] == "underpowered"]
             if unsure and report.passed:
                 line = (item.location[1] or 0) + 1
@@ -78,7 +90,10 @@ class Channel:
         self.verdicts += verdicts
         # From a worker of pytest-xdist it comes failed for its subtests, each of which has a report of its own.
         contains = report.failed and re.fullmatch(r"contains \d+ failed subtests?", str(report.longrepr))
-        self._failures += bool(contains) or any(verdict["failed"] for verdict in verdicts)
+        by_gates = bool(contains) or any(verdict["failed"] for verdict in verdicts)
+        self._failures += by_gates
+        if report.failed and not by_gates:
+            self._broken.add(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -106,18 +121,21 @@ class Channel:
         return None
 
     def _write_baselines(self) -> None:
-        """Write the runs that tests have staged, but for those of models that two tests have in common."""
+        """Write the runs that tests have staged, but for those of tests that are in conflict or failed otherwise."""
         shown = {verdict["text"]: verdict["model"] for verdict in self.verdicts if verdict["outcome"] == "conflict"}
         unseen = {text: verdict["model"] for verdict in self.verdicts if (text := self.conflict(verdict))}
         self.errors += [text for text in unseen if text not in shown]
-        in_conflict = {*shown.values(), *unseen.values()}
+        refused = dict.fromkeys([*shown.values(), *unseen.values()], "two gates have that name")
+        for verdict in self.verdicts:
+            if verdict["item"] in self._broken:
+                refused.setdefault(verdict["model"], f"{verdict['item']} failed for another reason than its gates")
         staged = {verdict["staged"]: verdict["model"] for verdict in self.verdicts if verdict["staged"]}
-        lost = {*staged.values()} - in_conflict
+        lost = {*staged.values()} - refused.keys()
         for folder, model in staged.items():
             from convspec.accuracy import baselines
 
             try:
-                for run in () if model in in_conflict else baselines.read(Path(folder)):
+                for run in () if model in refused else baselines.read(Path(folder)):
                     baselines.write(self._baselines, run)
                     lost.discard(model)
             except (BadInput, OSError) as error:
@@ -125,6 +143,15 @@ class Channel:
                 lost.discard(model)
             shutil.rmtree(folder, ignore_errors=True)
         self.errors += [f"the baseline of {model} is lost: its temporary folder is gone" for model in sorted(lost)]
+        left = sorted(refused.keys() & {*staged.values()})
+        self.errors += [f"no baseline of {model} was written: {refused[model]}" for model in left]
+
+
+def _is_of_a_gate(error: BaseException) -> bool:
+    """Return whether a gate failed, alone or with others in a group, or caused the error."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_a_gate, error.exceptions))
+    return isinstance(error, GateFailed) or (error.__cause__ is not None and _is_of_a_gate(error.__cause__))
 
 
 CHANNEL = pytest.StashKey[Channel]()
@@ -152,6 +179,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         "text": text,
         "failed": begins or (judgement.outcome in ("missing", "regressed") and not update),
         "test": _test(item),
+        "item": item.nodeid,
         "model": " on ".join(filter(None, (runs[0].name, runs[0].dataset))),
         "predictions": hashlib.sha256(
             repr([(run.predicted, run.labels, run.pictures) for run in runs]).encode()
@@ -172,8 +200,8 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         if begins:
             accuracy = sum(run.accuracy for run in runs) / len(runs)
             text += (
-                f"\nThese runs are the baseline from now on, with an accuracy of {accuracy:.3f}: if you expect that,"
-                f" keep {str(folder)!r} under version control, and run again."
+                f"\nThese runs become the baseline as the session ends, with an accuracy of {accuracy:.3f}: if you"
+                f" expect that, keep {str(folder)!r} under version control, and run again."
             )
     elif verdict["failed"]:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."
@@ -182,7 +210,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
     if update and (kept := [run for run in judgement.baseline if run.seed not in seeds]):
         verdict["text"] += f"\n{name_seeds(kept)} of the old baseline still count: train as many, or delete their files"
     if verdict["failed"]:
-        pytest.fail(text, pytrace=False)
+        raise GateFailed(text, pytrace=False)
 
 
 def _stage(runs: "Sequence[Run]", folders: dict[str, str]) -> str:

@@ -48,7 +48,8 @@ def test_a_first_run_writes_the_baseline_and_fails(arguments: tuple[str, ...], p
     assert text.count("accuracy against the baseline") == 1
     assert "no baseline yet of model" in text
     assert re.search(
-        r"the baseline from now on, with an accuracy of 0\.99\d: .* keep '.*baselines' under version", text
+        r"become the baseline as the session ends, with an accuracy of 0\.99\d: .* keep '.*baselines' under version",
+        text,
     )
     assert len(baselines(pytester)) == 5
 
@@ -127,6 +128,7 @@ def test_two_tests_that_gate_one_name_are_an_error_that_names_both(
     assert "different predictions or pictures, in test_model.py::test_model and in test_second.py" in text
     assert "all seeds of one in a single call" in text
     assert not baselines(pytester), "neither is the baseline"
+    assert text.count("no baseline of model was written: two gates have that name") == 1
 
 
 def test_one_test_that_gates_a_name_twice_is_an_error(pytester: pytest.Pytester) -> None:
@@ -145,7 +147,7 @@ def test_a_session_that_only_looks_writes_and_says_nothing(option: str, pytester
     file = pytester.makefile("", ".convspec")  # no folder can be made where a file is
     _, text = run(pytester, option, "-o", f"convspec_baselines={file}/baselines")
     assert "ERROR" not in text
-    assert "baseline from now on" not in text
+    assert "become the baseline" not in text
     assert not baselines(pytester)
 
 
