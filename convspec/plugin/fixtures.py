@@ -1,6 +1,6 @@
 """The fixtures `accuracy_gate`, for any model, and `convspec_session`, for the ladder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +16,11 @@ class AccuracyGate:
     """Compares the accuracy of any model with its baseline; the fixture `accuracy_gate`."""
 
     def __init__(self, item: pytest.Item) -> None:
-        self._item = item
+        self._item: pytest.Item | None = item
+
+    def close(self) -> None:
+        """Judge nothing any more, as the test is over."""
+        self._item = None
 
     def __call__(
         self,
@@ -38,6 +42,10 @@ class AccuracyGate:
         """
         from convspec.accuracy.judgement import results_from_predictions
 
+        if self._item is None:
+            pytest.fail(
+                f"{name}: accuracy_gate belongs to the test that asked for it; ask for it in each", pytrace=False
+            )
         config = self._item.config
         with skip_or_fail_on_bad_data(config):
             runs = results_from_predictions(name, predicted, labels, names, confidence)
@@ -45,9 +53,14 @@ class AccuracyGate:
 
 
 @pytest.fixture
-def accuracy_gate(request: pytest.FixtureRequest) -> AccuracyGate:
-    """Compare with a baseline: `accuracy_gate(name, predicted, labels)`, `predicted` with a row of classes a seed."""
-    return AccuracyGate(request.node)
+def accuracy_gate(request: pytest.FixtureRequest) -> Iterator[AccuracyGate]:
+    """Compare with a baseline: `accuracy_gate(name, predicted, labels)`, `predicted` with a row of classes a seed.
+
+    It has function scope: it judges for the test that asked for it, until that test is over.
+    """
+    gate = AccuracyGate(request.node)
+    yield gate
+    gate.close()
 
 
 @pytest.fixture(scope="session")

@@ -152,6 +152,44 @@ def test_failures_of_gates_that_a_test_collects_are_still_of_gates(error: str, p
     assert len(baselines(pytester)) == 6
 
 
+KEPT = """
+kept = []
+
+@pytest.fixture(autouse=True)
+def keep(accuracy_gate):
+    kept.append(accuracy_gate)
+
+def test_first():
+    pass
+
+def test_second():
+    gate(kept[0])
+"""
+
+
+def test_a_gate_that_is_kept_beyond_its_test_is_a_clear_error(pytester: pytest.Pytester, temporary: Path) -> None:
+    code, text = run(pytester, KEPT, "-p", "no:randomly")
+    assert code == FAILED
+    assert "model: accuracy_gate belongs to the test that asked for it; ask for it in each" in text
+    assert "baseline" not in text
+    assert not list(temporary.glob("convspec-baselines-*"))
+
+
+IN_TEARDOWN = """
+@pytest.fixture
+def judged(accuracy_gate):
+    yield
+    gate(accuracy_gate)
+
+def test_model(judged):
+    pass
+"""
+
+
+def test_a_fixture_may_judge_when_its_test_is_over(pytester: pytest.Pytester) -> None:
+    assert [run(pytester, IN_TEARDOWN)[0] for _ in range(2)] == [NO_BASELINE, OK]
+
+
 def test_a_gates_failure_looks_as_any_other_in_the_summary(pytester: pytest.Pytester) -> None:
     _, text = run(pytester, PASSING)
     assert "FAILED test_model.py::test_model - Failed: model: no baseline yet of model" in text
