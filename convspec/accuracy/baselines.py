@@ -92,11 +92,11 @@ def write(folder: Path, run: Run) -> Path:
     return path
 
 
-def read(folder: Path, name: str = "") -> list[Run]:
-    """Return all runs by environment, name, dataset and seed; none where there is no such folder.
+def read(folder: Path, name: str = "", dataset: str = "") -> list[Run]:
+    """Return the runs of a model on a dataset, else all, by environment, name, dataset and seed.
 
-    Raises BadInput, naming file, key, value and remedy, where any file is cut short, damaged, edited, in conflict, of a
-    later schema or in the wrong place.
+    There are none where there is no such folder. Raises BadInput, naming file, key, value and remedy, where any of
+    their files is cut short, damaged, edited, in conflict, of a later schema or in the wrong place.
     """
     try:
         entries = list(folder.iterdir()) if folder.exists() else []
@@ -104,10 +104,9 @@ def read(folder: Path, name: str = "") -> list[Run]:
     except OSError as error:
         raise BadInput(f"baselines cannot be read: {error}") from error
     # What `atomic_write` writes to just now, or left behind when it was killed, is no baseline yet.
-    start = f"{_quoted(name)}-" if name else ""
-    paths = [path for path in entries if re.fullmatch(r"(?!\.partial\d+-).*-seed\d+\.json", path.name)]
-    paths = [path for path in paths if path.name.startswith(start)]
-    runs = (_read(path, folder) for path in paths)
+    stem = re.escape(_stem(name, dataset))
+    file = rf"{stem}(-{stem}-own)?-seed\d+\.json" if name else r"(?!\.partial\d+-).*-seed\d+\.json"
+    runs = (_read(path, folder) for path in entries if re.fullmatch(file, path.name))
     return sorted(runs, key=lambda run: (environment(run.machine), run.name, run.dataset, run.seed))
 
 
@@ -173,12 +172,18 @@ def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:
 
 
 def _path(folder: Path, run: Run) -> Path:
-    stem = "-".join(filter(None, (run.name, run.dataset)))
-    return folder / environment(run.machine) / f"{_quoted(stem)}-seed{run.seed}.json"
+    return folder / environment(run.machine) / f"{_stem(run.name, run.dataset)}-seed{run.seed}.json"
 
 
-def _quoted(name: str) -> str:
-    return quote(name, safe=" ", errors="surrogatepass")  # somebody's own model may have any name
+def _earlier_name(run: Run) -> str:
+    """Return what schema 1 called the file of a run of somebody's own model."""
+    stem = _stem(run.name)
+    return f"{stem}-{stem}-own-seed{run.seed}.json"
+
+
+def _stem(name: str, dataset: str = "") -> str:
+    stem = "-".join(filter(None, (name, dataset)))
+    return quote(stem, safe=" ", errors="surrogatepass")  # somebody's own model may have any name
 
 
 def _devices_and_precision(machine: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -198,9 +203,7 @@ def _read(path: Path, folder: Path) -> Run:
     try:
         run = _validated(schema.decode(path.read_text(encoding="utf-8")))
         wanted = _path(folder, run)
-        stem = wanted.name.removesuffix(f"-seed{run.seed}.json")
-        earlier = f"{stem}-{stem}-own-seed{run.seed}.json"  # what schema 1 called a run of somebody's own model
-        if path != wanted and (run.dataset or path != wanted.with_name(earlier)):
+        if path != wanted and (run.dataset or path != wanted.with_name(_earlier_name(run))):
             raise ValueError(f"this is {str(wanted.relative_to(folder))!r} by its content, moved or copied")
         return run
     except (*DAMAGED, AttributeError) as error:

@@ -93,7 +93,7 @@ def judge(
     Raises:
         BadInput: For a folder with anything but sound baselines.
     """
-    chosen = baselines.choose(baselines.read(folder, runs[0].name), runs)
+    chosen = baselines.choose(baselines.read(folder, runs[0].name, runs[0].dataset), runs)
     missing = Judgement(runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs))
     if not chosen.runs:
         return missing

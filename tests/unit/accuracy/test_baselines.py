@@ -161,9 +161,10 @@ def test_other_files_and_models_in_the_folder_are_left_alone(whole: bytes, tmp_p
     put(whole, tmp_path)
     put(b"{}", tmp_path, "python/plot.json")
     put(b"{}", tmp_path, "python/another-seed0.json")
-    put(b"{}", tmp_path, f"python/{a_run().name}_small-seed0.json")
-    assert baselines.read(tmp_path, a_run().name) == [a_run()]
-    with pytest.raises(BadInput, match=r"(another|_small)-seed0"):
+    for other in ("fine_tuned-seed0", "fine_tuned-pets-full-large-seed0", "fine_tuned-pets-full-seed0-seed0"):
+        put(b"{}", tmp_path, f"python/{other}.json")
+    assert baselines.read(tmp_path, "fine_tuned", "pets-full") == [a_run()]
+    with pytest.raises(BadInput, match=r"(another|fine_tuned.*)-seed0"):
         baselines.read(tmp_path)
 
 
