@@ -10,6 +10,7 @@ anew, but not edited: it holds a checksum.
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -74,7 +75,7 @@ def environment(machine: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, run: Run) -> Path:
-    """Keep a run, in place of an earlier one of the same environment, name, dataset and seed.
+    """Keep a run, in place of an earlier one of the same environment, name, dataset and seed, also of schema 1.
 
     Raises BadInput, and writes nothing, for a run that `read` would refuse, such as one that diverged.
     """
@@ -87,6 +88,7 @@ def write(folder: Path, run: Run) -> Path:
     try:
         with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
+        _remove_earlier(folder, run)
     except OSError as error:
         raise BadInput(f"{path.stem} cannot be kept: {error}") from error
     return path
@@ -179,6 +181,16 @@ def _earlier_name(run: Run) -> str:
     """Return what schema 1 called the file of a run of somebody's own model."""
     stem = _stem(run.name)
     return f"{stem}-{stem}-own-seed{run.seed}.json"
+
+
+def _remove_earlier(folder: Path, run: Run) -> None:
+    """Remove the run that schema 1 kept of the same model and seed, but none of a model whose own name is such."""
+    for path in folder.glob(f"*/*-own-seed{run.seed}.json"):
+        if path.name == _earlier_name(run):
+            with suppress(BadInput):
+                old = _read(path, folder)
+                if (old.name, old.dataset) == (run.name, run.dataset):
+                    path.unlink(missing_ok=True)
 
 
 def _stem(name: str, dataset: str = "") -> str:

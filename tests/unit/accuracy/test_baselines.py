@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -364,12 +364,34 @@ def test_conditions_of_schema_1_leave_out_defaults_and_words() -> None:
     assert best.conditions["weights"].startswith("a2f511173081")
 
 
-def test_another_models_run_of_schema_1_is_read_under_its_old_name(tmp_path: Path) -> None:
-    (own,) = judgement.results_from_predictions("digits", [0, 1, 1], [0, 1, 0])
+def of_schema_1(own: Run) -> str:
+    """A file that schema 1 kept of somebody's own model."""
     old = {
-        "schema": 1, "recipe": {"name": "digits", "scale": "own"}, "seed": 0, "machine": own.machine,
-        "dataset": {"name": "digits", "classes": ["0", "1"]}, "test_names": own.pictures, "test_labels": own.labels,
+        "schema": 1, "recipe": {"name": own.name, "scale": "own"}, "seed": own.seed, "machine": own.machine,
+        "dataset": {"name": own.name, "classes": ["0", "1"]}, "test_names": own.pictures, "test_labels": own.labels,
         "predicted": own.predicted, "confidence": own.confidence,
     }  # fmt: skip
-    put(sealed(old), tmp_path, "python/digits-digits-own-seed0.json")
-    assert baselines.read(tmp_path) == [own]
+    return sealed(old)
+
+
+def test_another_models_run_of_schema_1_is_read_under_its_old_name(tmp_path: Path) -> None:
+    (own,) = judgement.results_from_predictions("digits", [0, 1, 1], [0, 1, 0])
+    put(of_schema_1(own), tmp_path, "python/digits-digits-own-seed0.json")
+    assert baselines.read(tmp_path) == baselines.read(tmp_path, "digits") == [own]
+
+
+@pytest.mark.parametrize("machine", [{}, {"backend": "tensorflow"}], ids=["python", "tensorflow-cpu"])
+def test_a_run_takes_the_place_of_that_of_schema_1_and_of_no_other(machine: dict[str, str], tmp_path: Path) -> None:
+    old, second = judgement.results_from_predictions("digits", [[0, 1, 1], [0, 1, 1]], [0, 1, 0])
+    for run in (old, second):
+        there = replace(run, machine=machine)
+        put(of_schema_1(there), tmp_path, f"{baselines.environment(machine)}/digits-digits-own-seed{run.seed}.json")
+    (other,) = judgement.results_from_predictions("digits-digits-own", [0, 1, 0], [0, 1, 0])
+    (new,) = judgement.results_from_predictions("digits", [0, 1, 0], [0, 1, 0])
+    baselines.write(tmp_path, a_run(name="digits"))
+    assert [run.seed for run in baselines.read(tmp_path, "digits")] == [0, 1], "of another dataset"
+    baselines.write(tmp_path, new)
+    assert sorted(run.seed for run in baselines.read(tmp_path, "digits")) == [0, 1]
+    path = baselines.write(tmp_path / "others", other)
+    baselines.write(tmp_path / "others", new)
+    assert path.exists()
