@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from reprlib import repr as brief
@@ -28,6 +28,7 @@ REMEDY = (
     "restore it from version control (from Git LFS: git lfs pull), or delete it and run again with"
     " --convspec-update-baselines"
 )
+PER_PICTURE = ("labels", "predicted", "confidence")  # fields of a run
 FACTS = ("processor", "threads", "system", "backend")  # of a machine, that do not change by themselves
 DECODERS = ("pillow ", "opencv ", "simplejpeg ")  # whose versions may change pictures, and so a fingerprint
 
@@ -126,14 +127,21 @@ def incomparable(old: Run, new: Run) -> list[str]:
         sides = (("new", {*new.pictures} - {*old.pictures}), ("gone", {*old.pictures} - {*new.pictures}))
         how = ", ".join(f"{len(names)} are {which}" + (f" ({min(names)!r})" if names else "") for which, names in sides)
         reasons.append(f"the test pictures differ: {how}")
-    elif old.pictures != new.pictures:
-        reasons.append("the test pictures are in another order")
-    elif old.labels != new.labels:
-        differ = sum(map(int.__ne__, old.labels, new.labels))
+    elif differ := sum(map(int.__ne__, in_order(old, new.pictures).labels, new.labels)):
         reasons.append(
             f"{differ} test pictures have another label" if differ > 1 else "a test picture has another label"
         )
     return reasons
+
+
+def in_order(run: Run, pictures: Sequence[str]) -> Run:
+    """Return a run with its pictures in another order, all of them."""
+    if list(pictures) == run.pictures:
+        return run
+    places = {picture: place for place, picture in enumerate(run.pictures)}
+    order = [places[picture] for picture in pictures]
+    parts: dict[str, Any] = {name: [getattr(run, name)[place] for place in order] for name in PER_PICTURE}
+    return replace(run, pictures=list(pictures), **parts)
 
 
 def changes(old: Sequence[Run], new: Sequence[Run]) -> list[str]:
@@ -149,7 +157,7 @@ def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:
     """Return the baseline of `new`, which are runs of one model on one dataset and machine.
 
     Of the comparable runs those of the same environment, else of one with the same backend, else of any; where there
-    are several, of the one with the most runs.
+    are several, of the one with the most runs. Their pictures are in the order of the new ones.
     """
     run = new[0]
     here, backend = environment(run.machine), run.machine.get("backend")
@@ -158,7 +166,10 @@ def choose(baselines: Sequence[Run], new: Sequence[Run]) -> Baseline:
     for old in baselines:
         if (old.name, old.dataset) == (run.name, run.dataset):
             place, reasons = environment(old.machine), incomparable(old, run)
-            (others[place, "; ".join(reasons)] if reasons else comparable[place]).append(old)
+            if reasons:
+                others[place, "; ".join(reasons)].append(old)
+            else:
+                comparable[place].append(in_order(old, run.pictures))
     left_out = [f"{place}, {name_seeds(runs)}: not comparable, {why}" for (place, why), runs in others.items()]
     if not comparable:
         missing = f"no {'comparable baseline' if others else 'baseline yet'} of {run.name}"
@@ -229,7 +240,7 @@ def _validated(content: dict[str, Any]) -> Run:
         raise ValueError(f"seed must not be negative, got {run.seed}")
     if not count or len(set(run.pictures)) < count:
         raise ValueError(f"pictures must name at least one picture, and each once, got {brief(run.pictures)}")
-    for name in ("labels", "predicted", "confidence"):
+    for name in PER_PICTURE:
         values = getattr(run, name)
         if len(values) != count:
             raise ValueError(f"{name} must have {count} entries, one for each of the pictures, got {len(values)}")

@@ -168,10 +168,8 @@ def _interval_over_pictures(won: np.ndarray, lost: np.ndarray, shares: np.ndarra
     """Return the interval of the change from Wilson's of what was won and lost, among pictures of equal share each."""
     change, below, above = 0.0, 0.0, 0.0
     for share in np.unique(shares):
-        (gain, loss), count = (
-            (float(side[shares == share].mean()) for side in (won, lost)),
-            int((shares == share).sum()),
-        )
+        count = int((shares == share).sum())
+        gain, loss = (float(side[shares == share].mean()) for side in (won, lost))
         (gain_low, gain_high), (loss_low, loss_high) = (wilson(rate, count, 1 - 2 * level) for rate in (gain, loss))
         # Both are shares of one sample: what is won can't be lost.
         correlation = sqrt(gain * loss / ((1 - gain) * (1 - loss))) if gain * loss else 0.0

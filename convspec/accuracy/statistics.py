@@ -35,7 +35,7 @@ def interval(accuracies: Sequence[float], pictures: float) -> tuple[float, float
     return wilson(accuracies[0], pictures, CONFIDENCE)
 
 
-def wilson(rate: float, pictures: int, confidence: float) -> tuple[float, float]:
+def wilson(rate: float, pictures: float, confidence: float) -> tuple[float, float]:
     """Return the two-sided interval of a rate among so many pictures (Wilson 1927, doi:10.2307/2276774)."""
     z2 = float(special.ndtri((1 + confidence) / 2)) ** 2 / pictures
     centre, half = rate + z2 / 2, np.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
