@@ -69,6 +69,14 @@ class Judgement:
         return not self.changes and any(before.get(run.seed, run.predicted) != run.predicted for run in self.runs)
 
     @property
+    def measured(self) -> str:
+        """What is judged, and how much of it the new runs have: "an accuracy of 0.950"."""
+        labels, balanced = self.runs[0].labels, self.measure == "balanced"
+        right = np.equal([run.predicted for run in self.runs], labels)
+        mean = np.average(right, axis=1, weights=picture_weights(labels) if balanced else None).mean()
+        return f"{'a balanced' if balanced else 'an'} accuracy of {mean:.3f}"
+
+    @property
     def properties(self) -> dict[str, Any]:
         """Figures for a machine to read, as in JUnit's XML."""
         figures: dict[str, Any] = {"name": self.name, "outcome": self.outcome, "against": self.against}
@@ -94,7 +102,9 @@ def judge(
         BadInput: For a folder with anything but sound baselines.
     """
     chosen = baselines.choose(baselines.read(folder, runs[0].name, runs[0].dataset), runs)
-    missing = Judgement(runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs))
+    missing = Judgement(
+        runs[0].name, "missing", chosen.reason, [], chosen.left_out, chosen.runs, list(runs), measure=measure
+    )
     if not chosen.runs:
         return missing
     sides = [np.equal([run.predicted for run in side], side[0].labels) for side in (chosen.runs, runs)]
@@ -106,7 +116,6 @@ def judge(
         changes=baselines.changes(chosen.runs, runs),
         verdict=verdict,
         flips=flips(*sides),
-        measure=measure,
     )
 
 

@@ -198,10 +198,9 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
     elif update or begins:
         verdict["staged"] = _stage(runs, item.stash.setdefault(STAGED, {}))
         if begins:
-            accuracy = sum(run.accuracy for run in runs) / len(runs)
             text += (
-                f"\nThese runs become the baseline as the session ends, with an accuracy of {accuracy:.3f}: if you"
-                f" expect that, keep {str(folder)!r} under version control, and run again."
+                f"\nThese runs become the baseline as the session ends, with {judgement.measured}: if you expect that,"
+                f" keep {str(folder)!r} under version control, and run again."
             )
     elif verdict["failed"]:
         text += "\nTo compare runs with these from now on: --convspec-update-baselines."

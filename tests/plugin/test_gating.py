@@ -315,6 +315,22 @@ def test_a_rare_class_that_is_lost_fails_the_balanced_gate_alone(
     assert words in text
 
 
+@pytest.mark.parametrize(
+    ("measure", "words"), [("accuracy", "an accuracy of 0.950"), ("balanced", "a balanced accuracy of 0.500")]
+)
+def test_a_first_baseline_says_the_measure_that_is_judged(measure: str, words: str, pytester: pytest.Pytester) -> None:
+    commonest = """
+    import numpy as np
+    def test_model(accuracy_gate):
+        accuracy_gate("model", np.zeros((3, 100), int), np.arange(100) < 5)
+    """
+    pytester.makepyfile(test_model=commonest)
+    assert (
+        f"become the baseline as the session ends, with {words}:"
+        in pytest_run(pytester, "--convspec-measure", measure)[1]
+    )
+
+
 def test_updated_baselines_are_compared_with_the_old_ones_first(pytester: pytest.Pytester) -> None:
     run(pytester)
     before = baselines(pytester)
