@@ -24,6 +24,7 @@ LIBRARIES = (  # recorded where they are imported
     "numpy", "scipy", "sklearn", "xgboost", "lightgbm", "torch", "torchvision", "keras", "tensorflow", "jax",
     "PIL", "cv2",
 )  # fmt: skip
+GAP = 3  # between two groups of a baseline's accuracies, in spreads (the largest less the smallest) within a group
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,45 @@ def judge(
     sides = [np.equal([run.predicted for run in side], side[0].labels) for side in (chosen.runs, runs)]
     weights = picture_weights(runs[0].labels) if measure == "balanced" else None
     verdict = gate.gate(*sides, margin=margin, looks=looks, weights=weights)
+    old, new = (np.average(side, axis=1, weights=weights) for side in sides)
+    if mixed := _two_groups(chosen.runs, old, new, 1 / len(runs[0].labels)):
+        verdict = replace(verdict, seeds_needed=None, note="; ".join(filter(None, (verdict.note, mixed))))
     return replace(
         missing,
         outcome=verdict.outcome,
         changes=baselines.changes(chosen.runs, runs),
         verdict=verdict,
         flips=flips(*sides),
+    )
+
+
+def _two_groups(runs: Sequence[Run], old: np.ndarray, new: np.ndarray, picture: float) -> str:
+    """Return which runs of a baseline seem to be of another model than the rest of it; "" where none do.
+
+    The seeds of one model hardly ever leave such a gap: where accuracies are normal, beside three new runs, of four in
+    a baseline 5 times in 1,000, of six once and of ten never; beside five new ones at most once.
+
+    Args:
+        runs: The baseline.
+        old: Their accuracies.
+        new: Those of the new runs.
+        picture: What one picture adds to an accuracy, the smallest spread.
+    """
+    if len(old) < 4 or len(new) < 3:
+        return ""
+    order = np.argsort(old)
+    split = 2 + int(np.diff(old[order])[1:-1].argmax())  # two runs or more on each side
+    groups = order[:split], order[split:]
+    spread = max(picture, float(np.ptp(new)), *(float(np.ptp(old[group])) for group in groups))
+    if old[groups[1]].min() - old[groups[0]].max() <= GAP * spread:
+        return ""
+    shown = [
+        f"{baselines.name_seeds([runs[place] for place in group])} at {old[group].mean():.3f}"
+        for group in sorted(groups, key=min)
+    ]
+    return (
+        f"the baseline's runs fall into two groups, {' and '.join(shown)}, as if of two models: run"
+        " --convspec-update-baselines with all of these seeds, or delete the files of the other model"
     )
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,65 @@ def test_other_predictions_on_an_unchanged_machine_have_no_known_reason(
         run.machine["versions"]["keras"] = keras
     assert judgement.judge(tmp_path, sides[1]).differs_for_no_known_reason == known
     assert not judgement.judge(tmp_path, sides[0]).differs_for_no_known_reason
+
+
+def judged(folder: Path, baseline: Sequence[int], new: Sequence[int]) -> str:
+    """The verdict's line of new runs by a baseline, each run given by how many of 1,000 pictures it has right."""
+    for run in of_counts(baseline):
+        baselines.write(folder, run)
+    return judgement.judge(folder, of_counts(new)).lines[0]
+
+
+def of_counts(counts: Sequence[int]) -> list[baselines.Run]:
+    predicted = np.arange(1000) >= np.array(counts)[:, None]
+    return judgement.results_from_predictions("mine", predicted, np.arange(1000) >= 1000)
+
+
+OLD, BETTER = (800, 797, 803, 799, 801), (900, 903, 897, 901, 899)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "new", "outcome", "groups"),
+    [
+        (
+            (*BETTER, *OLD),
+            (850, 847, 851),
+            "underpowered",
+            "seeds 0, 1, 2, 3, 4 at 0.900 and seeds 5, 6, 7, 8, 9 at 0.800",
+        ),
+        ((*BETTER, *OLD), BETTER, "pass", "seeds 0, 1, 2, 3, 4 at 0.900 and seeds 5, 6, 7, 8, 9 at 0.800"),
+        ((*BETTER[:3], *OLD[3:]), (899, 904, 896), "underpowered", "seeds 0, 1, 2 at 0.900 and seeds 3, 4 at 0.800"),
+        ((800, 900, 801, 902), (850, 852, 851), "underpowered", "seeds 0, 2 at 0.800 and seeds 1, 3 at 0.901"),
+        ((900, 900, 800, 800), (850, 850, 850), "underpowered", "seeds 0, 1 at 0.900 and seeds 2, 3 at 0.800"),
+    ],
+    ids=["merged", "merged, pass", "fewer seeds", "mixed", "without randomness"],
+)
+def test_a_baseline_of_two_models_is_named_in_place_of_more_runs(
+    baseline: Sequence[int], new: Sequence[int], outcome: str, groups: str, tmp_path: Path
+) -> None:
+    verdict = judged(tmp_path, baseline, new)
+    assert verdict.startswith(f"mine: {outcome}")
+    assert f"; the baseline's runs fall into two groups, {groups}, as if of two models: run" in verdict
+    assert "more baseline runs" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("baseline", "new"),
+    [
+        ((900, 870, 930, 915, 880), (880, 920, 850, 905, 890)),
+        ((900, 903, 897, 901, 600), (899, 904, 896)),
+        ((900, 901, 800, 801), (900, 800, 850)),
+        ((900, 901, 800, 801), (850, 851)),
+    ],
+    ids=["scattered", "one seed that failed", "new runs that differ as much", "two new runs"],
+)
+def test_a_baseline_of_one_model_is_not_taken_for_two(
+    baseline: Sequence[int], new: Sequence[int], tmp_path: Path
+) -> None:
+    verdict = judged(tmp_path, baseline, new)
+    assert verdict.startswith("mine: underpowered")
+    assert "more baseline runs" in verdict
+    assert "two groups" not in verdict
 
 
 LABELS = [0, 1, 1]
