@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 
+from convspec.plugin.options import Settings
 from convspec.plugin.session import SESSION, Session
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ ROWS = pytest.StashKey[dict[str, list[list[str]]]]()  # by group
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the tables of pytest-benchmark, and keep its records of somebody's pictures in the report folder."""
     config.stash[ROWS] = {}
-    if config.getoption("convspec_dataset") and config.getoption("benchmark_storage", "") == "file://./.benchmarks":
-        config.option.benchmark_storage = f"file://{config.getoption('convspec_report') or '.convspec'}/benchmarks"
+    settings = Settings(config)  # the plugin has not made its session yet
+    if settings.dataset and config.getoption("benchmark_storage", "") == "file://./.benchmarks":
+        config.option.benchmark_storage = f"file://{settings.folder}/benchmarks"
     if not config.getoption("benchmark_compare", None):
         config.option.benchmark_quiet = True
 

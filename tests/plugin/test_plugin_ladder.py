@@ -220,6 +220,17 @@ def test_the_command_ladder_names_tests_by_file_and_makes_no_other_folder(
     assert not (pytester.path / ".benchmarks").exists()  # as pytest-benchmark would make it beside .convspec
 
 
+def test_records_of_timings_lie_in_the_report_folder_of_an_ini_file_too(
+    pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    """Its ~ is the home folder, as for the report itself."""
+    ini = pytester.makeini(f"[pytest]\nconvspec_dataset = {few_pictures}\nconvspec_report = ~/report")
+    arguments = arguments_of(pytester, "-c", str(ini), "--import-mode=importlib", "--collect-only")
+    assert pytester.runpytest_inprocess(*arguments).ret == pytest.ExitCode.OK
+    assert (Path.home() / "report" / "benchmarks").is_dir()
+    assert not {path.name for path in pytester.path.iterdir()} & {"~", ".benchmarks", ".convspec"}
+
+
 @pytest.mark.usefixtures("accuracy")
 def test_with_benchmarks_disabled_every_seed_still_runs(
     pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
