@@ -141,12 +141,12 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
     weights, framework = hashlib.sha256(), machine.versions()[backend.BACKEND]
     for weight in base.get_weights():
         weights.update(np.ascontiguousarray(weight).data)
-    # The probe stands for the preprocessing, whatever function that is.
-    probe = batches.prepare(np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3))
+    # The probe stands for the preprocessing, whatever function that is: each value of a pixel, in each channel.
+    probe = batches.prepare((np.arange(256 * 3, dtype=np.float32) % 256).reshape(1, 16, 16, 3))
     return {
         "schema": SCHEMA,
         "base": base.name,
-        "cut": [base.layers[-1].name, list(base.output_shape[1:])],
+        "architecture": _hash_architecture(base),
         "weights": weights.hexdigest(),
         "pictures": _digest(batches.inputs),
         "preprocessing": _digest(probe),
@@ -157,6 +157,23 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
         + ["tf32"] * (backend.precision() == "tf32"),
         "backend": [backend.BACKEND, keras.__version__, framework, *map(" ".join, engine.versions)],
     }
+
+
+def _hash_architecture(base: keras.Model) -> str:
+    """Return a hash of the layers and how they are connected, but for names, which Keras counts up in a process."""
+    places = {layer.name: place for place, layer in enumerate(base._flatten_layers())}
+    ignored = "trainable", "seed"  # when predicting; layers that augment draw a seed where none is given
+
+    def without_names(config: Any) -> Any:
+        if isinstance(config, dict):
+            named = config | {"name": places.get(config["name"])} if config.get("name") in places else config
+            return {key: without_names(value) for key, value in named.items() if key not in ignored}
+        if isinstance(config, list):  # a layer's output is [NAME, node, number]
+            return [places.get(each, each) if isinstance(each, str) else without_names(each) for each in config]
+        return config
+
+    architecture = without_names(json.loads(base.to_json())["config"])
+    return hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(array: np.ndarray) -> str:

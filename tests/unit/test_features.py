@@ -10,6 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,6 +43,11 @@ def extract(base: keras.Model, batches: Batches, folder: Path) -> np.ndarray:
     return features.extract(base, batches, folder, clock=Clock())
 
 
+def cap(pictures: np.ndarray) -> np.ndarray:
+    """Rescale, with all that is brighter than 127 as bright as that."""
+    return np.minimum(rescale(pictures), np.float32(0.5))
+
+
 def stores(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if entry.is_dir()]
 
@@ -69,7 +75,9 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
     assert clocks[0].seconds["features"] > 0
 
 
-@pytest.mark.parametrize("change", ["pictures", "order", "weights", "precision", "preparation", "schema", "framework"])
+@pytest.mark.parametrize(
+    "change", ["pictures", "order", "weights", "precision", "preparation", "bright", "schema", "framework"]
+)
 def test_features_of_anything_else_are_never_taken(
     change: str, base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +94,8 @@ def test_features_of_anything_else_are_never_taken(
         base = keras.Model(half.input, half.output, name=half.name)  # has Keras's own precision itself, as a trunk
     elif change == "preparation":
         prepare = identity
+    elif change == "bright":
+        prepare = cap  # rescales dark values as before
     elif change == "schema":
         monkeypatch.setattr(features, "SCHEMA", features.SCHEMA + 1)
     else:
@@ -94,6 +104,39 @@ def test_features_of_anything_else_are_never_taken(
     other = extract(base, Batches(inputs, batches.labels, 8, prepare), tmp_path)
     assert np.allclose(first, other) == (change in ("schema", "framework"))
     assert len(stores(tmp_path)) == 2
+
+
+def make_base(
+    activation: str = "relu", dilation: int = 1, pooling: type[keras.Layer] = keras.layers.MaxPooling2D
+) -> keras.Model:
+    """Return a base with weights that do not depend on the arguments; Keras names its layers, with numbers."""
+    pictures, options = keras.Input((48, 48, 3)), {"padding": "same", "kernel_initializer": "ones"}
+    convolution = keras.layers.Conv2D(4, 3, activation=activation, dilation_rate=dilation, **options)
+    branches = convolution(pictures), keras.layers.RandomCrop(48, 48)(keras.layers.Conv2D(4, 3, **options)(pictures))
+    return keras.Model(pictures, pooling(2)(keras.layers.Add()(branches)), name="same")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"activation": "tanh"}, {"dilation": 2}, {"pooling": keras.layers.AveragePooling2D}],
+    ids=["activation", "dilation", "pooling"],
+)
+def test_bases_of_one_name_and_weights_that_compute_otherwise_share_none(
+    other: dict[str, Any], batches: Batches, tmp_path: Path
+) -> None:
+    first, second = (extract(base, batches, tmp_path) for base in (make_base(), make_base(**other)))
+    assert not np.allclose(first, second)
+
+
+def test_a_base_that_is_built_again_or_loaded_has_the_store_of_the_first(batches: Batches, tmp_path: Path) -> None:
+    """Though Keras gives its layers other names, and layers that augment another seed, each time."""
+    first, again = make_base(), make_base()
+    again.trainable = False
+    again.save(tmp_path / "again.keras")
+    assert first.layers[0].name != again.layers[0].name
+    for base in (first, again, keras.models.load_model(tmp_path / "again.keras")):
+        extract(base, batches, tmp_path / "features")
+    assert len(stores(tmp_path / "features")) == 1
 
 
 def test_other_labels_leave_the_features_as_they_are(base: keras.Model, batches: Batches, tmp_path: Path) -> None:
