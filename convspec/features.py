@@ -156,6 +156,7 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
         "dtype": [dtype, *sorted({layer.compute_dtype for layer in base._flatten_layers()})]
         + ["tf32"] * (backend.precision() == "tf32"),
         "backend": [backend.BACKEND, keras.__version__, framework, *map(" ".join, engine.versions)],
+        "accelerators": sorted({*backend.accelerators()}),  # their kinds; a CPU has other last bits
     }
 
 

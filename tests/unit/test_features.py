@@ -76,7 +76,8 @@ def test_features_on_disk_are_mapped_and_never_computed_again(
 
 
 @pytest.mark.parametrize(
-    "change", ["pictures", "order", "weights", "precision", "preparation", "bright", "schema", "framework"]
+    "change",
+    ["pictures", "order", "weights", "precision", "preparation", "bright", "schema", "framework", "accelerator"],
 )
 def test_features_of_anything_else_are_never_taken(
     change: str, base: keras.Model, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,11 +99,14 @@ def test_features_of_anything_else_are_never_taken(
         prepare = cap  # rescales dark values as before
     elif change == "schema":
         monkeypatch.setattr(features, "SCHEMA", features.SCHEMA + 1)
+    elif change == "accelerator":
+        monkeypatch.setattr(backend, "accelerators", lambda: ["NVIDIA H200"])
+        monkeypatch.setattr(backend, "precision", lambda: "float32")  # there TF32 unless it is chosen
     else:
         newer = machine.versions() | {backend.BACKEND: "99.0"}
         monkeypatch.setattr(machine, "versions", lambda: newer)
     other = extract(base, Batches(inputs, batches.labels, 8, prepare), tmp_path)
-    assert np.allclose(first, other) == (change in ("schema", "framework"))
+    assert np.allclose(first, other) == (change in ("schema", "framework", "accelerator"))
     assert len(stores(tmp_path)) == 2
 
 
