@@ -204,12 +204,19 @@ def _compute(
     np.lib.format.write_array_header_2_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     start = header.tell()
     batch_bytes = batches.batch_size * int(np.prod(shape[1:])) * dtype.itemsize
-    with open(partial / "features.npy", "ab") as file:
+    with open(partial / "features.npy", "a+b") as file:
         # Whole batches are kept: the same batches give the same bytes, however often the run was killed.
         done = max(file.tell() - start, 0) // batch_bytes
         file.truncate(start + done * batch_bytes if done else 0)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
+
+        def write(content: Any) -> None:
+            file.write(content)
+            digest.update(content)
+
         if not done:
-            file.write(header.getvalue())
+            write(header.getvalue())
         with bar(shape[0], title, "picture", progress, done * batches.batch_size) as shown:
             began = saved = time.perf_counter()
             for _, predicted in zip(range(done, len(batches)), engine.predict(base, batches, done), strict=True):
@@ -217,7 +224,7 @@ def _compute(
                     output = np.ascontiguousarray(predicted, dtype)  # PyTorch lays channels out first
                 if not np.isfinite(output).all():
                     raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
-                file.write(output.data)
+                write(output.data)
                 shown.update(len(output))
                 if (now := time.perf_counter()) - saved > 1:
                     file.flush()
@@ -225,8 +232,7 @@ def _compute(
                         new.write_text(json.dumps(seconds + now - began))
                     saved = now
             seconds += time.perf_counter() - began
-    sha256 = checksum(partial / "features.npy")
-    record = {"schema": SCHEMA, "identity": identity, "seconds": round(seconds, 3), "sha256": sha256}
+    record = {"schema": SCHEMA, "identity": identity, "seconds": round(seconds, 3), "sha256": digest.hexdigest()}
     (partial / "store.json").write_text(json.dumps(record, indent=1))
     remove(spent)
     os.replace(partial, store)

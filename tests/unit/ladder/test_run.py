@@ -181,7 +181,7 @@ def test_a_damaged_predecessor_is_named_as_such(few_shapes: Dataset, tmp_path: P
 
 @pytest.mark.parametrize(
     ("place", "models"),
-    [("convspec.features.checksum", 0), ("convspec.backend.save_model", 0), ("convspec.ladder.result.atomic_write", 1)],
+    [("convspec.features.remove", 0), ("convspec.backend.save_model", 0), ("convspec.ladder.result.atomic_write", 1)],
 )
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_done(
     place: str, models: int, few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
