@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -193,12 +192,14 @@ class Session:
         return [recipe for recipe in self.recipes if recipe.name in self.selected | {rung}]
 
     def _pending(self, recipe: "Recipe", seed: int) -> "Iterator[tuple[Path, RunInputs]]":
-        """Yield files and inputs of that run and of all others that the session will ask for."""
+        """Yield files and inputs of that run and of all others that the session will ask for before it judges any."""
         yield self.unfinished(recipe, seed), self._inputs(recipe, seed)
-        for other, number in product(self._expected(recipe.name), self.seeds):
-            with suppress(BadInput, MissingData):  # that rung's own test reports it
-                if (other, number) != (recipe, seed) and not (file := self.unfinished(other, number)).is_file():
-                    yield file, self._inputs(other, number)
+        look = next((range(count) for count in self.settings.looks if seed < count), self.seeds)
+        for other in self._expected(recipe.name):
+            for number in look if other.name == recipe.name else self.seeds:
+                with suppress(BadInput, MissingData):  # that rung's own test reports it
+                    if (other, number) != (recipe, seed) and not (file := self.unfinished(other, number)).is_file():
+                        yield file, self._inputs(other, number)
 
     def repeat(self, rung: str) -> "Repeat":
         """Train the first steps of a rung twice, where it trains, and return how closely both agree."""

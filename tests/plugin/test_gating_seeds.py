@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import builders
 import numpy as np
@@ -42,6 +43,28 @@ def test_seeds_auto_adds_seeds_until_the_verdict_is_certain(
 ) -> None:
     _, results = train(pytester, monkeypatch, drop, deviation)
     assert [result.seed for result in results] == list(range(expected))
+
+
+def test_all_seeds_that_auto_adds_are_begun_before_the_first_is_awaited(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = pytester.parseconfigure("--convspec-seeds=auto", "--convspec-rungs=fine_tuned").stash[SESSION]
+    begun, at_each_wait = set[int](), list[int]()
+
+    class Processes:
+        def train(self, _: Path, run: run_module.Run) -> None:
+            begun.add(run.seed)
+
+        def result(self, file: Path) -> Result:
+            at_each_wait.append(len(begun))
+            return builders.result("fine_tuned", "mini", 0.9, int(file.stem))
+
+    monkeypatch.setattr(Session, "processes", Processes())
+    monkeypatch.setattr(Session, "dataset", lambda *_: None)
+    monkeypatch.setattr(Session, "unfinished", lambda _, __, seed: session.folder / f"{seed}.json")
+    monkeypatch.setattr(Session, "judge", lambda *_: SimpleNamespace(outcome="underpowered"))
+    session.run_all_seeds(session.recipe("fine_tuned"))
+    assert at_each_wait == [3] * 3 + [5] * 2 + [8] * 3 + [12] * 4
 
 
 def test_each_look_of_seeds_auto_takes_its_share_of_the_error(
