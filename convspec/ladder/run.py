@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
@@ -386,4 +386,12 @@ def _weights_name(recipe: Recipe, weights: str | Path | None) -> str | None:
     weights = weights or models.default_weights(recipe.base)
     if weights == "imagenet" or not Path(weights).is_file():
         return str(weights)
-    return f"{Path(weights).name} sha256:{checksum(Path(weights))}"
+    status = Path(weights).stat()
+    unchanged = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return f"{Path(weights).name} sha256:{_checksum_once(Path(weights), unchanged)}"
+
+
+@cache
+def _checksum_once(path: Path, unchanged: tuple[int, ...]) -> str:
+    """Return a file's checksum; a session asks for as many keys of runs, each with it, as the square of its runs."""
+    return checksum(path)

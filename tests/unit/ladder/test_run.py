@@ -20,6 +20,7 @@ from convspec import BadInput, files, models, progress, training
 from convspec.data.batches import rescale
 from convspec.data.datasets import Dataset, Split
 from convspec.files import lock
+from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import ARCHITECTURES, Run, run_key, run_recipe, train_once
@@ -257,6 +258,25 @@ def test_runs_that_can_differ_never_share_a_key(few_shapes: Dataset, tmp_path: P
     ]
     assert len(set(keys)) == len(keys)
     assert run_key(recipe, few_shapes, 0, models.MINI_WEIGHTS) == keys[0], "the default weights, by name"
+
+
+def test_weights_are_hashed_once_for_all_keys_until_they_are_written_again(
+    few_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session asks for a key of each pending run before each run, of weights that may be 60 MB."""
+    recipe, file, hashed = find_recipe("feature_extraction", "mini"), tmp_path / "any.weights.h5", list[Path]()
+
+    def checksum(path: Path) -> str:
+        hashed.append(path)
+        return files.checksum(path)
+
+    monkeypatch.setattr(run_module, "checksum", checksum)
+    keys = []
+    for content in (b"weights", b"others"):
+        file.write_bytes(content)
+        keys += [run_key(recipe, few_shapes, 0, file) for _ in range(3)]
+    assert len(hashed) == 2
+    assert keys[0] == keys[2] != keys[3]
 
 
 @pytest.mark.parametrize("rung", [*RUNGS, "fine_tuned_fast"])
