@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 
 EXTRAS = {
     "backports", "cv2", "filelock", "jinja2", "keras", "loky", "matplotlib", "PIL", "platformdirs", "pooch", "psutil",
-    "simplejpeg", "sklearn", "threadpoolctl", "tqdm",
+    "pytest", "simplejpeg", "sklearn", "threadpoolctl", "tqdm",
 }  # fmt: skip
 
 
