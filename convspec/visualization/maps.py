@@ -211,7 +211,8 @@ def class_activation_maps(
         results = [cam.weigh(classes, cam.trace.inputs, until)]
     else:
         compiled_cams = _COMPILED.setdefault(model, {})
-        key = layer_name, of, images.shape[1:], *map(id, model.layers)
+        activations = (getattr(layer, "activation", None) for layer in model._flatten_layers())
+        key = layer_name, of, images.shape[1:], *map(id, model.layers), *activations
         cam = compiled_cams.get(key) or _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, len(images))
         compiled_cams[key] = cam  # not one whose outputs have NaN, which better weights would not mend
