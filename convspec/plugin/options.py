@@ -163,7 +163,7 @@ class Settings:
         self.layout: Layout | None = values["layout"]
         self.data_root: Path | None = values["data-root"]
         self.base: str | None = values["base"]
-        self.weights: str | None = values["weights"]
+        self.weights: str | None = os.path.expanduser(values["weights"] or "") or None
         self.rungs: list[str] | None = values["rungs"]
         self.mode: Mode = values["mode"] or "literal"
         self.precision: Precision | None = values["precision"]

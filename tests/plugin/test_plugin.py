@@ -147,6 +147,15 @@ def test_an_option_after_a_space_does_not_move_the_root_folder(pytester: pytest.
     assert pytester.parseconfig("--convspec-report", "inside").rootpath == pytester.path
 
 
+@pytest.mark.parametrize("in_ini", [False, True])
+def test_weights_may_lie_in_the_home_folder(in_ini: bool, pytester: pytest.Pytester) -> None:
+    """A shell leaves the ~ of --convspec-weights=~/FILE as it is."""
+    if in_ini:
+        pytester.makeini("[pytest]\nconvspec_weights = ~/base.weights.h5")
+    settings = Settings(pytester.parseconfig(*([] if in_ini else ["--convspec-weights=~/base.weights.h5"])))
+    assert settings.weights == str(Path.home() / "base.weights.h5")
+
+
 @pytest.mark.parametrize("name", ["dataset", "weights"])
 @pytest.mark.parametrize("value", ["here", "imagenet"])
 def test_a_file_in_an_ini_option_is_looked_for_beside_the_ini_file(
