@@ -76,9 +76,10 @@ def environment(machine: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, run: Run) -> Path:
-    """Keep a run, in place of an earlier one of the same environment, name, dataset and seed, also of schema 1.
+    """Keep a run, in place of an earlier one of the same environment, name, dataset and seed.
 
-    Raises BadInput, and writes nothing, for a run that `read` would refuse, such as one that diverged.
+    That of schema 1, which had another file name, is removed. Raises BadInput, and writes nothing, for a run that
+    `read` would refuse, such as one that diverged.
     """
     path = _path(folder, run)
     try:
@@ -195,7 +196,7 @@ def _earlier_name(run: Run) -> str:
 
 
 def _remove_earlier(folder: Path, run: Run) -> None:
-    """Remove the run that schema 1 kept of the same model and seed, but none of a model whose own name is such."""
+    """Remove what schema 1 kept of the same model and seed, but nothing of a model with such a name."""
     for path in folder.glob(f"*/*-own-seed{run.seed}.json"):
         if path.name == _earlier_name(run):
             with suppress(BadInput):

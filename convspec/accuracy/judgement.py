@@ -124,7 +124,7 @@ def judge(
 
 
 def _two_groups(runs: Sequence[Run], old: np.ndarray, new: np.ndarray, picture: float) -> str:
-    """Return which runs of a baseline seem to be of another model than the rest of it; "" where none do.
+    """Return which runs of a baseline seem to be of another model than the rest, if any.
 
     The seeds of one model hardly ever leave such a gap: where accuracies are normal, beside three new runs, of four in
     a baseline 5 times in 1,000, of six once and of ten never; beside five new ones at most once.

@@ -17,9 +17,9 @@ def seed(text: str) -> int:
 
 
 def path(text: str) -> Path:
-    """Parse a path, in which ~ is a home folder; an empty text, which would be the current folder, is refused."""
+    """Parse a path, in which ~ is a home folder; an empty text is refused."""
     if not text:
-        raise argparse.ArgumentTypeError("must be a path, got ''")
+        raise argparse.ArgumentTypeError("must be a path, got ''")  # which would be the current folder
     return expand(text)
 
 

@@ -147,7 +147,7 @@ class Reading:
 
 
 def _list(title: str, texts: Sequence[str], complete: bool, separator: str = "; ") -> list[str]:
-    """Return a title with the first of some texts beside it, or all of them below; nothing where there is none."""
+    """Return a title with the first of some texts beside it, or all below; nothing for no text."""
     if complete and texts:
         return [title, *(f"  {text}" for text in texts)]
     return [f"{title} ({cite(texts, separator)})"] if texts else []

@@ -114,7 +114,7 @@ def usage(model: Path, picture: Path) -> list[str]:
 
 
 def _seconds(runs: Runs, rung: str) -> float:
-    """Return the seconds of one run, with those of the rungs that it starts from: infinite where one did not run."""
+    """Return the seconds of one run and of those that it starts from: infinite where one did not run."""
     start = runs[rung][0].recipe.starts_from
     before = 0.0 if start is None else _seconds(runs, start.name) if start.name in runs else inf
     return before + float(summary(runs[rung])["seconds"])
