@@ -56,7 +56,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"convspec: data folder {session.data_root}, report folder {session.folder}",
         f"convspec: keras {keras.__version__} on {keras.backend.backend()}, device {', '.join(devices) or 'CPU'},"
         f" threads {backend.threads()}, precision {backend.precision()}, engine {session.settings.engine}",
-        *session.explanation[0],
+        *session.outline,
     ]
 
 
@@ -85,11 +85,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """End the session before it trains where something is in the way; a worker of pytest-xdist fails tests instead."""
+    """Say what was found in the ladder's pictures, and end the session before it trains where something is in the way.
+
+    A worker of pytest-xdist fails tests instead.
+    """
     config = session.config
     if config.option.collectonly or config.getoption("setuponly", False) or hasattr(config, "workerinput"):
         return
-    if why := checks.obstacle(config.stash[SESSION], getattr(session, "items", ())):
+    why = checks.obstacle(config.stash[SESSION], getattr(session, "items", ()))
+    for line in config.stash[SESSION].findings:
+        config.pluginmanager.getplugin("terminalreporter").write_line(line)
+    if why:
         raise pytest.UsageError(why)
 
 

@@ -98,16 +98,36 @@ class Session:
         return self._datasets[key]
 
     @cached_property
-    def reading(self) -> "Reading | None":
-        """How the folder of --convspec-dataset is read, with its near copies; None for a dataset of the package."""
+    def _layout(self) -> "Reading | None":
+        """How the folder of --convspec-dataset is read, by names alone; None for a dataset of the package."""
         from convspec.data import datasets, folders
         from convspec.files import expand
 
         name = self.settings.dataset
         if name is None or name in datasets.NAMES:
             return None
-        layout = folders.read_layout(expand(name), self.settings.layout)
+        return folders.read_layout(expand(name), self.settings.layout)
+
+    @cached_property
+    def reading(self) -> "Reading | None":
+        """The folder of --convspec-dataset as it is trained on, with its near copies, for which all is decoded."""
+        from convspec.data import folders
+
+        if (layout := self._layout) is None:
+            return None
         return folders.compare(layout, terminal_stream(self.config), self.settings.truncated)
+
+    @cached_property
+    def outline(self) -> list[str]:
+        """Lines that say how the folder of --convspec-dataset is read, as far as its names tell."""
+        with suppress(BadInput, OSError):  # which `explanation` gives
+            return self._layout.explain()[0] if self._layout else []
+        return []
+
+    @property
+    def findings(self) -> list[str]:
+        """Lines of `explanation` that are not in `outline`, once it was asked for."""
+        return [line for line in self.__dict__.get("explanation", ([],))[0] if line not in self.outline]
 
     @cached_property
     def explanation(self) -> tuple[list[str], Exception | None]:

@@ -5,12 +5,15 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import LADDER, lines, put_shapes, result_with_history
+from PIL import Image
 
 from convspec import models
 from convspec.cli.main import main
+from convspec.data import folders
 from convspec.ladder import run as run_module
 from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
@@ -101,6 +104,30 @@ def test_an_unusable_folder_ends_the_session_and_keeps_the_report(
     assert sum(message in line for line in result.errlines) == 1
     assert "test_rung" not in lines(result)
     assert (pytester.path / ".convspec" / "index.html").read_text() == "of another folder"
+
+
+@pytest.mark.usefixtures("accuracy")
+def test_near_copies_are_told_once_the_ladder_runs_and_looked_for_no_earlier(
+    pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other sessions of a project whose ini file names the pictures would decode them all for nothing."""
+    monkeypatch.setattr(html, "write", lambda *_: [])
+    Image.open(few_pictures / "fish" / "0.png").save(few_pictures / "fish" / "copy.jpg", quality=95)
+    options = f"--convspec-dataset={few_pictures}", "--convspec-rungs=dense_baseline", "--convspec-seeds=1"
+    compare_pictures, compared = folders.compare, list[Path]()
+
+    def compare(reading: folders.Reading, *others: Any) -> folders.Reading:
+        compared.append(reading.folder)
+        return compare_pictures(reading, *others)
+
+    monkeypatch.setattr(folders, "compare", compare)
+    listed = lines(pytester.runpytest_inprocess(*arguments_of(pytester, *options, "--collect-only")))
+    assert "25 pictures of 2 classes" in listed
+    assert not compared
+    run = lines(pytester.runpytest_inprocess(*arguments_of(pytester, *options, "-k", "test_rung[")))
+    assert compared
+    assert run.count("25 pictures of 2 classes") == run.count("near copies: 1 (fish/0.png = fish/copy.jpg)") == 1
+    assert run.index("collected ") < run.index("near copies: 1") < run.index("1 passed")
 
 
 def test_required_weights_that_cannot_be_had_end_the_session_first(
