@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def suite(session: nox.Session, backend: str) -> None:
     """Run the whole suite where this backend alone is installed."""
-    session.install("-e", f".[{backend}]", "-c", "constraints.txt")
+    session.install("-e", f".[{backend},tools]", "-c", "constraints.txt")
     session.run(
         "pytest", *(session.posargs or ["tests", "-n", "auto", "--dist", "worksteal"]), env={"KERAS_BACKEND": backend}
     )
@@ -22,5 +22,5 @@ def suite(session: nox.Session, backend: str) -> None:
 @nox.session
 def agreement(session: nox.Session) -> None:
     """Compare all backends in one environment, down to the accuracies of some rungs at mini."""
-    session.install("-e", f".[{','.join(BACKENDS)}]", "-c", "constraints.txt")
+    session.install("-e", f".[{','.join(BACKENDS)},tools]", "-c", "constraints.txt")
     session.run("pytest", *(session.posargs or ["tests/unit/test_backend_agreement.py", "--slow"]))
