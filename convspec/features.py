@@ -161,7 +161,7 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
 
 
 def _hash_architecture(base: keras.Model) -> str:
-    """Return a hash of the layers and how they are connected, but for names, which Keras counts up in a process."""
+    """Return a hash of the layers and how they are connected, without names, which Keras counts up."""
     places = {layer.name: place for place, layer in enumerate(base._flatten_layers())}
     ignored = "trainable", "seed"  # when predicting; layers that augment draw a seed where none is given
 

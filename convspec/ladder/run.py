@@ -393,5 +393,5 @@ def _weights_name(recipe: Recipe, weights: str | Path | None) -> str | None:
 
 @cache
 def _checksum_once(path: Path, unchanged: tuple[int, ...]) -> str:
-    """Return a file's checksum; a session asks for as many keys of runs, each with it, as the square of its runs."""
+    """Return a file's checksum, which the key of each run has."""
     return checksum(path)

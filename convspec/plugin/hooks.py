@@ -85,7 +85,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Say what was found in the ladder's pictures, and end the session before it trains where something is in the way.
+    """Say what was found in the ladder's pictures, and end a session that something is in the way of.
 
     A worker of pytest-xdist fails tests instead.
     """

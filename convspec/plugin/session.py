@@ -212,7 +212,7 @@ class Session:
         return [recipe for recipe in self.recipes if recipe.name in self.selected | {rung}]
 
     def _pending(self, recipe: "Recipe", seed: int) -> "Iterator[tuple[Path, RunInputs]]":
-        """Yield files and inputs of that run and of all others that the session will ask for before it judges any."""
+        """Yield files and inputs of that run and of all that will be asked for before any is judged."""
         yield self.unfinished(recipe, seed), self._inputs(recipe, seed)
         look = next((range(count) for count in self.settings.looks if seed < count), self.seeds)
         for other in self._expected(recipe.name):

@@ -107,7 +107,7 @@ def test_an_unusable_folder_ends_the_session_and_keeps_the_report(
 
 
 @pytest.mark.usefixtures("accuracy")
-def test_near_copies_are_told_once_the_ladder_runs_and_looked_for_no_earlier(
+def test_near_copies_are_looked_for_and_told_only_once_the_ladder_runs(
     pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other sessions of a project whose ini file names the pictures would decode them all for nothing."""

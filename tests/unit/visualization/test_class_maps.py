@@ -223,7 +223,7 @@ def test_several_pictures_have_the_maps_that_each_has_alone(
         np.testing.assert_allclose(heatmap, class_activation_map(nested, image, index), atol=1e-4)
 
 
-def test_what_is_compiled_is_kept_and_follows_weights_activations_and_layers(rng: np.random.Generator) -> None:
+def test_what_is_compiled_is_kept_and_follows_weights_and_layers(rng: np.random.Generator) -> None:
     calls: list[str] = []
     stack = [noting_layer(calls, "first"), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]
     model = keras.Sequential([keras.Input((6, 6, 3)), *stack])
