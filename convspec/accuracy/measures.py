@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from convspec import BadInput
 from convspec.accuracy.baselines import Run
 
 Measure = Literal["accuracy", "balanced"]  # what a gate judges
@@ -49,11 +50,14 @@ class Measures:
 def measure(runs: Sequence[Run], classes: Sequence[str]) -> Measures:
     """Return the measures of runs of one model; `classes` names the labels.
 
-    Classes without a test picture have no recall and don't count for the balanced accuracy.
+    Classes without a test picture have no recall and don't count for the balanced accuracy. Raises BadInput for a label
+    or a prediction without a name.
     """
     labels, predicted = np.array(runs[0].labels), np.array([run.predicted for run in runs])
     confidence = np.array([run.confidence for run in runs], float).ravel()
     count, right = len(classes), predicted == labels
+    if unnamed := sorted({*labels.tolist(), *predicted.ravel().tolist()} - {*range(count)}):
+        raise BadInput(f"classes must name each class, but of {count} names none is that of {unnamed[0]}")
     pairs = np.bincount((labels * count + predicted).ravel(), minlength=count * count)
     confusion = pairs.reshape(count, count) / len(runs)
     pictures = np.bincount(labels, minlength=count)
