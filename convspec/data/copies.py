@@ -1,6 +1,5 @@
 """Near copies: pictures that show the same, re-encoded, cropped, brightened, mirrored or moments apart."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +39,7 @@ def find_copies(paths: Sequence[Path], progress: TextIO | None = None, truncated
     pairs: list[Pair] = []
     groups = DisjointSet(range(len(paths)))
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(decode.cores()) as pool,
         bar(len(paths), "looking for near copies", "picture", progress) as shown,
     ):
         for candidates in _candidates(grey):

@@ -295,7 +295,7 @@ def load_images(
         except FileNotFoundError:
             failures[position] = f"{str(path)!r} is gone since the folder was listed"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(len(paths), "reading pictures", "file", progress) as shown:
+    with ThreadPoolExecutor(cores()) as pool, bar(len(paths), "reading pictures", "file", progress) as shown:
         try:
             for start in range(0, len(paths), CHUNK):
                 positions = range(start, min(start + CHUNK, len(paths)))
@@ -306,6 +306,11 @@ def load_images(
         finally:
             pool.shutdown(cancel_futures=True)
     return images, dict(sorted(failures.items())), dict(sorted(incomplete.items()))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use, as `backend.cores` does, which needs Keras."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:

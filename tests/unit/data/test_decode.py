@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from convspec import BadInput
+from convspec import BadInput, backend
 from convspec.data import decode, load_dataset
 from convspec.data.decode import UnreadableImage, load_image, load_images
 
@@ -317,3 +318,22 @@ def test_no_file_stays_open_whether_it_was_a_picture_or_not(tmp_path: Path) -> N
     before = psutil.Process().num_fds()
     _, failures, _ = load_images(paths, 7)
     assert (len(failures), psutil.Process().num_fds()) == (20, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
+def test_pictures_are_read_in_as_many_threads_as_the_process_may_use_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            threads.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(decode, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    decode.load_images([tmp_path / "none.png"], 8)
+    assert threads == [3]
+    assert backend.cores() == 3
