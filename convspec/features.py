@@ -127,11 +127,11 @@ def extract(
 
 
 def _validate(base: keras.Model, batches: Batches, dtype: str) -> None:
-    taken, given = base.input_shape[1:], batches.inputs.shape[1:]
+    taken, given = base.input_shape[1:-1], batches.inputs.shape[1:-1]  # `prepare` may add channels
     if dtype not in ("float32", "float16"):
         raise BadInput(f"dtype must be 'float32' or 'float16', got {dtype!r}")
     if None in base.output_shape[1:]:
-        raise BadInput(f"{base.name} must be built for pictures of one size, got input_shape {taken}: take {given}")
+        raise BadInput(f"{base.name} must be built for pictures of one size, got one for {taken}: take {given}")
     if len(taken) != len(given) or any(own not in (None, side) for own, side in zip(taken, given, strict=True)):
         raise BadInput(f"{base.name} takes {taken}, got pictures of {given}: load them so, or build the base for these")
 

@@ -104,7 +104,7 @@ def test_the_rarest_class_bounds_the_drop_that_equal_runs_could_see() -> None:
     assert verdict.smallest_drop == pytest.approx(10 / 200 * 2)
 
 
-def test_a_predicted_class_without_a_name_is_refused_not_counted_as_another() -> None:
+def test_a_predicted_class_without_a_name_is_refused() -> None:
     """Such as the names that a gate keeps, those of the labels, of a model that predicts a class more."""
     made = judgement.results_from_predictions("pets", [0, 2, 1], [0, 0, 1])
     with pytest.raises(BadInput, match="of 2 names none is that of 2"):
