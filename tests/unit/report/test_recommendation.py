@@ -84,7 +84,7 @@ def test_a_rung_without_the_one_it_starts_from_is_not_compared_by_time() -> None
     assert equal[2] == "It is the best and the cheapest whose whole time is known."
     assert equal[3] == (
         "Not compared by time, fine_tuned takes 1.0 s, without frozen_end_to_end before it, and gains less than 1"
-        " point: +0.0 points [-0.1, +0.1]."
+        " point: +0.0 points [-0.7, +0.7]."
     )
     alone = recommend({"fine_tuned_fast": [run("fine_tuned_fast", range(90), 50)]} | short, margin=0.01).lines
     assert alone[2] == "It is the best."
