@@ -167,7 +167,7 @@ def _by_pictures(
 def _interval_over_pictures(won: np.ndarray, lost: np.ndarray, shares: np.ndarray, level: float) -> tuple[float, float]:
     """Return the interval of the change from Wilson's of what was won and lost, among pictures of equal share each."""
     change, below, above = 0.0, 0.0, 0.0
-    for share in np.unique(shares):
+    for share in np.unique(shares).tolist():
         count = int((shares == share).sum())
         gain, loss = (float(side[shares == share].mean()) for side in (won, lost))
         (gain_low, gain_high), (loss_low, loss_high) = (wilson(rate, count, 1 - 2 * level) for rate in (gain, loss))

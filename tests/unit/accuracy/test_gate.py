@@ -261,6 +261,14 @@ def test_where_no_picture_flips_ten_all_one_way_would_have_been_seen() -> None:
     assert gate.gate([base] * 2, [base] * 2).smallest_drop == 10 / 100
 
 
+@pytest.mark.parametrize("weights", [None, measures.picture_weights(np.arange(1000) < 100)])
+@pytest.mark.parametrize("new", [runs(880), runs(880)[[0, 0]], runs(880, 885)], ids=["one run", "equal", "different"])
+def test_a_verdict_is_of_pythons_own_numbers(new: np.ndarray, weights: np.ndarray | None) -> None:
+    """Which pytest-xdist sends from process to process; it fails on NumPy's."""
+    verdict = gate.gate(runs(900)[[0] * len(new)], new, weights=weights)
+    assert {type(value) for value in vars(verdict).values()} <= {str, int, float, tuple, type(None)}
+
+
 def test_runs_of_equal_accuracy_have_the_error_of_rounding_at_least() -> None:
     verdict = gate.gate(runs(900, 900), runs(899, 899))
     half = stats.t.ppf(0.95, 2) * np.sqrt((1 / 2 + 1 / 2) / 12) / 1000
