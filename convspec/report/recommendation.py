@@ -187,9 +187,9 @@ def _remedy(runs: Runs) -> str:
     adds, recipes = [], [group[0].recipe for group in runs.values()]
     if not _has_probe(runs):
         option = "--mode both" if "feature_extraction" in runs else "--rungs ...,feature_extraction_fast"
-        adds.append(f"`{option}` adds the linear probe feature_extraction_fast")
+        adds.append(f"{option} adds the linear probe feature_extraction_fast")
     if all(recipe.scale == "mini" and recipe.base in (None, "mini") for recipe in recipes):
-        adds.append("`--scale full` adds a base trained on photographs")
+        adds.append("--scale full adds a base trained on photographs")
     return ", and ".join(adds)
 
 

@@ -99,12 +99,12 @@ def test_nothing_is_recommended_that_the_commonest_class_may_reach(wrong: int, l
         assert best.lines == [
             "No recommendation: no rung is shown to do better than always answering a, which is right for 0.600 of the"
             " 400 test pictures; the best, from_scratch, gets 0.625. What is left to try:"
-            " `--rungs ...,feature_extraction_fast` adds the linear probe feature_extraction_fast, and `--scale full`"
+            " --rungs ...,feature_extraction_fast adds the linear probe feature_extraction_fast, and --scale full"
             " adds a base trained on photographs."
         ]
         runs["feature_extraction_fast"] = [run("feature_extraction_fast", range(wrong), of_class_0=240)]
         left = recommend(runs, margin=0.01).lines[0].partition("What is left to try: ")[2]
-        assert left == "`--scale full` adds a base trained on photographs."
+        assert left == "--scale full adds a base trained on photographs."
 
 
 def test_a_rung_alone_has_its_figures_and_its_model_but_no_comparison() -> None:
@@ -167,7 +167,7 @@ def test_a_probe_that_beats_the_recommended_rung_is_told_with_its_option(
     runs = {rung: [run(rung, range(190, 210))] for rung in rungs}
     curve = LearningCurve("mini", [25, 50, 100], [[0.90], [0.92], [accuracy]], [Gain(0.02, 0.01, 0.03)] * 2)
     expected = (
-        f" But a linear probe on mini's features gets 0.980 of the same test pictures right: `{option}` adds the linear"
-        " probe feature_extraction_fast, and `--scale full` adds a base trained on photographs."
+        f" But a linear probe on mini's features gets 0.980 of the same test pictures right: {option} adds the linear"
+        " probe feature_extraction_fast, and --scale full adds a base trained on photographs."
     )
     assert describe_better_probe(runs, rungs[0], curve, margin=0.01) == (expected if option else "")
