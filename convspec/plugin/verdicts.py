@@ -33,7 +33,7 @@ class Verdict(TypedDict):
     text: str  # for people
     failed: bool  # whether it failed the test
     test: str  # its node id, the same for all repeats
-    item: str  # its node id
+    item: str  # the node id of this repeat
     model: str
     predictions: str  # their checksum
     staged: str  # folder of the runs that become baselines when the session ends, else empty
