@@ -148,10 +148,10 @@ def missing_numbers(tests: Iterable[MarkedTest]) -> list[int]:
 def build_rows(tests: Sequence[MarkedTest], run: Mapping[str, Entry] | None = None) -> list[Row]:
     """Return a row for each claim, by number.
 
-    `run` holds what ran by node id; without it, rows say what the tests assert.
+    `run` holds what ran by node id, in whatever order it ended; without it, rows say what the tests assert.
     """
     entries: dict[tuple[str, str], list[Entry]] = {}
-    for identifier, entry in (run or {}).items():
+    for identifier, entry in sorted((run or {}).items(), key=lambda item: item[0]):
         file, _, name = identifier.partition("[")[0].partition("::")
         entries.setdefault((file, name.rpartition("::")[2]), []).append(entry)
     pairs: dict[float, list[tuple[Claim, MarkedTest]]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from claims import LAST, Claim, Effect, Entry, assert_control, assert_effect, paired
-from claims_table import CHAPTER, PAGE, disagreements, missing_numbers, read_tests, update, write_run
+from claims_table import CHAPTER, PAGE, build_rows, disagreements, missing_numbers, read_tests, update, write_run
 from scipy import stats
 
 if TYPE_CHECKING:
@@ -206,6 +206,14 @@ def test_a_run_writes_what_became_of_each_claim(processes: str, chapter: pytest.
     page = (chapter.path / ".convspec" / "claims.html").read_text()
     assert all("a partial run, 5 of 8 testable claims" in text for text in (markdown, page))
     assert page.count('<img src="data:image/png;base64,') == 1
+
+
+def test_a_row_is_the_same_in_whatever_order_its_tests_ended(chapter: pytest.Pytester) -> None:
+    """With pytest-xdist or pytest-randomly they end in another order each time."""
+    file = "tests/chapter/test_it.py"
+    run = {f"{file}::test_wrong_in_one[{n}]": Entry([2], "failed", f"{n} is", [f"number {n}"]) for n in (1, 2)}
+    tests = read_tests(chapter.path)
+    assert build_rows(tests, run) == build_rows(tests, dict(reversed(run.items())))
 
 
 def test_a_part_of_the_tests_leaves_the_other_claims_unselected(chapter: pytest.Pytester) -> None:
