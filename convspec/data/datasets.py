@@ -131,6 +131,8 @@ def load_dataset(
     else:
         reading = folders.read_layout(_find_folder(path_or_name, root), layout)
     name = "dogs_vs_cats" if path_or_name == "dogs_vs_cats" else reading.folder.resolve().name
+    if name in NAMES and name != path_or_name:  # whose published figures and baselines are of other pictures
+        name = f"{name} folder"
     bad, strict = list(reading.bad), not max_bad_fraction
     if bad and strict:
         raise BadInput(bad[0])

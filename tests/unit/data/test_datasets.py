@@ -17,7 +17,7 @@ from PIL import Image
 import convspec.data
 from convspec import BadInput, MissingData
 from convspec.data import load_dataset, load_image
-from convspec.data.datasets import Dataset, Split
+from convspec.data.datasets import NAMES, Dataset, Split
 from convspec.data.folders import PARTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:skipped")
@@ -77,6 +77,12 @@ def test_text_and_paths_are_taken_alike_and_the_data_folder_is_the_default(
     np.testing.assert_array_equal(load_image(picture), load_image(str(picture)))
     with pytest.raises(AttributeError, match="no attribute 'load_pictures'"):
         convspec.data.load_pictures  # noqa: B018
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_called_as_one_of_convspecs_datasets_is_named_apart(name: str, tmp_path: Path) -> None:
+    """Published figures and committed baselines are of other pictures."""
+    assert load_dataset(fill(tmp_path / name, cats=4, dogs=4), 6).name == f"{name} folder"
 
 
 # Any folder
