@@ -85,7 +85,7 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
             folder.others.append((HIDDEN, path))
             continue
         try:
-            status = entry.stat()
+            status = (path if entry.is_dir() else entry).stat()  # Windows lists folders without their identity
         except OSError as error:
             folder.bad.append(f"{str(path)!r} is a link that leads nowhere: {error.strerror}")
             continue

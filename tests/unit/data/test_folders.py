@@ -5,6 +5,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,36 @@ def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path: Path, pets:
     listed = read_layout(pets)
     assert listed.names == tuple(sorted([*ALL_PETS, "cats/9.png", f"{link}/8.png", f"{link}/sub/9.png"]))
     assert listed.bad == ()
+
+
+def test_folders_in_folders_are_read_where_listings_have_no_identities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where `os.DirEntry.stat` has 0 for device and inode."""
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry) -> None:
+            self.entry, self.name, self.is_dir = entry, entry.name, entry.is_dir
+
+        def __fspath__(self) -> str:
+            return self.entry.path
+
+        def stat(self) -> os.stat_result:
+            status = self.entry.stat()
+            return os.stat_result((status.st_mode, 0, 0, *status[3:]))
+
+    def list_as_windows(folder: Path) -> AbstractContextManager[list[Entry]]:
+        with scandir(folder) as entries:
+            return nullcontext([*map(Entry, entries)])
+
+    scandir, folder = os.scandir, split_pets(tmp_path)
+    (folder / "train" / "cats" / "loop").symlink_to("..")
+    expected = read_layout(folder)
+    monkeypatch.setattr(os, "scandir", list_as_windows)
+    listed = read_layout(folder)
+    assert (listed.names, listed.parts, listed.bad) == (expected.names, expected.parts, expected.bad)
+    assert len(listed.names) == 6
+    assert len(listed.bad) == 1
 
 
 def test_a_folder_may_be_given_by_a_link_or_from_where_one_is(
