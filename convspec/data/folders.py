@@ -178,14 +178,19 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     table = next((f for f in (folder / GROUPS, look_through(tree).path / GROUPS) if f.is_file()), folder / GROUPS)
     left_out = _list_left_out(tree, {file.path for file in files} | {*odd, table} | pointers)
     split = any(file.part for file in files)
-    listed = [f for f in files if f.path not in pointers and bool(f.part) == split]
-    files, copies = _drop_duplicates(listed, tree)
+    listed = [f for f in files if bool(f.part) == split]
+    files, copies = _drop_duplicates([f for f in listed if f.path not in pointers], tree)
     duplicates = sorted(f"{str(path)!r} is the same picture as {str(kept)!r}" for path, kept in copies.items())
     place_of = {file.path: (file.part or "", file.label) for file in listed}
     if gone := {*place_of.values()} - {place_of[file.path] for file in files}:
         part, label = min(gone)
-        copy = next(path for path in copies if place_of[path] == (part, label))
+        copy = next(path for path in (*copies, *sorted(pointers)) if place_of.get(path) == (part, label))
         where = f"{part} of {str(folder)!r}" if part else f"{str(folder)!r}"
+        if copy in pointers:
+            raise BadInput(
+                f"the class {label!r} is empty: no readable picture of it in {where}; {str(copy)!r} is a pointer of Git"
+                " LFS; run `git lfs pull`"
+            )
         raise BadInput(
             f"all pictures of {label!r} in {where} are there twice: {str(copy)!r} is the same picture as"
             f" {str(copies[copy])!r}; take those away that do not belong there"

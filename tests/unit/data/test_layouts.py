@@ -341,6 +341,20 @@ def test_pointers_of_git_lfs_say_what_to_run(tmp_path: Path) -> None:
         load_dataset(tmp_path, 8)
 
 
+@pytest.mark.parametrize("part", ["", "test"])
+def test_a_class_of_nothing_but_pointers_of_git_lfs_is_refused(part: str, tmp_path: Path) -> None:
+    put(tmp_path / part, *PETS, count=20)
+    if part:
+        put(tmp_path / "train", *PETS, "newts", count=25)
+    pointer = tmp_path / part / "newts" / "0.jpg"
+    pointer.parent.mkdir()
+    pointer.write_bytes(POINTER)
+    where = f"test of {str(tmp_path)!r}" if part else repr(str(tmp_path))
+    message = f"the class 'newts' is empty: no readable picture of it in {where}; {str(pointer)!r} is a pointer of Git"
+    with pytest.raises(BadInput, match=f"^{re.escape(message)} LFS; run `git lfs pull`$"):
+        read_layout(tmp_path)
+
+
 # What an accuracy is worth
 
 
