@@ -96,7 +96,8 @@ def remove(path: Path) -> None:
 
 
 def _folder(path: Path, number: int) -> Path:
-    return path.parent / f".partial{number}-{os.fsdecode(os.fsencode(path.name)[:200])}"  # a name has 255 bytes
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")  # a name has 255 bytes, and only whole letters
+    return path.parent / f".partial{number}-{start}"
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:
@@ -104,15 +105,23 @@ def _make_folder(path: Path) -> tuple[Path, int]:
     numbers = count()
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = _folder(path, next(numbers))
-        with suppress(FileExistsError, FileNotFoundError):  # another has it, or took it for abandoned and removed it
+        folder = _folder(path, number := next(numbers))
+        try:
             folder.mkdir()
             held = os.open(folder / ".lock", os.O_CREAT | os.O_EXCL | os.O_RDWR)
-            with suppress(OSError):  # no locks on this file system: what a killed process leaves will stay
-                _lock(held)
-            if os.fstat(held).st_nlink:
-                return folder, held
-            os.close(held)
+        except FileExistsError:  # another has it
+            continue
+        except FileNotFoundError:  # another took it for abandoned and removed it
+            with suppress(OSError):
+                folder.rmdir()
+            if number >= MAX_WRITERS:  # which nobody removes: Windows finds the path too long
+                raise
+            continue
+        with suppress(OSError):  # no locks on this file system: what a killed process leaves will stay
+            _lock(held)
+        if os.fstat(held).st_nlink:
+            return folder, held
+        os.close(held)
 
 
 def _remove_abandoned(path: Path) -> None:

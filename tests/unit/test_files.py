@@ -76,6 +76,24 @@ def test_a_block_that_succeeds_replaces_the_file_and_leaves_no_other(tmp_path: P
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_a_path_that_windows_finds_too_long_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise FileNotFoundError(2, "The filename or extension is too long", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(FileNotFoundError, match="too long"), atomic_write(file):
+        raise AssertionError("there is nothing to write to")
+    assert names(file) == []
+
+
+def test_a_long_name_is_cut_between_letters_as_macos_and_windows_ask(tmp_path: Path) -> None:
+    file = tmp_path / ("x" + "\u0436" * 110 + ".json")
+    with atomic_write(file) as partial:
+        assert partial.parent.name.isprintable()
+        partial.write_text("whole")
+    assert file.read_text() == "whole"
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_block_that_fails_keeps_the_old_file_and_leaves_no_other(error: BaseException, tmp_path: Path) -> None:
     file = tmp_path / "record.json"
