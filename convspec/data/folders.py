@@ -279,6 +279,7 @@ def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path,
     number_of = {entry.path: number for number, entry in enumerate(files)}
     number_of |= {path: number_of[kept] for path, kept in copies.items()}
     positions = {path.relative_to(file.parent).as_posix(): number for path, number in number_of.items()}
+    spelled = {plain(name): name for name in positions}
     groups: dict[str, list[int]] = defaultdict(list)
     try:
         with file.open(encoding="utf-8-sig", newline="") as table:
@@ -292,6 +293,8 @@ def _read_groups(file: Path, files: Sequence[PictureFile], copies: Mapping[Path,
                     matches = [(match["group"], number) for match, number in tried if match and match["group"]]
                 elif name and group:
                     name = Path(os.path.relpath(file.parent / name, file.parent)).as_posix()  # of ./NAME and /PATH, too
+                    if name not in positions and (file.parent / name).is_file():  # macOS and Windows ignore its case
+                        name = spelled.get(plain(name), name)
                     matches = [(group, positions[name])] if name in positions else []
                 else:
                     raise ValueError(f"line {rows.line_num} lacks a file or a group")

@@ -9,6 +9,7 @@ from builders import put_noise as put
 from convspec import BadInput
 from convspec.data import load_dataset
 from convspec.data.folders import PARTS, Reading, assign, read_layout
+from convspec.data.layouts import plain
 
 pytestmark = pytest.mark.filterwarnings("error")
 PETS = ("cats", "dogs")
@@ -86,3 +87,14 @@ def test_a_table_names_files_as_people_write_them(tmp_path: Path) -> None:
     named = sorted(sorted(reading.names[number] for number in group) for group in reading.groups)
     assert named == [["cats/0.png", "cats/1.png"], ["cats/5.png", "cats/9.png"], ["dogs/0.png"]]
     assert reading.left_out == {}
+
+
+def test_a_name_that_the_system_finds_in_another_spelling_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS and Windows find files in whatever case, and macOS with accents in either form."""
+    put(tmp_path, "caf\u00e9s", "dogs")
+    (tmp_path / "groups.csv").write_text("file,group\ncafe\u0301s/0.PNG,a\nCaf\u00e9s/1.png,a\n", encoding="utf-8")
+    spellings = {plain(str(path)) for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(Path, "is_file", lambda path: plain(str(path)) in spellings)
+    assert read_layout(tmp_path).groups == ((0, 1),)
