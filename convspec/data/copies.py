@@ -105,7 +105,8 @@ def _agree(still: np.ndarray, moving: np.ndarray, warp: np.ndarray) -> bool:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(moving, warp, (SIDE, SIDE), flags=flags)
     inside = cv2.erode(cv2.warpAffine(np.ones_like(moving), warp, (SIDE, SIDE), flags=flags), np.ones((3, 3))) > 0.99
-    if np.corrcoef(still[inside], moved[inside])[0, 1] < ALIGNED:
-        return False
-    details = [picture - cv2.GaussianBlur(picture, (0, 0), 1.5) for picture in (still, moved)]
-    return bool(np.corrcoef(*(detail[inside] for detail in details))[0, 1] >= DETAILED)
+    with np.errstate(invalid="ignore"):  # NaN where one is plain inside, which is like nothing
+        if np.corrcoef(still[inside], moved[inside])[0, 1] >= ALIGNED:
+            details = [picture - cv2.GaussianBlur(picture, (0, 0), 1.5) for picture in (still, moved)]
+            return bool(np.corrcoef(*(detail[inside] for detail in details))[0, 1] >= DETAILED)
+    return False

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from convspec.data import datasets, split
-from convspec.data.copies import Copies, find_copies
+from convspec.data.copies import SIDE, Copies, _agree, find_copies
 from convspec.data.folders import PARTS, assign, compare, join, read_layout
 from convspec.progress import bar
 
@@ -82,6 +82,13 @@ def test_plain_tiny_and_broken_pictures_are_copies_of_nothing(scenes: list[Path]
     copies = find_copies([*scenes[:3], *plain, *tiny, tmp_path / "cut.jpg"])
     assert copies.pairs == ()
     assert list(copies.failures) == [8]
+
+
+def test_what_is_plain_where_two_pictures_meet_is_like_nothing_in_silence() -> None:
+    page = np.full((SIDE, SIDE), 250, np.float32)
+    page[5:20, 0] = 40
+    assert _agree(page, page, np.eye(2, 3, dtype=np.float32))
+    assert not _agree(page, page, np.array([[1, 0, -3], [0, 1, 0]], np.float32)), "the mark is outside"
 
 
 def test_the_copies_found_do_not_depend_on_the_size_of_a_block(
