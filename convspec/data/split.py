@@ -23,6 +23,8 @@ from convspec.progress import bar
 MANIFEST = "manifest.json"
 SCHEMA = 1  # of the manifest; one without a number is of schema 1, one of another schema is refused
 MAX_REASONS = 10  # of the files left out, in a summary; the manifest names all
+# What systems say between disks, of too many links, and where a disk has none: EINVAL is exFAT's on Windows.
+CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")  # as repr writes text
 
 _Place = Callable[[Path, Path], object]  # puts a picture under a new name
@@ -182,7 +184,7 @@ def _link(source: Path, partial: Path) -> None:
     try:
         os.link(source.resolve(), partial)  # resolved, as the link must be to the picture, not to a link to it
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+        if error.errno not in CANNOT_LINK:
             raise
         raise BadInput(f"cannot link {str(source)!r} into the target ({error.strerror}); leave out --link") from error
 
