@@ -162,8 +162,9 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
 
     One subfolder a class; parts that each have one, named as in `layouts.KEYWORDS`; classes that each have parts;
     Kaggle's `train/cat.0.jpg`; the public download's `PetImages/Cat/0.jpg`. A single folder on top is looked through.
-    Cats and dogs in the latter two layouts, complete to number 1999, are split as in listing 5.4. The same content
-    under two names is taken once: in the test part rather than in validation or training, else under the first name.
+    Cats and dogs alone in the latter two layouts, complete to number 1999, are split as in listing 5.4. The same
+    content under two names is taken once: in the test part rather than in validation or training, else under the first
+    name.
 
     Raises BadInput where there are not two classes, a part lacks one, Git LFS has left texts in place of the pictures,
     GROUPS cannot be used, or `layout` must say whether folders are classes or parts.

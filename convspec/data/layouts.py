@@ -270,13 +270,16 @@ def _list_numbered(folder: Folder, odd: list[Path]) -> list[PictureFile]:
 
 
 def _split_as_listing_5_4(files: list[PictureFile], notes: list[str]) -> list[PictureFile]:
-    """Name and split cats and dogs 0 to 1999 as listing 5.4 does; others are left without a part."""
+    """Name and split cats and dogs 0 to 1999 as listing 5.4 does, where there is no third class.
+
+    Others are left without a part.
+    """
     named: dict[tuple[str, int], Path] = {}
     for file in files:
-        number = re.search(r"(\d+)\.\w+$", file.path.name)
-        if number and file.label.lower() in ("cat", "dog"):
+        if number := re.search(r"(\d+)\.\w+$", file.path.name):
             named.setdefault((file.label.lower(), int(number[1])), file.path)
-    if any((label, number) not in named for label in ("cat", "dog") for number in range(2000)):
+    complete = all((label, number) in named for label in ("cat", "dog") for number in range(2000))
+    if not complete or {file.label.lower() for file in files} != {"cat", "dog"}:
         return files
     chosen = [
         PictureFile(path, f"{label}s", f"{label}s/{label}.{number}{path.suffix}", part)

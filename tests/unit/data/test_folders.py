@@ -95,6 +95,12 @@ def test_complete_cats_and_dogs_are_split_and_named_as_in_listing_5_4(tmp_path: 
     assert (rest.parts, len(rest.names)) == (None, 4019), "where one is missing they are left as they are"
 
 
+def test_a_third_class_beside_complete_cats_and_dogs_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, [f"{label}.{number}.jpg" for label in ("cat", "dog") for number in range(2000)] + ["owl.0.jpg"])
+    listed = read_layout(tmp_path)
+    assert (listed.classes, listed.parts, len(listed.names)) == (("cat", "dog", "owl"), None, 4001)
+
+
 # Duplicates
 
 
