@@ -74,7 +74,7 @@ def find_files(tree: Folder, layout: Layout | None, notes: list[str], odd: list[
                 if layout is None and (others := [name for name, (part, _) in parts.items() if not part]):
                     raise _ask(top, f"{folder.path.name!r} as the part to train with, without {others[0]!r}")
                 notes.append(f"classes are told by the names of files, as in {numbered[0].path.name!r}")
-                return _list_numbered_parts(top, odd) or _split_as_listing_5_4(numbered, notes)
+                return _list_numbered_parts(top, odd, notes) or _split_as_listing_5_4(numbered, notes)
         if any(part for part, _ in parts.values()):
             return _list_named(top, layout, notes)
         if _has_parts(top):
@@ -215,18 +215,13 @@ def _list_parts(top: Folder, by_part: dict[str, list[Folder]], notes: list[str])
             raise BadInput(f"{str(top.path)!r}: {both} are both {part} by their names; rename one")
     folders_of = {part: by_part[part][0] for part in PARTS if part in by_part}
     classes = {part: [label.path.name for label in folder.filled] for part, folder in folders_of.items()}
-    known = {plain(name): name for name in classes["train"]}
-    if len(known) < len(classes["train"]):  # they differ in case alone
-        known = {}
-    names_of = {part: {name: known.get(plain(name), name) for name in names} for part, names in classes.items()}
+    names_of = _match_names(classes, notes)
     for part, names in classes.items():
         if sorted(names_of[part].values()) != classes["train"]:
             raise BadInput(
                 f"{str(folders_of[part].path)!r} has the classes {', '.join(names)}; train has"
                 f" {', '.join(classes['train'])}; give both the same"
             )
-        if other := next((name for name in names if names_of[part][name] != name), None):
-            notes.append(f"{other!r} in {part} is the class {names_of[part][other]!r}")
     shown = ", ".join(f"{part} is {folder.path.name!r}" for part, folder in folders_of.items())
     notes.append(f"parts with classes: {shown}")
     return [
@@ -236,12 +231,24 @@ def _list_parts(top: Folder, by_part: dict[str, list[Folder]], notes: list[str])
     ]
 
 
+def _match_names(classes: Mapping[str, Sequence[str]], notes: list[str]) -> dict[str, dict[str, str]]:
+    """Return, by part, each class's name in train, which may differ in case and form."""
+    known = {plain(name): name for name in classes["train"]}
+    if len(known) < len(classes["train"]):  # they differ in case alone
+        known = {}
+    names_of = {part: {name: known.get(plain(name), name) for name in names} for part, names in classes.items()}
+    for part, names in names_of.items():
+        if other := next((name for name in names if names[name] != name), None):
+            notes.append(f"{other!r} in {part} is the class {names[other]!r}")
+    return names_of
+
+
 def plain(name: str) -> str:
     """Return a class's name as it is compared: in one case, and composed, which macOS and others do differently."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _list_numbered_parts(top: Folder, odd: list[Path]) -> list[PictureFile]:
+def _list_numbered_parts(top: Folder, odd: list[Path], notes: list[str]) -> list[PictureFile]:
     """List the pictures of parts that are each named by class and number; nothing where there is but one."""
     files: list[PictureFile] = []
     left: list[Path] = []
@@ -251,10 +258,16 @@ def _list_numbered_parts(top: Folder, odd: list[Path]) -> list[PictureFile]:
             if any(file.part == part for file in files):
                 raise BadInput(f"{str(top.path)!r} has two folders that are {part} by their names; rename one")
             files += [replace(file, part=part) for file in _list_numbered(folder, left)]
-    if len({file.part for file in files}) < 2:
+    parts = dict.fromkeys(file.part or "" for file in files)
+    if len(parts) < 2:
         return []
     odd[:] = left
-    return files
+    names_of = _match_names({part: sorted({f.label for f in files if f.part == part}) for part in parts}, notes)
+    return [
+        replace(file, label=label, name=f"{label}/{file.path.name}")
+        for file in files
+        for label in [names_of[file.part or ""][file.label]]
+    ]
 
 
 def _list_numbered(folder: Folder, odd: list[Path]) -> list[PictureFile]:

@@ -116,11 +116,17 @@ def test_numbered_files_in_each_part_keep_their_parts(tmp_path: Path) -> None:
     assert counts(read_layout(tmp_path)) == in_parts(train=5, validation=5)
 
 
+@pytest.mark.parametrize("numbered", [False, True])
 @pytest.mark.parametrize("names", [("Cats", "DOGS"), (unicodedata.normalize("NFD", "cäts"), "dogs")])
-def test_classes_are_the_same_in_each_part_whatever_case_and_form(names: tuple[str, str], tmp_path: Path) -> None:
+def test_classes_are_the_same_in_each_part_whatever_case_and_form(
+    names: tuple[str, str], numbered: bool, tmp_path: Path
+) -> None:
     classes = tuple(unicodedata.normalize("NFC", name).lower() for name in names)
     put(tmp_path, *(f"train/{name}" for name in classes), *(f"test/{name}" for name in names), count=2)
+    for path in [*tmp_path.glob("*/*/*.png")] if numbered else []:
+        path.rename(path.parents[1] / f"{path.parent.name}.{path.name}")
     reading = read_layout(tmp_path)
+    assert {name.partition("/")[0] for name in reading.names} == {*classes}
     assert (reading.classes, set(counts(reading).values())) == (classes, {2})
     assert f"{names[0]!r} in test is the class {classes[0]!r}" in reading.notes
 
