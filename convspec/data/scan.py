@@ -69,7 +69,7 @@ class Folder:
 def scan(path: Path) -> Folder:
     """List a folder at any depth, through links; what is no file is bad.
 
-    Raises OSError where the folder itself cannot be listed, and BadInput where one below it cannot.
+    Raises OSError where the folder itself cannot be listed and entered, and BadInput where one below it cannot.
     """
     above = tuple(_identity(parent.stat()) for parent in path.absolute().parents)
     return _scan(Folder(path), path.stat(), above)
@@ -87,6 +87,8 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
         try:
             status = (path if entry.is_dir() else entry).stat()  # Windows lists folders without their identity
         except OSError as error:
+            if isinstance(error, PermissionError) and not entry.is_symlink():
+                raise  # the folder may be listed, but not entered
             folder.bad.append(f"{str(path)!r} is a link that leads nowhere: {error.strerror}")
             continue
         if stat.S_ISDIR(status.st_mode):

@@ -26,6 +26,27 @@ def put(folder: Path, names: Iterable[str]) -> Path:
     return folder
 
 
+class Entry:
+    """An entry of a folder, whose status other systems give in another way."""
+
+    def __init__(self, entry: os.DirEntry) -> None:
+        self.entry, self.name, self.is_dir, self.is_symlink = entry, entry.name, entry.is_dir, entry.is_symlink
+
+    def __fspath__(self) -> str:
+        return self.entry.path
+
+
+def list_as(kind: type[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `os.scandir` give entries of this kind."""
+
+    def listing(folder: Path) -> AbstractContextManager[list[Entry]]:
+        with scandir(folder) as entries:
+            return nullcontext([*map(kind, entries)])
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", listing)
+
+
 ALL_PETS = tuple(f"{label}/{number}.png" for label in ("cats", "dogs") for number in range(4))
 
 
@@ -201,6 +222,22 @@ def test_a_folder_that_may_not_be_listed_may_be_a_class_and_is_refused(
         read_layout(pets)
 
 
+def test_a_folder_that_may_be_listed_but_not_entered_is_refused(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ForbiddenEntry(Entry):
+        def stat(self) -> os.stat_result:
+            if self.name == "3.png":
+                raise PermissionError(13, "Permission denied", self.entry.path)
+            return self.entry.stat()
+
+    list_as(ForbiddenEntry, monkeypatch)
+    with pytest.raises(BadInput, match=f"^'{pets}/cats' cannot be listed: Permission denied; make it readable"):
+        read_layout(pets)
+    for label in ("cats", "dogs"):
+        (pets / label / "3.png").unlink()
+        (pets / label / "3.png").symlink_to(pets / label / "2.png")
+    assert len(read_layout(pets).bad) == 2, "of a link alone the target is forbidden"
+
+
 @pytest.mark.parametrize("link", ["newts", "cats/more", "cats/deep/more"])
 def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path: Path, pets: Path, link: str) -> None:
     elsewhere = put(tmp_path / "elsewhere", ["8.png", "sub/9.png"])
@@ -218,25 +255,15 @@ def test_folders_in_folders_are_read_where_listings_have_no_identities(
 ) -> None:
     """As on Windows, where `os.DirEntry.stat` has 0 for device and inode."""
 
-    class Entry:
-        def __init__(self, entry: os.DirEntry) -> None:
-            self.entry, self.name, self.is_dir = entry, entry.name, entry.is_dir
-
-        def __fspath__(self) -> str:
-            return self.entry.path
-
+    class WindowsEntry(Entry):
         def stat(self) -> os.stat_result:
             status = self.entry.stat()
             return os.stat_result((status.st_mode, 0, 0, *status[3:]))
 
-    def list_as_windows(folder: Path) -> AbstractContextManager[list[Entry]]:
-        with scandir(folder) as entries:
-            return nullcontext([*map(Entry, entries)])
-
-    scandir, folder = os.scandir, split_pets(tmp_path)
+    folder = split_pets(tmp_path)
     (folder / "train" / "cats" / "loop").symlink_to("..")
     expected = read_layout(folder)
-    monkeypatch.setattr(os, "scandir", list_as_windows)
+    list_as(WindowsEntry, monkeypatch)
     listed = read_layout(folder)
     assert (listed.names, listed.parts, listed.bad) == (expected.names, expected.parts, expected.bad)
     assert len(listed.names) == 6
