@@ -83,7 +83,7 @@ def data_folder(given: str | Path | None = None) -> Path:
 def load_dataset(
     path_or_name: str | Path | Reading,
     size: int,
-    root: Path | None = None,
+    root: str | Path | None = None,
     seed: int = 0,
     *,
     layout: Layout | None = None,
@@ -119,7 +119,7 @@ def load_dataset(
         raise BadInput(f"max_bad_fraction must be from 0 to 1, got {max_bad_fraction}")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:  # what NumPy takes
         raise BadInput(f"seed must be from 0 to {2**32 - 1}, got {seed}")
-    root = data_folder() if root is None else root
+    root = data_folder() if root is None else expand(root)
     if path_or_name == "shapes":
         return _shapes(size)
     if path_or_name == "digits":

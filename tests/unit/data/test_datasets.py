@@ -70,6 +70,7 @@ def test_text_and_paths_are_taken_alike_and_the_data_folder_is_the_default(
     fill_parts(tmp_path / "dogs_vs_cats_small", cats=2, dogs=1)
     monkeypatch.setenv("CONVSPEC_DATA", str(tmp_path))
     dataset = load_dataset("dogs_vs_cats", 6)
+    assert load_dataset("dogs_vs_cats", 6, str(tmp_path)).fingerprint == dataset.fingerprint
     assert (dataset.name, [len(split) for split in parts(dataset)]) == ("dogs_vs_cats", [3, 3, 3])
     folder = tmp_path / "dogs_vs_cats_small"
     assert load_dataset(folder, 6).fingerprint == load_dataset(str(folder), 6).fingerprint == dataset.fingerprint
