@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
         with require_extras():
             options, unknown = _parser().parse_known_args(words[:end])
             if unknown:
-                options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+                apart = unknown[0][:1] != "-" and any(word[:1] == "-" for word in words[:end])
+                remedy = "; names stand together, with options before or after them" if apart else ""
+                options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{remedy}")
             options.pytest = words[end + 1 :]
             resumable = options.resumable
             if options.looks_into_models:

@@ -356,6 +356,9 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_continue(
         *((["split", "source", "target", f"--seed={seed}"], "must be a whole number from 0 to 4294967295, got")
           for seed in ("-1", "x", "1.5", str(2**32))),
         (["fetch", "cifar10"], "cifar10.*mnist.*dogs_vs_cats.*vgg16"),
+        (["fetch", "mnist", "--data-root", "x", "vgg16"],
+         "unrecognized arguments: vgg16; names stand together, with options before or after them\n"),
+        (["check", "pets", "more"], "unrecognized arguments: more\n"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_a_usage_error(arguments: list[str], message: str, capsys: Any) -> None:
