@@ -1,7 +1,8 @@
 """Results, folders and files that several test modules build."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -227,6 +229,21 @@ LADDER = str(Path(__file__).parents[1] / "benchmarks" / "test_ladder.py")
 def lines(result: pytest.RunResult) -> str:
     """Return what the terminal shows of a run of pytest."""
     return "\n".join(result.outlines + result.errlines)
+
+
+def assert_end(numbers: Iterable[int], seconds: float = 60) -> None:
+    """Assert that processes end; one that nobody waits for, as in many a container, is a zombie, and has ended, too."""
+
+    def lives(number: int) -> bool:
+        try:
+            return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    until, alive = time.monotonic() + seconds, list(numbers)
+    while alive := [number for number in alive if lives(number)]:
+        assert time.monotonic() < until, f"{alive} are there still"
+        time.sleep(0.1)
 
 
 # Pictures and folders of them.

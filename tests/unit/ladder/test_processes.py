@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
-from builders import short_recipe
+from builders import assert_end, short_recipe
 
 from convspec import BadInput
 from convspec.data.datasets import Dataset
@@ -85,10 +83,7 @@ def test_processes_end_with_a_session_that_was_killed(tmp_path: Path) -> None:
         file.seek(0)
         numbers = file.read().split()
     assert numbers, "it had processes"
-    deadline = time.monotonic() + 30
-    while alive := [number for number in numbers if psutil.pid_exists(int(number))]:
-        assert time.monotonic() < deadline, f"{alive} of {numbers} are there still"
-        time.sleep(0.1)
+    assert_end(map(int, numbers))
 
 
 def test_after_a_process_was_killed_the_next_run_has_a_new_one(
