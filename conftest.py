@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import InvalidArgument
 
 from convspec.plugin.session import SESSION
 
@@ -26,14 +27,17 @@ if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one 
 # Where another project's settings collect the ladder from this repository, `tests` is not on the path.
 pytest_plugins = ["pytester", *(["claims"] if find_spec("claims") else [])]
 
-# Times vary on shared machines: no deadline. Derandomised, so that a push that changes nothing fails nothing.
-settings.register_profile(
-    "quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500, derandomize=False)
-# For seeded defects: searching for the smallest example takes a minute, the first one a second.
-settings.register_profile("first-example", settings.get_profile("quick"), phases=(Phase.explicit, Phase.generate))
-settings.load_profile("quick")
+try:
+    settings.get_profile("quick")  # pytest in pytest reads this file again, and leaves the profile that was chosen
+except InvalidArgument:
+    # Times vary on shared machines: no deadline. Derandomised, so that a push that changes nothing fails nothing.
+    settings.register_profile(
+        "quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500, derandomize=False)
+    # For seeded defects: searching for the smallest example takes a minute, the first one a second.
+    settings.register_profile("first-example", settings.get_profile("quick"), phases=(Phase.explicit, Phase.generate))
+    settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[2]
 MAX_NAME, MAX_WORDS = 70, 20
@@ -77,6 +78,17 @@ def test_a_skip_that_nothing_can_end_is_refused(two_tests: pytest.Pytester) -> N
     result = two_tests.runpytest()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_other.py::test_other: skipped for good; mark it xfail*"])
+
+
+def test_pytest_in_pytest_leaves_hypothesis_at_the_profile_it_has(two_tests: pytest.Pytester) -> None:
+    """Though it reads conftest.py again, which loads one."""
+    names = "quick", "thorough", "first-example"
+    before = next(name for name in names if settings.get_profile(name) is settings.default)
+    settings.load_profile("thorough")
+    two_tests.runpytest().assert_outcomes(passed=2)
+    after = settings.default
+    settings.load_profile(before)
+    assert after is settings.get_profile("thorough")
 
 
 def test_real_data_of_which_a_part_is_missing_skip_their_tests(
