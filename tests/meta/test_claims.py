@@ -202,7 +202,9 @@ def test_a_run_writes_what_became_of_each_claim(processes: str, chapter: pytest.
     markdown = (chapter.path / ".convspec" / "claims.md").read_text()
     assert "| 1 | 97.8% | text | **holds** | 0.978 \\| of 10,000 | exact | `test_true` |" in markdown
     assert "| 2 | three channels | text | **contradicted in this run** | number 1; number 2; two is" in markdown
-    assert re.search(r"accuracy: \+10.0 points \[9.1, 10.9\], p \\< 0.0001, 5 seeds, 70\d\d s", markdown)
+    taken = re.search(r"accuracy: \+10.0 points \[9.1, 10.9\], p \\< 0.0001, 5 seeds, (\d+) s", markdown)
+    assert taken, markdown
+    assert int(taken[1]) >= 7000, "what tests of one file share counts"
     page = (chapter.path / ".convspec" / "claims.html").read_text()
     assert all("a partial run, 5 of 8 testable claims" in text for text in (markdown, page))
     assert page.count('<img src="data:image/png;base64,') == 1
