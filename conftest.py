@@ -6,7 +6,7 @@ import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Keras is imported by convspec.plugin, which says so in one 
 
     import numpy as np
     from pages import Case
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Page
 
     from convspec.data.datasets import Dataset
     from convspec.ladder.result import Result
@@ -196,17 +196,24 @@ ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--no-first-run",
 )  # fmt: skip
+PATIENCE = 600_000  # milliseconds, in place of Playwright's 30 seconds, which a busy machine may take
 
 
 @pytest.fixture(scope="session")
-def browser() -> "Iterator[Browser]":
-    """The system's Chromium, or a skip that says what is missing."""
+def new_page() -> "Iterator[Callable[..., Page]]":
+    """Return `Browser.new_page` of the system's Chromium; skip, and say what is missing, where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
     if not (program := next(filter(None, map(shutil.which, PROGRAMS)), None)):
         pytest.skip(f"needs a browser: none of {', '.join(PROGRAMS)} is on the path (Debian: apt install chromium)")
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield chromium
+        chromium = started.chromium.launch(executable_path=program, args=ARGUMENTS, timeout=PATIENCE)
+
+        def open_page(**options: Any) -> "Page":
+            page = chromium.new_page(**options)
+            page.set_default_timeout(PATIENCE)
+            return page
+
+        yield open_page
         chromium.close()
 
 

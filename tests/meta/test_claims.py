@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from claims_table import CHAPTER, PAGE, build_rows, disagreements, missing_numbe
 from scipy import stats
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
 NEED_DATA = {44}  # the competition's archive, which is not among the public data
@@ -237,14 +238,14 @@ def test_an_experiment_runs_where_m_asks_for_it(
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_in_a_browser_a_search_and_a_verdict_find_a_claim(
-    width: int, browser: "Browser", chapter: pytest.Pytester
+    width: int, new_page: "Callable[..., Page]", chapter: pytest.Pytester
 ) -> None:
     run = {
         "tests/chapter/test_it.py::test_true": Entry([1], "passed", evidence=["0.978"]),
         "tests/chapter/test_it.py::test_wrong_in_one[2]": Entry([2], "failed", "a <b> too many"),
     }
     write_run(chapter.path, run, {"command": "pytest", "written": "today"}, read_tests(chapter.path))
-    window = browser.new_page(viewport={"width": width, "height": 800})
+    window = new_page(viewport={"width": width, "height": 800})
     complaints: list[str] = []
     window.on("console", lambda message: complaints.append(message.text))
     window.on("pageerror", lambda error: complaints.append(str(error)))

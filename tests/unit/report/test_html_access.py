@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
@@ -13,7 +14,7 @@ from pages import CLASSES, NAMES, Case, every, parse, pixels, text
 from PIL import Image
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,11 @@ def test_every_table_has_a_caption_scopes_and_scrolls_on_its_own(page: Element) 
 # In a browser.
 
 
-def new_window(browser: "Browser", width: int = 1280, dark: bool = False) -> "Page":
-    return browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light")
+NewPage = Callable[..., "Page"]
+
+
+def new_window(new_page: NewPage, width: int = 1280, dark: bool = False) -> "Page":
+    return new_page(viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light")
 
 
 OVERFLOW = """[...document.body.querySelectorAll("*")].filter(each => !each.closest(".scroll, pre, .skip") &&
@@ -120,8 +124,8 @@ FAINT = """(() => { const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).m
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
-def test_in_a_browser_it_is_whole_legible_and_silent(width: int, dark: bool, browser: "Browser", case: Case) -> None:
-    window = new_window(browser, width, dark)
+def test_in_a_browser_it_is_whole_legible_and_silent(width: int, dark: bool, new_page: NewPage, case: Case) -> None:
+    window = new_window(new_page, width, dark)
     requests: list[str] = []
     complaints: list[str] = []
     window.on("request", lambda request: requests.append(request.url))
@@ -141,8 +145,8 @@ def test_in_a_browser_it_is_whole_legible_and_silent(width: int, dark: bool, bro
     window.close()
 
 
-def test_in_a_browser_the_first_key_leads_past_the_navigation(browser: "Browser", case: Case) -> None:
-    window = new_window(browser)
+def test_in_a_browser_the_first_key_leads_past_the_navigation(new_page: NewPage, case: Case) -> None:
+    window = new_window(new_page)
     window.goto(case.file.as_uri())
     window.keyboard.press("Tab")
     assert window.evaluate("document.activeElement.textContent") == "Skip to the ladder"
@@ -153,8 +157,8 @@ def test_in_a_browser_the_first_key_leads_past_the_navigation(browser: "Browser"
     window.close()
 
 
-def test_in_a_browser_it_prints_dark_on_white_without_navigation(browser: "Browser", case: Case) -> None:
-    window = new_window(browser, dark=True)
+def test_in_a_browser_it_prints_dark_on_white_without_navigation(new_page: NewPage, case: Case) -> None:
+    window = new_window(new_page, dark=True)
     window.goto(case.file.as_uri())
     assert window.pdf(format="A4", print_background=True).startswith(b"%PDF")
     window.emulate_media(media="print")
