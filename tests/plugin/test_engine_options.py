@@ -40,11 +40,10 @@ def test_the_option_engine_reaches_the_run_and_its_record(pytester: pytest.Pytes
     pytester.runpytest("--convspec-engine", "ncnn").assert_outcomes(passed=1)
 
 
+@pytest.mark.usefixtures("own_precision")
 def test_the_option_precision_is_set_and_shown_in_the_header(pytester: pytest.Pytester) -> None:
-    before = backend.precision()
     result = pytester.runpytest("--convspec-precision", "mixed_float16")
     assert backend.precision() == "mixed_float16"
-    backend.set_precision(before)
     result.stdout.re_match_lines([r"convspec: keras .*, precision mixed_float16"])
 
 
