@@ -190,6 +190,9 @@ def test_a_fixture_may_judge_when_its_test_is_over(pytester: pytest.Pytester) ->
     assert [run(pytester, IN_TEARDOWN)[0] for _ in range(2)] == [NO_BASELINE, OK]
 
 
-def test_a_gates_failure_looks_as_any_other_in_the_summary(pytester: pytest.Pytester) -> None:
+def test_a_gates_failure_looks_as_any_other_in_the_summary(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # pytest cuts the line at the width of the terminal
     _, text = run(pytester, PASSING)
     assert "FAILED test_model.py::test_model - Failed: model: no baseline yet of model" in text
