@@ -173,7 +173,7 @@ def test_without_a_network_the_error_names_what_to_do_in_one_line(
     def offline(*_: object) -> None:
         raise URLError("Name or service not known")
 
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))  # not the user's own
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
     with pytest.raises(MissingData) as caught:
         models.conv_base("EfficientNetV2B0", "imagenet", (48, 48, 3))
