@@ -58,6 +58,7 @@ def test_history_and_phases_cover_training_and_validation() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_accuracy_is_the_share_of_the_pictures_whose_class_is_predicted(classes: int) -> None:
+    keras.utils.set_random_seed(0)
     model = models.feature_classifier((4,), classes=classes)
     training.compile_model(model, 1e-2)
     points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
