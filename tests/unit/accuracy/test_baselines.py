@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -320,6 +321,7 @@ def test_a_folder_in_place_of_a_file_is_refused_and_the_reverse(tmp_path: Path) 
     assert str(reading(tmp_path / "file")).startswith("baselines cannot be read: ")
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_two_runs_of_one_seed_merge_in_a_conflict_that_is_refused(tmp_path: Path) -> None:
     sides = [tmp_path / name for name in ("ours", "base", "theirs")]
     for side, loss in zip(sides, (0.25, 0.5, 0.75), strict=True):
