@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from convspec import backend, noise
+from convspec.machine import versions
 
 ABSL = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR"
 ONEDNN = "I0000 00:00:17.541114 20674 port.cc:153] oneDNN custom operations are on. You may see slightly different"
@@ -48,7 +48,7 @@ def test_without_a_file_descriptor_2_nothing_is_filtered() -> None:
 
 
 @pytest.mark.skipif(
-    backend.BACKEND == "tensorflow" and int(version("tensorflow").split(".")[1]) < 21,
+    backend.BACKEND == "tensorflow" and int(versions()["tensorflow"].split(".")[1]) < 21,
     reason="TensorFlow before 2.21 reports missing drivers as errors, whatever the level",
 )
 def test_a_command_starts_its_backend_and_computes_with_its_error_alone() -> None:
