@@ -18,7 +18,7 @@ import loky
 import psutil
 from loky.process_executor import TerminatedWorkerError
 
-from convspec import BadInput, backend
+from convspec import BadInput, backend, machine
 from convspec.data.datasets import Dataset
 from convspec.ladder.run import Run, train_once
 from convspec.progress import bar
@@ -51,7 +51,8 @@ class Processes:
             if not pictures.is_file():
                 pictures.write_bytes(pickle.dumps(run.dataset))
             without = run._replace(dataset=None)  # type: ignore[arg-type]
-            self._jobs[key] = self._executor.submit(_do, task, without, pictures, backend.precision())
+            fast = machine.fast_precision() if run.recipe.precision == "fast" else None
+            self._jobs[key] = self._executor.submit(_do, task, without, pictures, backend.precision(), fast)
 
     def train(self, file: Path, run: Run) -> None:
         """Begin to train; `file`, the key, is to keep the result."""
@@ -90,9 +91,11 @@ def _end_with(session: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(task: Callable[[Run], Any], run: Run, pictures: Path, precision: backend.Precision) -> Any:
+def _do(task: Callable[[Run], Any], run: Run, pictures: Path, precision: backend.Precision, fast: str | None) -> Any:
     if backend.precision() != precision:
         backend.set_precision(precision)
+    if fast:  # which this process might measure otherwise, with one thread and beside others
+        machine.fast_precision = lambda: fast  # type: ignore[assignment]
     return task(run._replace(dataset=_read(pictures)))
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from builders import assert_end, short_recipe
 
-from convspec import BadInput
+from convspec import BadInput, machine
 from convspec.data.datasets import Dataset
 from convspec.ladder.processes import Processes
 from convspec.ladder.result import Result
-from convspec.ladder.run import Run
+from convspec.ladder.run import Run, run_key
 
 pytestmark = pytest.mark.slow  # each process imports the backend
 
@@ -53,6 +53,17 @@ def test_what_a_run_raises_is_raised_for_that_run_alone(
         processes.result(bad)
     assert processes.result(good).recipe == recipe
     assert not bad.exists()
+
+
+@pytest.mark.parametrize("measured", ["float32", "mixed_bfloat16"])
+def test_the_fast_precision_is_the_one_that_the_session_measured(
+    measured: str, processes: Processes, few_shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two runs of a rung may differ in it, and a session look for a model under another key."""
+    monkeypatch.setattr(machine, "fast_precision", lambda: measured)
+    run = Run(short_recipe("feature_extraction_fast"), few_shapes, 0, None)
+    processes.begin("key", lambda run: run_key(*run), run)
+    assert processes.result("key") == run_key(*run)
 
 
 KILLED = """
