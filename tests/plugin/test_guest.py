@@ -159,7 +159,9 @@ def test_an_option_of_the_ladder_names_the_extra_that_it_needs(
     assert "Traceback" not in lines(result)
 
 
-@pytest.mark.parametrize("without", [WITHOUT_EXTRAS, "import sys\nsys.modules['pytest'] = None\n"])
+@pytest.mark.parametrize(
+    "without", [WITHOUT_EXTRAS, "import sys\nsys.modules['pytest'] = None\n"], ids=["no extra", "no pytest"]
+)
 def test_a_command_names_the_extra_that_it_needs(without: str) -> None:
     code = f"{without}from convspec.cli.main import main\nsys.exit(main(['fetch', 'mnist']))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
