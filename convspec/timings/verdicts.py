@@ -59,10 +59,10 @@ def ratio_of_pairs(ours: Times, rival: Times) -> Ratio:
 @cache
 def _order(pairs: int) -> tuple[int, np.ndarray, np.ndarray]:
     """Return from which of the sorted averages on they lie in the interval, and the two steps of each average."""
-    ways = np.ones(1)  # in which the ranks of positive steps add up to 0, 1, ...
+    chances = np.ones(1)  # that the ranks of positive steps add up to 0, 1, ...
     for rank in range(1, pairs + 1):
-        ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
-    place = int(np.searchsorted(np.cumsum(ways) / ways.sum(), (1 - CONFIDENCE) / 2, side="right"))
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+    place = int(np.searchsorted(np.cumsum(chances), (1 - CONFIDENCE) / 2, side="right"))
     return place, *np.triu_indices(pairs)
 
 

@@ -48,6 +48,15 @@ def test_one_disturbed_round_of_fifteen_hardly_moves_the_ratio() -> None:
     assert disturbed.high < 0.55, "a mean of the logarithms would be 0.61"
 
 
+@pytest.mark.slow
+def test_a_thousand_pairs_and_more_have_the_interval_of_the_normal(rng: np.random.Generator) -> None:
+    rounds = 1030  # whose signs have more ways than a float64 holds
+    ratio = ratio_of_pairs(np.exp(rng.normal(0, 0.1, rounds)), np.ones(rounds))
+    half = 1.96 * 0.1 * np.sqrt(np.pi / 3 / rounds)
+    assert np.log(ratio.high / ratio.low) / 2 == pytest.approx(half, rel=0.1)
+    assert ratio.low < ratio.value < ratio.high
+
+
 def test_fewer_than_six_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="6 pairs or more, got 5"):
         ratio_of_pairs([1] * 5, [1] * 5)
