@@ -58,11 +58,12 @@ def fit(rung: str, points: Sequence[Point]) -> Cost:
 
 
 def pays_from(recorded: Cost, other: Cost, pictures: int) -> int | None:
-    """Return the number of epochs from which `recorded` costs less than `other`; None where it never does."""
+    """Return the number of epochs from which on `recorded` costs less than `other`; None where there is none."""
     gain = (other.each - recorded.each) * pictures
-    if gain <= 0:
-        return 1 if recorded.seconds(1, pictures) < other.seconds(1, pictures) else None
-    return max(math.floor((recorded.seconds(0, pictures) - other.seconds(0, pictures)) / gain) + 1, 1)
+    start = recorded.seconds(0, pictures) - other.seconds(0, pictures)
+    if gain <= 0:  # an advantage at the start lasts only where an epoch costs as much
+        return 1 if gain == 0 and start < 0 else None
+    return max(math.floor(start / gain) + 1, 1)
 
 
 def table(costs: Sequence[Cost], epochs: int, pictures: int) -> Table:

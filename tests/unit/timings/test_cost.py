@@ -42,6 +42,11 @@ def test_recording_never_pays_where_an_epoch_costs_as_much() -> None:
     assert cost.pays_from(Cost("recorded", 1.0, 0.0, 0.006, []), LITERAL, 100) == 1
 
 
+def test_recording_never_pays_where_its_epochs_cost_more_in_the_end() -> None:
+    """Cheaper for a single epoch, and dearer from the tenth on."""
+    assert cost.pays_from(Cost("recorded", 1.0, 0.0, 0.007, []), LITERAL, 100) is None
+
+
 def test_the_table_has_each_rungs_parts_and_says_what_is_extrapolated() -> None:
     table = cost.table([RECORDED, LITERAL, PROBE], 30, 1000)
     shown = "feature_extraction | 30 x 100 | 8.00 | 4.00 | 10.0 | 1.00 | 1.00 | 44.0 | epoch 3"
