@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from builders import lines
+
+from convspec.data import shapes
 
 TIMINGS = """
 import pytest
@@ -73,6 +76,32 @@ def test_two_sides_run_in_turn_and_the_first_round_warms_up(
     result.assert_outcomes(passed=1)
     assert (facts["ratio"], facts["verdict"], facts["rival"]) == (0.5, "faster", "theirs")
     assert (facts["images_per_second"], facts["share_of_probe"]) == (4.0, 0.4)
+
+
+READING = """
+from benchmarks.test_pipeline import folder, noted_pictures, paths, pytest
+
+@pytest.mark.usefixtures("noted_pictures")
+def test_it(benchmark, paths):
+    benchmark.pedantic(len, [paths])
+    assert len(paths) == 80
+"""
+
+
+@pytest.mark.parametrize(("count", "pictures"), [(42, "Dogs vs. Cats"), (41, "drawn")])
+def test_the_record_of_a_reading_says_which_pictures_were_read(
+    count: int, pictures: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the data folder holds fewer than are timed, they are drawn."""
+    for label in ("cats", "dogs"):
+        (part := pytester.path / "data" / "dogs_vs_cats_small" / "train" / label).mkdir(parents=True)
+        for number in range(count):
+            (part / f"{number}.jpg").touch()
+    monkeypatch.setenv("CONVSPEC_DATA", str(pytester.path / "data"))
+    monkeypatch.setattr(shapes, "draw", lambda *_: np.zeros((500, 500, 3), np.uint8))  # drawing takes a while
+    result, (facts,) = timed(monkeypatch, pytester, READING)
+    result.assert_outcomes(passed=1)
+    assert facts["pictures"] == pictures
 
 
 BASE = """
