@@ -174,11 +174,12 @@ def record(
         benchmark.pedantic(time_ours, setup=time_rival, rounds=ROUNDS, warmup_rounds=1)
         if benchmark.disabled:  # then each has run once, and nothing is known of their speed
             return
-        speed = pictures / (float(np.median(own_seconds[1:])) * ours.work)  # the first round warms up
-        mib, device_mib = zip(*peaks[1:], strict=True)
+        timed = slice(1, 1 + ROUNDS)  # the first round warms up, and one after the last is for --benchmark-cprofile
+        speed = pictures / (float(np.median(own_seconds[timed])) * ours.work)
+        mib, device_mib = zip(*peaks[timed], strict=True)
         report(
             f"{ours.name} / {rival.name}" if rival else ours.name,
-            (own_seconds[1:], rival_seconds[1:]) if rival else None,
+            (own_seconds[timed], rival_seconds[timed]) if rival else None,
             max_ratio,
             rival=rival.name if rival else "none",
             images_per_second=round(speed, 1) if pictures else "unknown",

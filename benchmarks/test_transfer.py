@@ -231,7 +231,7 @@ def test_each_picture_costs_the_same_however_many_there_are(
     benchmark.pedantic(in_turn, rounds=ROUNDS, warmup_rounds=1)
     if benchmark.disabled:
         return
-    few, many = (seconds[count][1:] for count in counts)
+    few, many = (seconds[count][1 : 1 + ROUNDS] for count in counts)
     growth = max(peaks[counts[-1]][1:]) - min(peaks[counts[0]][1:])
     report(
         f"one of {counts[-1]:,} / one of {counts[0]:,}",

@@ -104,6 +104,15 @@ def test_the_record_of_a_reading_says_which_pictures_were_read(
     assert facts["pictures"] == pictures
 
 
+PROFILED = IN_TURN.replace("lambda: 0.25", "lambda: 99 if order[16:] else 0.25").replace("t order", "t order[:16]")
+
+
+def test_a_round_under_a_profiler_is_not_counted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, (facts,) = timed(monkeypatch, pytester, PROFILED, "--benchmark-cprofile=cumtime")
+    result.assert_outcomes(passed=1)
+    assert (facts["interval"], facts["images_per_second"]) == ([0.5, 0.5], 4.0)
+
+
 BASE = """
 from benchmarks.conftest import find_recipe
 
