@@ -125,7 +125,8 @@ def report(benchmark: "BenchmarkFixture", convspec_session: Session) -> Callable
 
         speed, share = facts.get("images_per_second", "unknown"), facts.get("share_of_probe", "unknown")
         cells = [name, format_seconds(benchmark.stats.stats.median)]
-        cells += ["-" if speed == "unknown" else format_figure(speed), "-" if share == "unknown" else f"{share:.0%}"]
+        cells += ["-" if speed == "unknown" else format_figure(speed)]
+        cells += ["-" if share == "unknown" else f"{format_figure(share * 100)} %"]
         outcome = ""
         if pairs:
             ratio = ratio_of_pairs(*pairs)
@@ -184,7 +185,7 @@ def record(
             rival=rival.name if rival else "none",
             images_per_second=round(speed, 1) if pictures else "unknown",
             flops_per_second=speed * flop if flop else "unknown",
-            share_of_probe=round(speed * flop / probes["matrix_product_float32"], 3) if flop else "unknown",
+            share_of_probe=speed * flop / probes["matrix_product_float32"] if flop else "unknown",
             peak_memory_mib=round(max(mib)),
             device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
             machine=machine.machine(),

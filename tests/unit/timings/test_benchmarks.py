@@ -104,6 +104,15 @@ def test_the_record_of_a_reading_says_which_pictures_were_read(
     assert facts["pictures"] == pictures
 
 
+def test_a_small_share_of_the_limit_is_neither_0_nor_unknown(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Little work on a GPU reaches less than a thousandth of its matrix product."""
+    result, (facts,) = timed(monkeypatch, pytester, IN_TURN.replace("flop=100", "flop=0.05"))
+    assert facts["share_of_probe"] == pytest.approx(0.0002)
+    assert "0.0200 %" in lines(result)
+
+
 PROFILED = IN_TURN.replace("lambda: 0.25", "lambda: 99 if order[16:] else 0.25").replace("t order", "t order[:16]")
 
 
