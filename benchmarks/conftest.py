@@ -121,6 +121,7 @@ def report(benchmark: "BenchmarkFixture", convspec_session: Session) -> Callable
         max_ratio: float | None = None,  # the largest of ours / theirs that convspec claims
         **facts: Any,  # what else the record keeps
     ) -> None:
+        from convspec import machine
         from convspec.timings.verdicts import format_figure, format_seconds, judge, ratio_of_pairs
 
         speed, share = facts.get("images_per_second", "unknown"), facts.get("share_of_probe", "unknown")
@@ -135,7 +136,7 @@ def report(benchmark: "BenchmarkFixture", convspec_session: Session) -> Callable
             facts |= {"verdict": outcome}
         cells += [str(ratio), format_figure(max_ratio) if max_ratio else "-", outcome] if pairs else ["-"] * 3
         convspec_session.config.stash[ROWS].setdefault(str(benchmark.group), []).append(cells)
-        benchmark.extra_info.update(facts)
+        benchmark.extra_info.update(facts, machine=machine.machine())
         if outcome == "slower" and max_ratio and convspec_session.settings.enforce_timings:
             pytest.fail(f"{benchmark.group}: {name}: {ratio} of the time, at most {max_ratio:.3g}", pytrace=False)
 
@@ -188,7 +189,6 @@ def record(
             share_of_probe=speed * flop / probes["matrix_product_float32"] if flop else "unknown",
             peak_memory_mib=round(max(mib)),
             device_memory_mib="unknown" if "unknown" in device_mib else round(max(device_mib)),
-            machine=machine.machine(),
             probe=probes,
         )
 

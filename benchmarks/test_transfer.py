@@ -240,7 +240,6 @@ def test_each_picture_costs_the_same_however_many_there_are(
         images_per_second=round(1 / float(np.median(many)), 1),
         peak_memory_mib=round(max(peaks[counts[-1]])),
         memory_growth_mib=round(growth),
-        machine=machine.machine(),
     )
     if convspec_session.settings.enforce_timings:
         assert growth < MAX_GROWTH, f"memory grew by {growth:.0f} MiB from {counts[0]} to {counts[-1]} pictures"
@@ -300,7 +299,7 @@ def test_what_a_whole_rung_costs(
     convspec_session.costs.append(cost := fit(rung, points))
     epochs, count = large if has_epochs else (1, large[1])
     speed = round(epochs * count / points[-1].seconds, 1)
-    report(f"{rung}, {epochs} x {count}", images_per_second=speed, cost=asdict(cost), machine=machine.machine())
+    report(f"{rung}, {epochs} x {count}", images_per_second=speed, cost=asdict(cost))
 
 
 def test_the_harness_itself_costs_next_to_nothing(record: Callable[..., None]) -> None:

@@ -58,6 +58,7 @@ def test_no_timing_fails_a_run_and_all_stand_in_one_table(
     assert "Rounds" not in lines(result), "pytest-benchmark has a table for each group"
     kept = {name: facts[2][name] for name in ("ratio", "interval", "max_ratio", "verdict")}
     assert kept == {"ratio": 2.0, "interval": [2.0, 2.0], "max_ratio": 1.2, "verdict": "slower"}
+    assert all(each["machine"]["versions"] for each in facts), "every record says where it was made"
 
 
 def test_where_timings_are_enforced_only_what_is_claimed_fails(
