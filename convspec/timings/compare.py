@@ -122,7 +122,9 @@ def _positive(value: Any) -> float | None:
 
 def _machine(facts: dict[str, Any]) -> tuple[str, dict[str, str]]:
     settings = [f"{fact} {facts.get(fact) or 'unknown'}" for fact in ("cores", "threads", "precision")]
-    devices = " with ".join(map(str, [*(facts.get("accelerators") or []), facts.get("processor") or "unknown"]))
+    counts = Counter(map(str, facts.get("accelerators") or []))
+    accelerators = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
+    devices = " with ".join([*accelerators, str(facts.get("processor") or "unknown")])
     versions = {"backend": facts.get("backend")} | (facts.get("versions") or {})
     return ", ".join([devices, *settings]), {name: str(v) for name, v in versions.items() if v}
 

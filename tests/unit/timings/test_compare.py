@@ -223,6 +223,13 @@ def test_the_lines_above_tell_machine_and_versions_of_each_record(write: Write) 
     ]
 
 
+def test_accelerators_that_are_alike_are_counted(write: Write) -> None:
+    """The chart's legend has a line for each record, which eight names would not fit on."""
+    accelerators = [*["NVIDIA H100"] * 8, "NVIDIA T4"]
+    (record,) = compare.read([write("a.json", entry(), machine=LAPTOP | {"accelerators": accelerators})])
+    assert record.machine.startswith("8 x NVIDIA H100 with NVIDIA T4 with AMD EPYC, cores 2")
+
+
 def test_a_benchmark_that_a_record_lacks_is_named_and_has_no_figures(write: Write) -> None:
     others = [entry(f"t.py::test_{name}") for name in ("one", "two")]
     table = compared(write("a.json", entry()), write("b.json", entry(), *others))
