@@ -69,7 +69,7 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
     records = [merge_rounds(side, sides[side], runs[side]) for side in sides]
     table, passed = compare_sides(*records)
     differing = []
-    for file in dict.fromkeys(key.partition("::")[0] for record in records for key in record.timings):
+    for file in dict.fromkeys(["conftest.py", *(key.partition("::")[0] for r in records for key in r.timings)]):
         texts = {path.read_bytes() for side in sides.values() if (path := find_benchmarks(side) / file).is_file()}
         if len(texts) > 1:
             differing.append(f"{file} differs between the sides: so may what it times")

@@ -86,6 +86,15 @@ def test_a_benchmark_that_a_round_lacks_is_not_in_the_merged_record() -> None:
     assert merged.timings["a"].median == 3
 
 
+def test_where_the_sides_time_in_other_ways_the_table_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("convspec/__init__.py", "benchmarks/conftest.py"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    monkeypatch.setattr(interleave, "_time_side", lambda *_: record(it=[1.0]))
+    table, _ = interleave.interleave(tmp_path, "it", 6, StringIO())
+    assert "conftest.py differs between the sides: so may what it times" in table.below
+
+
 BENCHMARKS = """
 import itertools
 import pytest
