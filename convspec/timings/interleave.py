@@ -50,7 +50,7 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
         progress: stream for a line after each run.
 
     Returns:
-        The table, and False where a benchmark is slower (see `judge_rounds`) or has vanished.
+        The table, and False where a benchmark is slower (see `judge_rounds`) or has vanished, be it from one round.
 
     Raises:
         BadInput: if a version cannot be run, or the rounds are too few.
@@ -69,6 +69,10 @@ def interleave(base: Path, expression: str, rounds: int, progress: TextIO) -> tu
     records = [merge_rounds(side, sides[side], runs[side]) for side in sides]
     table, passed = compare_sides(*records)
     differing = []
+    for record in records:
+        if lost := {key for run in runs[record.label] for key in run.timings} - record.timings.keys():
+            differing.append(f"not in every round of {record.label}, and so not judged: {'; '.join(sorted(lost))}")
+            passed = False
     for file in dict.fromkeys(["conftest.py", *(key.partition("::")[0] for r in records for key in r.timings)]):
         texts = {path.read_bytes() for side in sides.values() if (path := find_benchmarks(side) / file).is_file()}
         if len(texts) > 1:

@@ -95,6 +95,17 @@ def test_where_the_sides_time_in_other_ways_the_table_says_so(tmp_path: Path, mo
     assert "conftest.py differs between the sides: so may what it times" in table.below
 
 
+@pytest.mark.parametrize("side", ["base", "new"])
+def test_a_benchmark_that_one_round_lacks_is_named_and_fails(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_side(_: Path, __: str, folder: Path) -> Record:
+        return record(same=[1.0]) if folder.name == f"3-{side}" else record(same=[1.0], it=[1.0])
+
+    monkeypatch.setattr(interleave, "_time_side", time_side)
+    table, passed = interleave.interleave(Path(interleave.__file__).parents[2], "it", 6, StringIO())
+    assert f"not in every round of {side}, and so not judged: it" in table.below
+    assert not passed
+
+
 BENCHMARKS = """
 import itertools
 import pytest
