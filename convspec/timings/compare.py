@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOOTNOTES = (
     "ratio: median time by that of the first record, above 1 is slower; [95 % interval: bootstrap over the rounds of"
-    " these sessions, which do not show how sessions differ]",
+    " these sessions, which do not show how sessions differ; none below five, or saved without --benchmark-save-data]",
     "of limit: the share of the speed that a matrix product reached on that machine in that run",
 )
 COLOURS, MARKERS = ("#4477aa", "#cc6633", "#228833", "#aa3377", "#888822", "#3399bb"), "os^Dv"
