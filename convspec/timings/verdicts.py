@@ -44,9 +44,9 @@ def format_seconds(seconds: float) -> str:
 def ratio_of_pairs(ours: Times, rival: Times) -> Ratio:
     """Return how the times of `ours` relate to those of `rival`, which ran in turn with it.
 
-    The estimate of Hodges and Lehmann on the logarithms, with the interval of Wilcoxon's signed-rank test. A round that
-    other work disturbed hardly moves the estimate, and widens the interval of fewer than 12 rounds. Raises ValueError
-    for fewer than MIN_PAIRS pairs.
+    The estimate of Hodges and Lehmann on the logarithms, with the interval of Wilcoxon's signed-rank test, which takes
+    noise to meet both sides alike. A round that other work disturbed hardly moves the estimate, and widens the interval
+    of fewer than 12 rounds. Raises ValueError for fewer than MIN_PAIRS pairs.
     """
     steps = np.log(ours) - np.log(rival)
     if len(steps) < MIN_PAIRS:

@@ -31,6 +31,17 @@ def test_the_interval_holds_the_true_ratio_95_times_in_100(rounds: int, noise: s
     assert covered > stats.binom.ppf(0.001, trials, 0.95)
 
 
+@pytest.mark.parametrize(("disturbed", "share"), [(0.15, 0.93), (0.3, 0.86)])
+def test_noise_on_one_side_alone_makes_the_interval_hold_less_often(disturbed: float, share: float) -> None:
+    """As docs/timings.md says of seven rounds."""
+    rng, covered, trials = np.random.default_rng(0), 0, 2000
+    for _ in range(trials):
+        ours, rival = np.exp(rng.normal(0, 0.05, (2, 7)))
+        ratio = ratio_of_pairs(np.where(rng.random(7) < disturbed, 4, 1) * ours, rival)
+        covered += ratio.low <= 1 <= ratio.high
+    assert covered / trials == pytest.approx(share, abs=0.02)
+
+
 def test_the_interval_is_that_of_the_signed_rank_test(rng: np.random.Generator) -> None:
     ours, rival = np.exp(rng.normal(0, 0.3, (2, 12)))
     ratio = ratio_of_pairs(ours, rival)
