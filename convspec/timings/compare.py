@@ -93,9 +93,9 @@ def read_record(path: Path) -> Record:
             # Where the package is installed, its benchmarks lie elsewhere under the same names.
             name = re.sub(r"^[^:]*\bbenchmarks/", "", benchmark.fullname)
             timings[benchmark.fullname if name in timings else name] = _timing(benchmark)
-        machines = [benchmark.extra_info.get("machine") for benchmark in content.benchmarks]
+        machines = [*filter(None, (benchmark.extra_info.get("machine") for benchmark in content.benchmarks))]
         processor = content.machine_info.get("cpu", {}).get("brand_raw")
-        machine, versions = _machine(next(filter(None, machines), {"processor": processor}))
+        machine, versions = _machine(machines or [{"processor": processor}])
     except FileNotFoundError:
         raise BadInput(f"{shown!r} is missing; {remedy}") from None
     except OSError as error:
@@ -120,8 +120,12 @@ def _positive(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
-def _machine(facts: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    settings = [f"{fact} {facts.get(fact) or 'unknown'}" for fact in ("cores", "threads", "precision")]
+def _machine(machines: Sequence[dict[str, Any]]) -> tuple[str, dict[str, str]]:
+    """Return a line on the machine, and its versions; runs of the ladder may have other threads than timings."""
+    facts, settings = machines[0], []
+    for fact in ("cores", "threads", "precision"):
+        values = dict.fromkeys(str(machine.get(fact) or "unknown") for machine in machines)
+        settings.append(f"{fact} {' or '.join(values)}")
     counts = Counter(map(str, facts.get("accelerators") or []))
     accelerators = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
     devices = " with ".join([*accelerators, str(facts.get("processor") or "unknown")])

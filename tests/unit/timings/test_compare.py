@@ -223,6 +223,13 @@ def test_the_lines_above_tell_machine_and_versions_of_each_record(write: Write) 
     ]
 
 
+def test_settings_that_differ_between_benchmarks_are_all_named(write: Write) -> None:
+    """Runs of the ladder have a thread each, the timings after them all cores."""
+    ladder = entry(RUNG, extra_info={"machine": LAPTOP | {"threads": 1}})
+    (record,) = compare.read([write("a.json", ladder, entry(), entry("t.py::test_it"))])
+    assert record.machine == "AMD EPYC, cores 2, threads 1 or 3, precision float32"
+
+
 def test_accelerators_that_are_alike_are_counted(write: Write) -> None:
     """The chart's legend has a line for each record, which eight names would not fit on."""
     accelerators = [*["NVIDIA H100"] * 8, "NVIDIA T4"]
