@@ -3,6 +3,8 @@
 `pytest benchmarks` from the repository, `pytest --pyargs convspec` where the package is installed.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -31,21 +33,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("rung", [recipe.name for recipe in recipes])
 
 
-def test_rung(rung: str, convspec_session: Session, request: pytest.FixtureRequest) -> None:
+@pytest.fixture(scope="module")
+def kept(convspec_session: Session) -> set[Path]:
+    """Return the files of runs that an interrupted session finished; later ones may be trained ahead of their test."""
+    return {*(convspec_session.folder / "unfinished").glob("*.json")}
+
+
+def test_rung(rung: str, convspec_session: Session, kept: set[Path], request: pytest.FixtureRequest) -> None:
     """Train the rung with every seed, but for runs that an interrupted session finished."""
     session, config = convspec_session, request.config
     recipe = session.recipe(rung)
     session.failed.add(rung)
     with skip_or_fail_on_bad_data(config):
-        new = [seed for seed in session.seeds if not session.unfinished(recipe, seed).is_file()]
         runs = session.run_all_seeds(recipe)
     session.failed.remove(rung)
+    new = [run for run in runs if session.unfinished(recipe, run.seed) not in kept]
     if new and config.getoption("benchmark_disable", None) is not None:  # None without the plugin
         benchmark = request.getfixturevalue("benchmark")
         benchmark.group = f"ladder, {session.dataset(recipe).name}, {session.scale}"
         benchmark.pedantic(lambda: None)
         if not benchmark.disabled:  # the runs were timed themselves, some of them side by side
-            benchmark.stats.stats.data[:] = [run.wall_seconds for run in runs if run.seed in new]
+            benchmark.stats.stats.data[:] = [run.wall_seconds for run in new]
         facts = {"recipe": runs[-1].as_run().conditions["recipe"], "pictures": runs[-1].dataset["pictures"]}
         benchmark.extra_info.update(tables.summary(runs), machine=runs[-1].machine, **facts)
     for run in runs:

@@ -283,6 +283,24 @@ def test_a_rung_is_trained_and_saved_where_a_project_has_w_error(
     assert {"recipe", "pictures"} <= timing.work.keys(), "other work would be laid beside it as the same"
 
 
+@pytest.mark.usefixtures("accuracy")
+def test_a_rungs_record_has_every_seed_trained_ahead_or_added_by_auto(
+    pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_ahead(session: Session, recipe: Recipe) -> list[Result]:
+        runs = {other.name: [session.run(other, seed) for seed in range(5)] for other in session.recipes}
+        return runs[recipe.name]
+
+    monkeypatch.setattr(html, "write", lambda *_: [])
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # there pytest-benchmark would time nothing
+    monkeypatch.setattr(Session, "run_all_seeds", run_ahead)
+    options = "--convspec-rungs=dense_baseline,from_scratch", "--convspec-seeds=auto", "-k", "test_rung["
+    arguments = arguments_of(pytester, f"--convspec-dataset={few_pictures}", *options, "--benchmark-json=record.json")
+    pytester.runpytest_inprocess(*arguments, "-p", "no:xdist")
+    (record,) = compare.read([pytester.path / "record.json"])
+    assert [len(timing.seconds) for timing in record.timings.values()] == [5, 5]
+
+
 @pytest.mark.slow
 def test_the_ladder_on_a_users_folder_ends_in_table_picture_and_record(
     pytester: pytest.Pytester, few_pictures: Path
