@@ -6,6 +6,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -44,7 +45,9 @@ def machine() -> dict[str, object]:
     Clocks are in MHz, `load_average` is that of 1, 5 and 15 minutes when convspec was imported, `precision` that of
     `backend.precision`.
     """
-    clock = psutil.cpu_freq()
+    clock = None
+    with suppress(NotImplementedError, OSError):  # psutil's, where the system has no file for a core's clock
+        clock = psutil.cpu_freq()
     return {
         "processor": processor(),
         "processor_mhz": {name: round(getattr(clock, name, 0)) or "unknown" for name in ("current", "max")},

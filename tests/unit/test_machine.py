@@ -65,6 +65,15 @@ def test_an_unknown_clock_is_unknown_and_never_0(
     assert machine_module.machine()["processor_mhz"] == expected
 
 
+@pytest.mark.parametrize("error", [NotImplementedError, FileNotFoundError])
+def test_a_clock_that_cannot_be_read_is_unknown(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def cpu_freq() -> None:
+        raise error("can't find current frequency file")
+
+    monkeypatch.setattr(psutil, "cpu_freq", cpu_freq)
+    assert machine_module.machine()["processor_mhz"] == {"current": "unknown", "max": "unknown"}
+
+
 class NVMLError(Exception):
     """Stands for NVML's own error."""
 
