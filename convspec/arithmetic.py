@@ -69,7 +69,7 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "va
             raise ValueError(
                 f'padding "same" allows stride or dilation over 1, not both: got stride {stride}, dilation {dilation}'
             )
-        return -(-size // stride)
+        return (size - 1) // stride + 1
     extent = dilation * (kernel - 1) + 1
     if extent > size:
         raise ValueError(
@@ -92,7 +92,7 @@ def pool_output_size(size: int, pool: int, stride: int | None = None, padding: s
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
     """Return the rows that padding "same" adds (before, after); an odd row goes below or to the right (figure 5.6)."""
     outputs = conv_output_size(size, kernel, stride, "same", dilation)
-    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1, size) - size  # never below 0, also unsigned
     return total // 2, total - total // 2
 
 

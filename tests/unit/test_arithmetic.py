@@ -127,6 +127,14 @@ def test_same_padding_is_what_keras_adds_at_every_small_size() -> None:
     assert measured > 200, "nearly every case must have been measured"
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.int32])
+def test_sizes_of_numpy_give_what_those_of_python_give(kind: type[np.integer]) -> None:
+    for size, kernel, stride in product((27, 28), (1, 3), (1, 2, 3)):
+        given: dict[str, Any] = {"size": kind(size), "kernel": kind(kernel), "stride": kind(stride)}
+        assert conv_output_size(padding="same", **given) == conv_output_size(size, kernel, stride, "same")
+        assert same_padding(**given) == same_padding(size, kernel, stride)
+
+
 def test_an_odd_row_of_padding_goes_after() -> None:
     assert [same_padding(6, kernel) for kernel in (1, 2, 3, 4)] == [(0, 0), (0, 1), (1, 1), (1, 2)]
 
