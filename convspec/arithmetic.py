@@ -36,13 +36,13 @@ class Field(NamedTuple):
 def _at_least_1(**arguments: int) -> None:
     for name, value in arguments.items():
         if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
+            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
 def _area(kernel: Kernel) -> int:
     sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
-        raise ValueError(f"kernel must be one whole number or (height, width), each at least 1, got {kernel}")
+        raise ValueError(f"kernel must be one whole number or (height, width), each at least 1, got {kernel!r}")
     return prod(sides)
 
 

@@ -413,6 +413,11 @@ NOT_BOTH = 'padding "same" allows stride or dilation over 1, not both: got strid
         (lambda: conv2d_parameters((-3, -3), 3, 4), f"{NO_KERNEL}(-3, -3)"),
         (lambda: conv2d_parameters((3, 3, 3), 3, 4), f"{NO_KERNEL}(3, 3, 3)"),  # type: ignore[arg-type]
         (lambda: depthwise_conv2d_parameters((3, 0), 1), f"{NO_KERNEL}(3, 0)"),
+        (lambda: conv2d_parameters("3", 3, 4), f"{NO_KERNEL}'3'"),  # type: ignore[arg-type]
+        (
+            lambda: dense_parameters("5", 4),  # type: ignore[arg-type]
+            "inputs must be a whole number, at least 1, got '5'",
+        ),
     ],
 )
 def test_impossible_input_is_an_error_that_names_argument_and_value(call: Callable[[], object], message: str) -> None:
