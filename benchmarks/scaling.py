@@ -185,7 +185,10 @@ def main(arguments: list[str]) -> None:
     record, page = DOCS / "scaling.json", DOCS / "scaling.md"
     if arguments == ["measure"]:
         kept = json.loads(record.read_text())["constants"]["handed_out_per_core"]  # taken by hand, as it needs Ray
-        taken = measure(Path(os.environ["CONVSPEC_DATA"]))
+        data = Path(os.environ.get("CONVSPEC_DATA", "unset"))
+        if not (data / "dogs_vs_cats_small").is_dir():
+            sys.exit(f"no dogs_vs_cats_small in CONVSPEC_DATA ({data}): docs/own-pictures.md says how to get it")
+        taken = measure(data)
         taken["constants"]["handed_out_per_core"] = kept
         record.write_text(json.dumps(taken, indent=1) + "\n")
     page.write_text(render(page.read_text(), json.loads(record.read_text())))

@@ -54,6 +54,12 @@ def test_devices_never_cost_time_and_pictures_take_time_in_proportion(
     assert scaling.seconds(CONSTANTS, kind, devices, times * pictures) == pytest.approx(times * taken)
 
 
+def test_measuring_without_the_pictures_says_where_they_are_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONVSPEC_DATA", raising=False)
+    with pytest.raises(SystemExit, match=r"no dogs_vs_cats_small in CONVSPEC_DATA \(unset\)"):
+        scaling.main(["measure"])
+
+
 @pytest.mark.parametrize(
     ("duration", "words"),
     [(3.14159, "3.1 s"), (119, "120 s"), (120, "2 min"), (7200, "2 h"), (200000, "2.3 days"), (1e9, "32 years")],
