@@ -18,6 +18,8 @@ from convspec import BadInput
 
 CONVOLUTIONS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D)
 SCORING = (keras.activations.softmax, keras.activations.sigmoid, ops.softmax, ops.sigmoid)
+# Layers, and operations from keras.ops, that may stand behind a softmax and leave its values as they are.
+_RESHAPING = ("Activation", "Cast", "Flatten", "Identity", "Reshape", "Squeeze")
 DEFAULT_SIDE = 224  # pixels, for models that take any size: all bases of the package have maps left in their last layer
 
 
@@ -50,7 +52,8 @@ class Trace:
             raise BadInput(f"{model.name} has layers with channels first: build it with data_format='channels_last'")
         self.model_name = model.name
         self.layers: dict[str, Any] = {}
-        self.end: str | None = None  # the call whose output is that of the model
+        self.end: str | None = None  # the call whose output is that of the model, but for shape and dtype
+        self._sources: dict[str, str] = {}  # of each call that only reshapes: the one whose output it takes
         self._graph = keras.Function(model.inputs, model.outputs)  # unlike the model, may be kept beside it
         self.inputs = ops.convert_to_tensor(image[None])
         recorded = self.replay(self.inputs)
@@ -90,6 +93,8 @@ class Trace:
                     kwargs["training"] = False
                 made = _without_activation(layer, without) if name == end else layer
                 made = made.compute_output_spec if isinstance(inputs, keras.KerasTensor) else made
+                if args and _reshapes(layer) and (sources := [n for n in outputs if outputs[n] is args[0]]):
+                    self._sources[name] = sources[0]
                 outputs[name] = made(*args, **kwargs)
             if name == end:
                 raise _EndReached
@@ -97,14 +102,20 @@ class Trace:
 
         with suppress(_EndReached):
             result = call(self._graph, inputs)
-            self.end = next((name for name, output in outputs.items() if output is result), None)
+            self._shape = getattr(result, "shape", ())[1:]
+            self.end = scoring = next((name for name, output in outputs.items() if output is result), None)
+            while scoring in self._sources:
+                scoring = self._sources[scoring]
+            if scoring and _without_activation(layer := self.layers[scoring], SCORING) is not layer:
+                self.end = scoring
         return outputs
 
     def logits(self, inputs: Any, known: Mapping[str, Any] | None = None, without: tuple[Any, ...] = SCORING) -> Any:
         """Return the model's output before a final softmax or sigmoid; `known` and `without` as for `replay`."""
         if (end := self.end) is None:
             raise BadInput(f"model must end in one output of a layer, {self.model_name} does not")
-        return self.replay(inputs, end, {n: output for n, output in (known or {}).items() if n != end}, without)[end]
+        known = {name: output for name, output in (known or {}).items() if name != end}
+        return ops.reshape(self.replay(inputs, end, known, without)[end], (-1, *self._shape))
 
     def _convolutions(self) -> list[str]:
         """Return the convolutions, in order, but for those of one pixel: Dense layers may be written as such."""
@@ -132,6 +143,12 @@ class Trace:
             others = f": give layer_name, one of {', '.join(maps)}" if maps else ", nor any other layer"
             raise BadInput(f"{self.model_name} has no convolution with maps{others}")
         return convolutions[-1]
+
+
+def _reshapes(layer: Any) -> bool:
+    """Return whether the layer leaves the values that it takes as they are, but for their shape and dtype."""
+    linear = keras.activations.linear
+    return type(layer).__name__ in _RESHAPING and getattr(layer, "activation", linear) is linear
 
 
 def _without_activation(layer: Any, activations: tuple[Any, ...]) -> Any:

@@ -130,8 +130,10 @@ def test_of_one_unit_score_and_probability_have_the_same_map(
         lambda logits: layers.Activation("softmax", dtype="float32")(logits),
         lambda logits: layers.Softmax()(logits),
         lambda logits: keras.ops.softmax(logits),
+        lambda logits: layers.Reshape((3,))(layers.Dropout(0.5)(layers.Reshape((1, 3))(layers.Softmax()(logits)))),
+        lambda logits: layers.Activation("linear")(layers.Softmax(dtype="bfloat16")(logits)),
     ],
-    ids=["none", "Activation", "Softmax", "operation"],
+    ids=["none", "Activation", "Softmax", "operation", "reshaped", "cast"],
 )
 def test_the_map_is_before_the_softmax_however_it_is_written(
     end: Callable[[Any], Any], small: np.ndarray, rng: np.random.Generator

@@ -86,6 +86,18 @@ def test_the_output_is_that_of_the_model_not_of_its_last_call(pictures: np.ndarr
     np.testing.assert_allclose(ops.convert_to_numpy(trace.logits(pictures)), model.predict(pictures, verbose=0), 1e-5)
 
 
+def test_behind_a_softmax_a_cast_or_a_reshape_is_not_the_end(pictures: np.ndarray) -> None:
+    """Whoever asks the last layer whether it gives probabilities must hear of the softmax."""
+    stack = [layers.Conv2D(3, (6, 5), activation="softmax", name="scores", dtype="bfloat16"), layers.Flatten()]
+    model = keras.Sequential([keras.Input((6, 5, 3)), *stack, layers.Activation("linear")])
+    trace = Trace(model, pictures[0])
+    assert trace.end == "scores"
+    probabilities = ops.convert_to_numpy(trace.logits(pictures, without=()))
+    np.testing.assert_allclose(probabilities.astype(np.float32), model.predict(pictures, verbose=0), atol=0.01)
+    relu = [layers.Conv2D(3, (6, 5), activation="relu"), layers.Flatten(name="flat")]
+    assert Trace(keras.Sequential([keras.Input((6, 5, 3)), *relu]), pictures[0]).end == "flat"
+
+
 class Halving(keras.Model):
     """A graph with a `call` of its own around it."""
 
