@@ -212,7 +212,7 @@ def class_activation_maps(
     else:
         compiled_cams = _COMPILED.setdefault(model, {})
         activations = (getattr(layer, "activation", None) for layer in model._flatten_layers())
-        key = layer_name, of, images.shape[1:], *map(id, model.layers), *activations
+        key = layer_name, of, images.shape[1:], *map(id, [*model.layers, *model.weights]), *activations
         cam = compiled_cams.get(key) or _GradCam(model, images[0], layer_name, of)
         classes = _class_indices(cam.trace, class_index, len(images))
         compiled_cams[key] = cam  # not one whose outputs have NaN, which better weights would not mend
@@ -231,7 +231,7 @@ class _GradCam:
         if of not in get_args(GradientOf):
             raise BadInput(f"of must be one of {', '.join(get_args(GradientOf))}, got {of!r}")
         self.trace = Trace(model, image)
-        self.of = of
+        self.of, self.weights = of, model.weights  # kept, so that others never have their ids
         self.layer_name = self.trace.find_maps(layer_name)
         outputs_of = partial(self.trace.replay, end=self.layer_name)
         self.run = compiled(lambda images, classes: self.weigh(classes, images, outputs_of(images)), model.variables)

@@ -245,6 +245,9 @@ def test_what_is_compiled_is_kept_and_follows_weights_and_layers(rng: np.random.
     agrees()
     model.layers[1].activation = keras.activations.tanh
     agrees()
+    model.layers[1].enable_lora(2)
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
+    agrees()
     model.pop()
     model.add(layers.Dense(2))
     agrees()
