@@ -12,7 +12,7 @@ from convspec import BadInput
 from convspec.backend import compiled, value_and_gradient
 from convspec.data.batches import Prepare
 from convspec.progress import bar
-from convspec.visualization.trace import DEFAULT_SIDE, Trace, check_finite, input_shape, to_array
+from convspec.visualization.trace import DEFAULT_SIDE, RELUS, Trace, activation_of, check_finite, input_shape, to_array
 
 EPSILON = 1e-5  # listings 5.34 and 5.37: against division by zero
 
@@ -128,16 +128,15 @@ def _check_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> None:
 
 def _ascent(trace: Trace, name: str, step: float) -> Callable[[Any, Any], Any]:
     """Return a function of inputs and their filters, one-hot (n, channels), that takes one step of ascent."""
-    relu = keras.activations.relu
-    has_relu = getattr(trace.layers[name], "activation", None) is relu
+    activation = activation_of(trace.layers[name])
 
     def ascend(inputs: Any, selection: Any) -> Any:
         def mean_activations(inputs: Any) -> Any:
-            maps = ops.cast(trace.replay(inputs, name, without=(relu,))[name], "float32")
+            maps = ops.cast(trace.replay(inputs, name, without=RELUS)[name], "float32")
             means = ops.sum(ops.mean(maps, axis=(1, 2)) * selection, axis=-1)
-            if not has_relu:
+            if activation not in RELUS:
                 return means
-            active = ops.sum(ops.mean(ops.relu(maps), axis=(1, 2)) * selection, axis=-1)
+            active = ops.sum(ops.mean(activation(maps), axis=(1, 2)) * selection, axis=-1)
             return ops.where(active > 0, active, means)
 
         _, gradient = value_and_gradient(mean_activations, inputs)

@@ -18,6 +18,7 @@ from convspec import BadInput
 
 CONVOLUTIONS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D)
 SCORING = (keras.activations.softmax, keras.activations.sigmoid, ops.softmax, ops.sigmoid)
+RELUS = (keras.activations.relu, keras.activations.relu6, ops.relu, ops.relu6)
 # Layers, and operations from keras.ops, that may stand behind a softmax and leave its values as they are.
 _RESHAPING = ("Activation", "Cast", "Flatten", "Identity", "Reshape", "Squeeze")
 DEFAULT_SIDE = 224  # pixels, for models that take any size: all bases of the package have maps left in their last layer
@@ -151,12 +152,20 @@ def _reshapes(layer: Any) -> bool:
     return type(layer).__name__ in _RESHAPING and getattr(layer, "activation", linear) is linear
 
 
+def activation_of(layer: Any) -> Any:
+    """Return the activation that a layer or an operation from keras.ops has or is; None for neither."""
+    if isinstance(layer, layers.ReLU):
+        return None if layer.negative_slope or layer.threshold else {None: ops.relu, 6: ops.relu6}.get(layer.max_value)
+    own = {"Softmax": ops.softmax, "Sigmoid": ops.sigmoid, "Relu": ops.relu, "Relu6": ops.relu6}
+    return own.get(type(layer).__name__) or getattr(layer, "activation", None)
+
+
 def _without_activation(layer: Any, activations: tuple[Any, ...]) -> Any:
     """Return the layer without its activation, if that is one of `activations`."""
-    if type(layer).__name__ in ("Softmax", "Sigmoid") and activations == SCORING:  # or operations from keras.ops
-        return lambda inputs, **_: inputs
-    if getattr(layer, "activation", None) not in activations:
+    if activation_of(layer) not in activations:
         return layer
+    if not hasattr(layer, "activation"):
+        return lambda inputs, **_: inputs
     # A shallow copy has the layer's own variables and leaves the layer alone. `copy.copy` and `from_config` would make
     # variables of their own, which do not follow those of the model and use up random numbers.
     linear = object.__new__(type(layer))
