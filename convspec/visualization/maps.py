@@ -26,12 +26,17 @@ GradientOf = Literal["score", "probability"]
 
 def _batch(images: np.ndarray, model: keras.Model, single: bool = False) -> np.ndarray:
     """Return one picture or several as float32 (n, height, width, channels); BadInput for several where `single`."""
-    shape, array = input_shape(model), np.asarray(images, np.float32)
+    shape = input_shape(model)
+    try:
+        array = np.asarray(images, np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"image must be an array, or several of one shape, {shape}, of numbers: {error}") from error
     array = array[None] if array.ndim == 3 else array
     sides = zip(shape, array.shape[1:], strict=False)
     fits = array.ndim == 4 and len(array) and all(side in (None, n) for side, n in sides)
     if not fits or (single and len(array) > 1):
-        remedy = "take one" if fits else "resize it"
+        remedy = "resize it" if array.shape[-1:] == shape[-1:] else f"give it {shape[-1]} channels"
+        remedy = "take one" if fits else remedy
         raise BadInput(f"image must have the model's input shape {shape}, got {np.shape(images)}: {remedy}")
     check_finite(array, "image")
     return array
@@ -73,11 +78,12 @@ def activations(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     """Return the output of each layer for a picture, in the order of the layers (listings 5.27 and 5.28).
 
     Outputs are float32 without a batch axis, (height, width, channels) for maps. Layers of a nested model are there
-    under their own names, the nested model itself and layers with several outputs are not. Raises BadInput for a
-    picture that doesn't have the model's input shape.
+    under their own names; the nested model itself, layers with several outputs and operations that make one number of
+    the whole batch are not. Raises BadInput for a picture that doesn't have the model's input shape.
     """
     trace = Trace(model, _batch(image, model, single=True)[0])
-    return {name: to_array(output)[0] for name, output in trace.outputs.items() if ops.is_tensor(output)}
+    outputs = {name: output for name, output in trace.outputs.items() if ops.is_tensor(output) and len(output.shape)}
+    return {name: to_array(output)[0] for name, output in outputs.items()}
 
 
 def dead_share(outputs: Mapping[str, np.ndarray]) -> dict[str, float]:

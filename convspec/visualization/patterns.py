@@ -92,9 +92,11 @@ def filter_patterns(
     trace = trace_grey(model, low + 128 * scale)
     trace.find_maps(layer_name)
     depth = trace.outputs[layer_name].shape[-1]
-    if not len(filters) or not all(isinstance(f, int | np.integer) and 0 <= f < depth for f in filters):
-        raise BadInput(f"filters must be some of 0 to {depth - 1}, which {layer_name} has, got {filters!r}")
-    selections = np.eye(depth, dtype=np.float32)[np.array(filters, int)]
+    indices = np.asarray(filters)
+    known = indices.dtype.kind in "iu" and indices.size and ((indices >= 0) & (indices < depth)).all()
+    if indices.ndim != 1 or not known:
+        raise BadInput(f"filters must be a list of some of 0 to {depth - 1}, as {layer_name} has, got {filters!r}")
+    selections = np.eye(depth, dtype=np.float32)[indices]
     noise = np.random.default_rng(seed).random((1, size, size, input_shape(model)[-1]))
     noise = (low + scale * (128 + 20 * noise)).astype(np.float32)
     _check_maps(trace, layer_name, noise.shape)

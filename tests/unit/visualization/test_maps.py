@@ -50,6 +50,12 @@ def test_a_layer_that_is_called_twice_has_two_activations(picture: np.ndarray) -
     np.testing.assert_allclose(outputs["half:2"], (picture - 1) / 4, rtol=1e-6)
 
 
+def test_one_number_for_the_whole_batch_is_no_activation(picture: np.ndarray) -> None:
+    inputs = keras.Input(picture.shape)
+    model = keras.Model(inputs, layers.Flatten()(inputs - keras.ops.mean(inputs)))
+    assert [output.shape for output in activations(model, picture).values()] == [(48, 48, 3), (6912,)]
+
+
 def test_dead_channels_are_those_that_are_0_everywhere() -> None:
     maps = np.zeros((3, 3, 8))
     maps[1, 2, :6] = 1
@@ -107,8 +113,10 @@ IN_TWO = keras.Model(MODEL.inputs, [MODEL.outputs[0], MODEL.layers[0].output])
     ("attempt", "message"),
     [
         (lambda: activations(MODEL, IMAGE[:40]), r"image must have .* \(46, 46, 3\), got \(40, 46, 3\): resize it"),
-        (lambda: activations(MODEL, IMAGE[..., 0]), r"image must have .*got \(46, 46\)"),
+        (lambda: activations(MODEL, IMAGE[..., 0]), r"image must have .*got \(46, 46\): give it 3 channels"),
         (lambda: activations(MODEL, np.stack([IMAGE] * 2)), r"image must have .*got \(2, 46, 46, 3\)"),
+        (lambda: activations(MODEL, "cat.jpg"), r"image must be an array, .* could not convert .* 'cat.jpg'"),  # type: ignore[arg-type]
+        (lambda: activations(MODEL, [IMAGE, IMAGE[:9]]), r"image must be an array, or several of one shape"),  # type: ignore[arg-type]
         (lambda: activations(MODEL, IMAGE * np.nan), r"image must be finite, got 6348 of 6348 NaN"),
         (lambda: activations(models.dense_baseline(), IMAGE), r"dense_baseline does not"),
         (lambda: activations(keras.Sequential([layers.Flatten()]), IMAGE), r"model must be .*, built"),

@@ -156,19 +156,18 @@ def test_any_convolution_has_patterns_and_a_map(kind: Callable[..., Any], rng: n
     ("layer", "filters", "kwargs", "message"),
     [
         ("conv9", [0], {}, r"no layer 'conv9'"),
-        ("smooth", [4], {}, r"filters must be some of 0 to 3.*\[4\]"),
-        ("smooth", [], {}, r"filters must be some of 0 to 3"),
+        ("smooth", [4], {}, r"filters must be a list of some of 0 to 3.*\[4\]"),
+        ("smooth", [-1], {}, r"filters must be a list of some of 0 to 3.*\[-1\]"),
+        ("smooth", np.zeros(0, int), {}, r"filters must be a list of some of 0 to 3"),
+        ("smooth", [], {}, r"filters must be a list of some of 0 to 3"),
+        ("smooth", 2, {}, r"filters must be a list of some of 0 to 3.* got 2"),
         ("smooth", [0], {"size": 2}, r"size must leave something.*got 2"),
         ("smooth", [0], {"steps": -1}, r"steps and step 0, .* -1, 1.0"),
         ("smooth", [0], {"value_range": (1, 0)}, r"value_range must rise, got .* \(1, 0\)"),
     ],
 )
 def test_what_cannot_work_is_refused_with_value_and_remedy(
-    layer: str,
-    filters: list[int],
-    kwargs: dict[str, Any],
-    message: str,
-    smooth: tuple[keras.Model, np.ndarray, np.ndarray],
+    layer: str, filters: Any, kwargs: dict[str, Any], message: str, smooth: tuple[keras.Model, np.ndarray, np.ndarray]
 ) -> None:
     with pytest.raises(BadInput, match=message):
         filter_patterns(smooth[0], layer, filters, **kwargs)
