@@ -106,8 +106,8 @@ def extract(
         Features, (n, *base.output_shape[1:]), mapped into memory.
 
     Raises:
-        BadInput: The base has no size of its own or the pictures another one, `dtype` is another, memory does not
-            suffice for a picture, or the features do not fit into `dtype`.
+        BadInput: The base has several inputs or outputs, no size of its own or the pictures another one, `dtype` is
+            another, memory does not suffice for a picture, or the features are not finite or do not fit into `dtype`.
     """
     _validate(base, batches, dtype)
     identity = _identity(base, batches, dtype, engine)
@@ -127,6 +127,8 @@ def extract(
 
 
 def _validate(base: keras.Model, batches: Batches, dtype: str) -> None:
+    if any(len(getattr(base, tensors, ())) != 1 for tensors in ("inputs", "outputs")):
+        raise BadInput(f"{base.name} must be Sequential or functional, built, with one input and one output")
     taken, given = base.input_shape[1:-1], batches.inputs.shape[1:-1]  # `prepare` may add channels
     if dtype not in ("float32", "float16"):
         raise BadInput(f"dtype must be 'float32' or 'float16', got {dtype!r}")
@@ -140,7 +142,7 @@ def _identity(base: keras.Model, batches: Batches, dtype: str, engine: Engine) -
     """Return everything that the features depend on."""
     weights, framework = hashlib.sha256(), machine.versions()[backend.BACKEND]
     for weight in base.get_weights():
-        weights.update(np.ascontiguousarray(weight).data)
+        weights.update(weight.tobytes())  # no buffer, which bfloat16 cannot have
     # The probe stands for the preprocessing, whatever function that is: each value of a pixel, in each channel.
     probe = batches.prepare((np.arange(256 * 3, dtype=np.float32) % 256).reshape(1, 16, 16, 3))
     return {
@@ -223,7 +225,9 @@ def _compute(
                 with np.errstate(over="ignore"):
                     output = np.ascontiguousarray(predicted, dtype)  # PyTorch lays channels out first
                 if not np.isfinite(output).all():
-                    raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
+                    if np.isfinite(predicted).all():
+                        raise BadInput(f"{base.name}'s output does not fit into {dtype}: take float32")
+                    raise BadInput(f"{base.name}'s output has NaN or infinity: look at its weights and preprocessing")
                 write(output.data)
                 shown.update(len(output))
                 if (now := time.perf_counter()) - saved > 1:

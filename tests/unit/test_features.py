@@ -257,6 +257,41 @@ def test_features_too_large_for_float16_are_refused(batches: Batches, tmp_path: 
         features.extract(base, batches, tmp_path, dtype="float16", clock=Clock())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_features_that_are_no_numbers_are_not_blamed_on_the_dtype(dtype: str, batches: Batches, tmp_path: Path) -> None:
+    base = keras.Sequential([keras.Input((48, 48, 3)), keras.layers.Rescaling(np.nan)], name="lost")
+    with pytest.raises(BadInput, match="lost's output has NaN or infinity: look at its weights"):
+        features.extract(base, batches, tmp_path, dtype=dtype, clock=Clock())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_base_with_weights_of_half_precision_has_features(precision: str, batches: Batches, tmp_path: Path) -> None:
+    pooled = [keras.layers.Conv2D(2, 8, 8, dtype=precision), keras.layers.GlobalAveragePooling2D(dtype=precision)]
+    base = keras.Sequential([keras.Input((48, 48, 3)), *pooled])
+    expected = keras.ops.convert_to_numpy(base.predict_on_batch(rescale(batches.inputs))).astype(np.float32)
+    np.testing.assert_allclose(extract(base, batches, tmp_path), expected, atol=0.02)
+    first, *others = base.get_weights()
+    base.set_weights([-first, *others])
+    np.testing.assert_allclose(extract(base, batches, tmp_path), -expected, atol=0.02, err_msg="other weights")
+
+
+class Own(keras.Model):
+    """A model with a `call` of its own."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+
+def test_a_base_without_one_input_and_one_output_is_refused(batches: Batches, tmp_path: Path) -> None:
+    one, other = keras.Input((48, 48, 3)), keras.Input((48, 48, 3))
+    own = Own()
+    own(batches.inputs[:1])
+    for base in (keras.Model(one, [one, one + 1]), keras.Model([one, other], one + other), own):
+        with pytest.raises(BadInput, match="must be Sequential or functional, built, with one input and one output"):
+            extract(base, batches, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("side", "dtype", "message"),
     [
