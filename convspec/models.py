@@ -51,7 +51,7 @@ def _convolutions(name: str, input_shape: tuple[int, ...], filters: tuple[int, .
         if position < pooled:
             stack.append(layers.MaxPooling2D((2, 2)))
     smallest = receptive_field((2, 2) if isinstance(layer, layers.MaxPooling2D) else (3, 1) for layer in stack)
-    if min(input_shape[:2]) < smallest:
+    if None in input_shape[:2] or min(input_shape[:2]) < smallest:
         height, width = input_shape[:2]
         raise BadInput(f"{name} takes pictures of at least {smallest} x {smallest}, got {height} x {width}")
     return [keras.Input(input_shape), *stack]
@@ -108,8 +108,13 @@ def feature_classifier(feature_shape: tuple[int, ...], dropout: float = 0.5, cla
 def end_to_end(base: keras.Model, classes: int = 2) -> keras.Model:
     """Return the base with a head and no dropout (listing 5.20): 16,812,353 parameters on VGG16.
 
-    Raises BadInput for a base that takes pictures of any size.
+    Raises BadInput for a base that takes pictures of any size, or several inputs or outputs.
     """
+    tensors = [getattr(base, each, ()) for each in ("inputs", "outputs")]
+    if any(len(each) != 1 for each in tensors) or isinstance(getattr(base, "output", None), list | dict):
+        raise BadInput(
+            f"{base.name} must be Sequential or functional, built, with one input and one output, in no list"
+        )
     if None in base.output_shape[1:]:
         raise BadInput(f"{base.name} must be built for pictures of one size, got input_shape {base.input_shape[1:]}")
     stack = [keras.Input(base.input_shape[1:]), base, layers.Flatten(), *_classifier(256, classes)]

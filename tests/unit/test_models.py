@@ -101,6 +101,13 @@ def test_two_classes_end_in_one_sigmoid_unit_and_more_in_a_softmax(make: Callabl
         (lambda: models.mnist_convnet(classes=1), "classes must be at least 2, got 1"),
         (lambda: models.small_convnet(filters=()), r"filters must have a number for each convolution, got \(\)"),
         (
+            lambda: models.small_convnet((None, None, 3)),  # type: ignore[arg-type]
+            "small_convnet takes pictures of at least 46 x 46, got None x None",
+        ),
+        (lambda: models.end_to_end(keras.Model((base := mini()).input, [base.output])), "one output, in no list"),
+        (lambda: models.end_to_end(keras.Model((base := mini()).input, [base.output] * 2)), "with one input and one"),
+        (lambda: models.end_to_end(keras.Sequential([keras.layers.Flatten()])), "must be .*, built, with one input"),
+        (
             lambda: models.end_to_end(models.conv_base("mini", None, (None, None, 3))),
             r"mini must be built for pictures of one size, got input_shape \(None, None, 3\)",
         ),
