@@ -122,10 +122,12 @@ def trace_grey(model: keras.Model, grey: float) -> Trace:
 
 def _check_maps(trace: Trace, name: str, shape: tuple[int, ...]) -> None:
     """Raise BadInput where inputs of a shape leave nothing of the maps; TensorFlow itself doesn't refuse them."""
-    with suppress(ValueError):
+    height, width = trace.inputs.shape[1:3]
+    remedy = "take a larger one" if shape[1] < max(height, width) else f"its layers take {height} x {width} only"
+    with suppress(ValueError, RuntimeError):  # the one of Keras, the other of layers that PyTorch runs
         if min(trace.replay(keras.KerasTensor(shape), name)[name].shape[1:3]) >= 1:
             return
-    raise BadInput(f"size must leave something of {name!r} in {trace.model_name}, got {shape[1]}: take a larger one")
+    raise BadInput(f"size must leave something of {name!r} in {trace.model_name}, got {shape[1]}: {remedy}")
 
 
 def _ascent(trace: Trace, name: str, step: float) -> Callable[[Any, Any], Any]:

@@ -138,6 +138,23 @@ def test_only_the_layers_up_to_the_filters_decide_the_size(base: keras.Model) ->
         filter_patterns(base, "block4_conv1", [0], 6, 1)
 
 
+class Positions(keras.Layer):
+    """Adds weights of its own at each place, as transformers do."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.places = self.add_weight(shape=shape[1:])
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + self.places
+
+
+def test_where_layers_fix_the_size_no_larger_one_is_advised() -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3)), Positions(), layers.Conv2D(2, 3, name="it")])
+    assert filter_patterns(model, "it", [0], 8, 1).shape == (1, 8, 8, 3)
+    with pytest.raises(BadInput, match=r"size must leave something of 'it' .*, got 9: its layers take 8 x 8 only"):
+        filter_patterns(model, "it", [0], 9, 1)
+
+
 @pytest.mark.parametrize(
     "kind", [layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D, layers.Conv2DTranspose]
 )
