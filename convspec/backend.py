@@ -251,6 +251,8 @@ def feed(batches: keras.utils.PyDataset) -> Any:
 
 def portable_config(config: Any) -> Any:
     """Return Keras's configuration of a compiled model with nothing that only one backend understands."""
+    if isinstance(config, list):  # of layers, of which one may be a compiled model
+        return [portable_config(each) for each in config]
     if not isinstance(config, dict):
         return config
     if str(config.get("module")).startswith("keras.src.backend.torch.optimizers"):

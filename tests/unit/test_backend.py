@@ -229,6 +229,19 @@ def test_a_portable_configuration_names_what_every_backend_has() -> None:
     }
     assert backend.portable_config({"optimizer": scaled})["optimizer"]["config"] == {"inner_optimizer": public}
     assert backend.portable_config({"optimizer": public}) == {"optimizer": public}
+    assert backend.portable_config({"layers": [{"optimizer": rmsprop}]}) == {"layers": [{"optimizer": public}]}
+
+
+def test_a_model_with_a_compiled_one_in_it_is_saved_for_every_backend(tmp_path: Path) -> None:
+    """A head that was trained on features, and then put upon its base."""
+    head = models.dense_baseline((4,), classes=2)
+    training.compile_model(head, 1e-2)
+    backend.save_model(keras.Sequential([keras.Input((4,)), head]), tmp_path / "model.keras")
+    with ZipFile(tmp_path / "model.keras") as archive:
+        config = archive.read("config.json").decode()
+    assert "RMSprop" in config
+    assert "keras.src.backend" not in config
+    assert '"jit_compile": "auto"' in config
 
 
 def test_a_saved_model_is_portable_and_trains_on_once_loaded(tmp_path: Path, rng: np.random.Generator) -> None:
