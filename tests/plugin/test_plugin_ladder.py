@@ -325,7 +325,9 @@ def test_an_interrupted_session_keeps_finished_runs_for_the_next(pytester: pytes
     pytester.makeconftest(
         """
         from convspec.ladder import run as module
+        from convspec.plugin.session import Session
 
+        Session.processes = None  # others would not be patched
         run = module.run_recipe
 
         def run_twice(recipe, dataset, seed, *arguments, **options):
