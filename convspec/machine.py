@@ -181,7 +181,7 @@ class PeakMemory:
     """
 
     def __init__(self, resident: Callable[[], int] = lambda: psutil.Process().memory_info().rss) -> None:
-        self.resident = resident
+        self.resident, self._lock = resident, threading.Lock()
 
     def __enter__(self) -> "PeakMemory":
         self.mib, self._closed = 0.0, threading.Event()
@@ -198,10 +198,11 @@ class PeakMemory:
         self._sample()
 
     def _sample(self) -> None:
-        self.mib = max(self.mib, self.resident() / 2**20)
-        if peak := self._device_peak():  # the largest of them, as another context inside begins it anew
-            before = self.device_mib if isinstance(self.device_mib, float) else 0.0
-            self.device_mib = max(before, peak / 2**20)
+        with self._lock:  # of two samples at once one might be lost
+            self.mib = max(self.mib, self.resident() / 2**20)
+            if peak := self._device_peak():  # the largest of them, as another context inside begins it anew
+                before = self.device_mib if isinstance(self.device_mib, float) else 0.0
+                self.device_mib = max(before, peak / 2**20)
 
     def _watch(self) -> None:
         while not self._closed.wait(0.05):

@@ -151,7 +151,7 @@ def build_rows(tests: Sequence[MarkedTest], run: Mapping[str, Entry] | None = No
     `run` holds what ran by node id, in whatever order it ended; without it, rows say what the tests assert.
     """
     entries: dict[tuple[str, str], list[Entry]] = {}
-    for identifier, entry in sorted((run or {}).items(), key=lambda item: item[0]):
+    for identifier, entry in sorted((run or {}).items()):
         file, _, name = identifier.partition("[")[0].partition("::")
         entries.setdefault((file, name.rpartition("::")[2]), []).append(entry)
     pairs: dict[float, list[tuple[Claim, MarkedTest]]] = {}

@@ -1,6 +1,7 @@
 """What a record says of the machine, of its speed, and of the memory that a run took."""
 
 import platform
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -232,13 +233,31 @@ def test_the_machine_is_probed_in_every_precision_that_it_is_fast_in(
     assert figures == dict.fromkeys(["copy_float32", "copy_bfloat16"][:precisions], 5.0), "amount a second"
 
 
-def test_peak_memory_is_the_largest_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PeakMemory, "_watch", lambda _: None)  # of two samples at once one may be lost
+def test_peak_memory_is_the_largest_meanwhile() -> None:
     resident = [3 * 2**20]
     with PeakMemory(lambda: resident[0]) as memory:
         resident[0] = 7 * 2**20
         memory._sample()
         resident[0] = 2 * 2**20
+    assert memory.mib == 7
+
+
+def test_of_two_samples_at_once_none_is_lost() -> None:
+    watching, over = threading.Event(), threading.Event()
+
+    def resident() -> int:
+        if threading.current_thread() is threading.main_thread():
+            return 7 * 2**20
+        watching.set()
+        over.wait(0.2)
+        return 3 * 2**20
+
+    with PeakMemory(resident) as memory:
+        memory.mib = 0.0
+        watching.wait()
+        memory._sample()
+        over.set()
+        memory.resident = lambda: 2**20
     assert memory.mib == 7
 
 
@@ -255,7 +274,6 @@ def test_a_devices_peak_is_the_highest_sample_or_unknown(
 ) -> None:
     """A sample falls where another context begins inside."""
     samples = iter(peaks)
-    monkeypatch.setattr(PeakMemory, "_watch", lambda _: None)  # of two samples at once one may be lost
     monkeypatch.setattr(backend, "device_memory", lambda: lambda: next(samples, peaks[-1]))
     with PeakMemory() as memory:
         memory._sample()
