@@ -188,7 +188,7 @@ def compute(folder: Path) -> None:
     from keras import ops
 
     from convspec import backend, models, training
-    from convspec.data import batches, datasets
+    from convspec.data import batches, shapes
     from convspec.ladder.rungs import CHAPTER_AUGMENTATION
     from convspec.visualization import maps, patterns
 
@@ -209,8 +209,8 @@ def compute(folder: Path) -> None:
                 drawn = rng.normal(size=weight.shape) / max(np.prod(weight.shape[:-1]), 4) ** 0.5
                 weight.assign(1 + np.abs(drawn) if weight.name in ("gamma", "moving_variance") else drawn)
 
-    shapes = datasets.load_dataset("shapes", 48, Path())
-    picture = batches.rescale(shapes.train.images[0].astype(np.float32))
+    images, labels = shapes.pictures(shapes.TARGETS, 30, seed=5)
+    picture = batches.rescale(images[0].astype(np.float32))
     base = models.conv_base("mini", models.MINI_WEIGHTS, (48, 48, 3))
     model = models.end_to_end(base)
     for layer in model.layers[1:]:
@@ -230,7 +230,7 @@ def compute(folder: Path) -> None:
     )
     note("seen", pattern=pattern)
 
-    pictures = batches.Batches(shapes.train.images[:60], shapes.train.labels[:60], 20, batches.rescale)
+    pictures = batches.Batches(images, labels, 20, batches.rescale)
     batch = next(batches.stream(pictures, 0, CHAPTER_AUGMENTATION))
     training.compile_model(model, 1e-3)
     note("before", **{"0": model.trainable_variables[0]})
