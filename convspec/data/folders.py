@@ -170,28 +170,25 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     GROUPS cannot be used, or `layout` must say whether folders are classes or parts.
     """
     tree = scan(folder)
-    bad = [reason for each in tree.walk() for reason in each.bad] + _find_pointers(tree)
+    absent = _find_absent(tree)
+    bad = [*(reason for each in tree.walk() for reason in each.bad), *absent.values()]
     notes: list[str] = []
     odd: list[Path] = []
     files = find_files(tree, layout, notes, odd)
-    bad += [f"{str(path)!r} is not named CLASS.NUMBER, as the others are" for path in odd]
-    pointers = {path for each in tree.walk() for path in each.pointers}
+    bad += [f"{str(path)!r} is not named CLASS.NUMBER, as the others are" for path in odd if path not in absent]
     table = next((f for f in (folder / GROUPS, look_through(tree).path / GROUPS) if f.is_file()), folder / GROUPS)
-    left_out = _list_left_out(tree, {file.path for file in files} | {*odd, table} | pointers)
+    left_out = _list_left_out(tree, {file.path for file in files} | {*odd, table, *absent})
     split = any(file.part for file in files)
     listed = [f for f in files if bool(f.part) == split]
-    files, copies = _drop_duplicates([f for f in listed if f.path not in pointers], tree)
+    files, copies = _drop_duplicates([f for f in listed if f.path not in absent], tree)
     duplicates = sorted(f"{str(path)!r} is the same picture as {str(kept)!r}" for path, kept in copies.items())
     place_of = {file.path: (file.part or "", file.label) for file in listed}
     if gone := {*place_of.values()} - {place_of[file.path] for file in files}:
         part, label = min(gone)
-        copy = next(path for path in (*copies, *sorted(pointers)) if place_of.get(path) == (part, label))
+        copy = next(path for path in (*copies, *absent) if place_of.get(path) == (part, label))
         where = f"{part} of {str(folder)!r}" if part else f"{str(folder)!r}"
-        if copy in pointers:
-            raise BadInput(
-                f"the class {label!r} is empty: no readable picture of it in {where}; {str(copy)!r} is a pointer of Git"
-                " LFS; run `git lfs pull`"
-            )
+        if copy in absent:
+            raise BadInput(f"the class {label!r} is empty: no readable picture of it in {where}; {absent[copy]}")
         raise BadInput(
             f"all pictures of {label!r} in {where} are there twice: {str(copy)!r} is the same picture as"
             f" {str(copies[copy])!r}; take those away that do not belong there"
@@ -224,16 +221,17 @@ def read_layout(folder: Path, layout: Layout | None = None) -> Reading:
     )
 
 
-def _find_pointers(tree: Folder) -> list[str]:
-    """Return a reason for each pointer of Git LFS in a picture's place; raise BadInput for many."""
-    pointers = [path for folder in tree.walk() for path in folder.pointers]
+def _find_absent(tree: Folder) -> dict[Path, str]:
+    """Return pictures in whose place is something else, and what; raise BadInput for many pointers of Git LFS."""
+    absent = {path: reason for folder in tree.walk() for path, reason in folder.absent.items()}
+    pointers = [path for path, reason in absent.items() if reason.endswith("`git lfs pull`")]
     total = len(tree.all_pictures())
     if len(pointers) > MAX_BAD * total:
         raise BadInput(
             f"{len(pointers)} of {total} pictures in {str(tree.path)!r} are pointers of Git LFS, texts in the place of"
             f" pictures that were not downloaded, such as {str(pointers[0])!r}; run `git lfs pull` there"
         )
-    return [f"{str(path)!r} is a pointer of Git LFS; run `git lfs pull`" for path in pointers]
+    return absent
 
 
 def _list_left_out(tree: Folder, used: set[Path]) -> dict[str, tuple[Path, ...]]:

@@ -44,7 +44,7 @@ class Folder:
     folders: list["Folder"] = field(default_factory=list)
     others: list[tuple[str, Path]] = field(default_factory=list)  # with their kinds
     bad: list[str] = field(default_factory=list)  # why some cannot be pictures
-    pointers: list[Path] = field(default_factory=list)  # pictures in whose place Git LFS has left a text
+    absent: dict[Path, str] = field(default_factory=dict)  # pictures in whose place is something else, and what it is
 
     @cached_property
     def filled(self) -> "list[Folder]":
@@ -69,7 +69,8 @@ class Folder:
 def scan(path: Path) -> Folder:
     """List a folder at any depth, through links; what is no file is bad.
 
-    Raises OSError where the folder itself cannot be listed and entered, and BadInput where one below it cannot.
+    Raises OSError where the folder itself cannot be listed and entered, and BadInput where one below it cannot, which
+    may be a link.
     """
     above = tuple(_identity(parent.stat()) for parent in path.absolute().parents)
     return _scan(Folder(path), path.stat(), above)
@@ -89,7 +90,13 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
         except OSError as error:
             if isinstance(error, PermissionError) and not entry.is_symlink():
                 raise  # the folder may be listed, but not entered
-            folder.bad.append(f"{str(path)!r} is a link that leads nowhere: {error.strerror}")
+            reason, kind = f"{str(path)!r} is a link that leads nowhere: {error.strerror}", _kind(path)
+            if not kind:  # it may be a class
+                raise BadInput(f"{reason}; make it lead to a folder or file, or take it away") from error
+            if kind == "pictures":
+                folder.pictures[path], folder.absent[path] = 0, reason
+            else:
+                folder.bad.append(reason)
             continue
         if stat.S_ISDIR(status.st_mode):
             if _identity(status) in above:
@@ -108,18 +115,22 @@ def _scan(folder: Folder, status: os.stat_result, above: tuple[tuple[int, int], 
 
 
 def _add_file(folder: Folder, path: Path, size: int) -> None:
-    kind, content = KIND_OF.get(path.suffix.lower().removeprefix("."), "other files"), None
+    kind, content = _kind(path) or "other files", None
     named = kind == "pictures"
     if not named or size <= MAX_POINTER:
         with suppress(OSError):  # whoever reads it as a picture says so
             content = identify(path)
     if named and content and content.name == POINTER:
-        folder.pointers.append(path)
+        folder.absent[path] = f"{str(path)!r} is a pointer of Git LFS; run `git lfs pull`"
     readable = content and content.picture and not content.remedy
     if named or (readable and kind not in ("raw photographs", "unfinished downloads")):
         folder.pictures[path] = size
     else:
         folder.others.append((kind, path))
+
+
+def _kind(path: Path) -> str | None:
+    return KIND_OF.get(path.suffix.lower().removeprefix("."))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
