@@ -230,7 +230,7 @@ def _read(path: Path, folder: Path) -> Run:
         if path != wanted and (run.dataset or path != wanted.with_name(_earlier_name(run))):
             raise ValueError(f"this is {str(wanted.relative_to(folder))!r} by its content, moved or copied")
         return run
-    except (*DAMAGED, AttributeError) as error:
+    except (*DAMAGED, AttributeError, msgspec.ValidationError) as error:
         raise BadInput(f"baseline {str(path)!r}: {error}; {REMEDY}") from error
 
 
