@@ -106,7 +106,7 @@ def gate(
     lone = single or (shared == 1 and not constant)
     note = _note(evidence, single, lone, constant)
     outcome: Outcome = "underpowered"
-    if len(fresh) <= len(base) and (base[: len(fresh)] == fresh).all():
+    if (constant or len(fresh) <= len(base)) and (base[:shared] == fresh[:shared]).all():
         outcome, note = "pass", "right on the same pictures, seed by seed"
     elif evidence.low > -margin and not single:
         outcome = "pass"

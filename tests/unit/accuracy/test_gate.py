@@ -48,7 +48,8 @@ def test_a_side_that_is_no_less_accurate_is_never_regressed(base: np.ndarray, ne
 
 @given(SIDE, SIDE)
 def test_runs_that_are_all_right_on_the_same_pictures_as_before_pass(base: np.ndarray, more: np.ndarray) -> None:
-    assert gate.gate(base, base).outcome == gate.gate(np.vstack([base, more]), base).outcome == "pass"
+    for before, after in ((base, base), (np.vstack([base, more]), base), (base[:1], base[:1].repeat(2, axis=0))):
+        assert gate.gate(before, after).outcome == "pass"
 
 
 ONE_RUN = "a side of one run says nothing of its variance between seeds"
