@@ -174,7 +174,7 @@ def results_from_predictions(
             labels' classes, a confidence that is no probability, two pictures of one name, and a name of no line or
             several.
     """
-    if not isinstance(name, str) or not name.strip() or len(name.splitlines()) > 1:
+    if not isinstance(name, str) or not name.strip() or name.splitlines() != [name]:
         raise BadInput(f"name must be that of the model, one line of text, got {name!r}")
     name = _encodable(name)
     rows, truth = np.atleast_2d(_as_classes(name, "predicted", predicted)), _as_classes(name, "labels", labels)

@@ -164,6 +164,7 @@ class Tensor:
         pytest.param({"predicted": np.empty((0, 3), int)}, r"got predicted \(0, 3\)", id="no runs"),
         pytest.param({"predicted": [1], "labels": [1]}, r"two or more pictures.*labels \(1,\)", id="one picture"),
         pytest.param({"name": ""}, "name must be that of the model, one line of text, got ''", id="no name"),
+        pytest.param({"name": "a\n"}, r"name must be .* one line of text, got 'a\\n'", id="a name with a line's end"),
         pytest.param({"name": 5}, "name must be that of the model, one line of text, got 5", id="a number for a name"),
     ],
 )
