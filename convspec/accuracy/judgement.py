@@ -247,7 +247,7 @@ def _as_classes(name: str, argument: str, values: ArrayLike) -> np.ndarray:
     if array.dtype.kind == "f":
         array = array.astype(float)  # float16 has no 2**53
         strange = array[~((abs(array) < 2**53) & (array == np.rint(array)))].tolist()
-    elif array.dtype.kind not in "biuSTU":
+    elif array.dtype.kind not in "biuSU":
         strange = [value for value in array.ravel().tolist() if not isinstance(value, str | int)]
     elif array.dtype.kind == "U" and (array == "nan").any():  # as NumPy spells a missing one among names
         strange = [value for value in np.asarray(values, object).ravel().tolist() if value != value]

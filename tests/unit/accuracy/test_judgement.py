@@ -122,6 +122,7 @@ def test_a_baseline_of_one_model_is_not_taken_for_two(
 
 
 LABELS = [0, 1, 1]
+STRINGS: Any = np.dtypes.StringDType(na_object=np.nan) if hasattr(np.dtypes, "StringDType") else object
 
 
 class Tensor:
@@ -149,6 +150,7 @@ class Tensor:
         pytest.param({"predicted": [0.2, 0.9, 1]}, r"predicted must be classes, .*, got 0\.2; .* > 0\.5", id="sigmoid"),
         pytest.param({"predicted": [0, np.nan, 1]}, "predicted must be classes, .*, got nan", id="NaN"),
         pytest.param({"labels": ["a", np.nan, "b"]}, "labels must be classes, .*, got nan", id="NaN among names"),
+        pytest.param({"labels": np.array(["a", np.nan, "b"], STRINGS)}, "must be classes, .* nan;", id="NaN in text"),
         pytest.param({"labels": ["a", None, "b"]}, "labels must be classes, .*, got None", id="no label"),
         pytest.param(
             {"predicted": ["a", "b", "c"]}, r"predicted, 'a', 'b', 'c', is one of the labels, 0, 1$", id="other classes"
@@ -184,9 +186,10 @@ def test_predictions_that_cannot_be_judged_are_refused_in_a_line(bad: dict[str, 
         ([False, True, False], [0, 1, 1]),
         (np.array([0, 1, 0], object), [0, 1, 1]),
         (np.array(["a", "b", "a"], object), ["a", "b", "b"]),
+        (np.array(["a", "b", "a"], STRINGS), ["a", "b", "b"]),
         ([2**70, 2**71, 2**70], [2**70, 2**71, 2**71]),
     ],
-    ids=["whole floats", "half floats", "booleans", "objects", "names as objects", "numbers of more than 64 bits"],
+    ids=["whole floats", "half floats", "booleans", "objects", "names as objects", "NumPy's text", "more than 64 bits"],
 )
 def test_classes_are_the_same_in_whatever_form_they_come(predicted: Any, labels: list) -> None:
     (run,) = judgement.results_from_predictions("mine", predicted, labels)
