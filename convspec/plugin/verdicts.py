@@ -62,6 +62,7 @@ class Channel:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Forget the verdicts of an earlier attempt that had no report, as in pytest-retry."""
+        _discard(item)
         item.stash[VERDICTS] = []
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # a skipped test is one to `xfail`, too
@@ -98,6 +99,8 @@ class Channel:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the baselines, and set an exit code of its own for a session in which nothing failed but gates."""
+        for item in getattr(session, "items", ()):
+            _discard(item)
         if hasattr(session.config, "workerinput"):
             return
         failed = [verdict["outcome"] for verdict in self.verdicts if verdict["failed"]]
@@ -155,8 +158,13 @@ def _is_of_a_gate(error: BaseException) -> bool:
 
 
 CHANNEL = pytest.StashKey[Channel]()
-VERDICTS = pytest.StashKey[list[Verdict]]()
-STAGED = pytest.StashKey[dict[str, str]]()
+VERDICTS = pytest.StashKey[list[Verdict]]()  # that no report has yet
+
+
+def _discard(item: pytest.Item) -> None:
+    """Remove what a test has staged and not reported, as one that is interrupted."""
+    for verdict in item.stash.get(VERDICTS, ()):
+        shutil.rmtree(verdict["staged"], ignore_errors=True)
 
 
 def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> None:
@@ -196,7 +204,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         text += f"\nThese runs cannot be kept as a baseline: {unwritable}; {checks.OTHER_BASELINES}."
         verdict["failed"] = True
     elif update or begins:
-        verdict["staged"] = _stage(runs, item.stash.setdefault(STAGED, {}))
+        verdict["staged"] = _stage(runs)
         if begins:
             text += (
                 f"\nThese runs become the baseline as the session ends, with {judgement.measured}: if you expect that,"
@@ -212,16 +220,11 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         raise GateFailed(text, pytrace=False)
 
 
-def _stage(runs: "Sequence[Run]", folders: dict[str, str]) -> str:
-    """Write runs to a temporary folder, which any process of the session may read; return its name.
-
-    `folders` are those of the same test by model: an earlier one, of an attempt that was repeated, is removed.
-    """
+def _stage(runs: "Sequence[Run]") -> str:
+    """Write runs to a temporary folder, which any process of the session may read; return its name."""
     from convspec.accuracy import baselines
 
-    if earlier := folders.get(runs[0].name):
-        shutil.rmtree(earlier, ignore_errors=True)
-    folder = folders[runs[0].name] = tempfile.mkdtemp(prefix="convspec-baselines-")
+    folder = tempfile.mkdtemp(prefix="convspec-baselines-")
     try:
         for run in runs:
             baselines.write(Path(folder), run)

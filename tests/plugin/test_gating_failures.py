@@ -77,7 +77,7 @@ with_repeats = pytest.mark.skipif(not find_spec("pytest_repeat"), reason="needs 
 def run(pytester: pytest.Pytester, test: str, *arguments: str, wrong: int = 20) -> tuple[int, str]:
     """Return the exit code and what the terminal shows."""
     pytester.makepyfile(test_model=GATES.replace("{wrong}", str(wrong)) + test)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments, no_reraise_ctrlc=True)
     return int(result.ret), lines(result)
 
 
@@ -172,6 +172,13 @@ def test_a_gate_that_is_kept_beyond_its_test_is_a_clear_error(pytester: pytest.P
     assert code == FAILED
     assert "model: accuracy_gate belongs to the test that asked for it; ask for it in each" in text
     assert "baseline" not in text
+    assert not list(temporary.glob("convspec-baselines-*"))
+
+
+def test_an_interrupted_test_leaves_nothing_behind(pytester: pytest.Pytester, temporary: Path) -> None:
+    code, _ = run(pytester, CAUGHT.replace("assert False", "raise KeyboardInterrupt"))
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert not baselines(pytester)
     assert not list(temporary.glob("convspec-baselines-*"))
 
 
