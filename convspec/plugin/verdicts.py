@@ -63,7 +63,7 @@ class Channel:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Forget the verdicts of an earlier attempt that had no report, as in pytest-retry."""
         _discard(item)
-        item.stash[VERDICTS] = []
+        item.stash[VERDICTS], item.stash[ATTEMPT] = [], []
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # a skipped test is one to `xfail`, too
     def pytest_runtest_makereport(
@@ -159,6 +159,7 @@ def _is_of_a_gate(error: BaseException) -> bool:
 
 CHANNEL = pytest.StashKey[Channel]()
 VERDICTS = pytest.StashKey[list[Verdict]]()  # that no report has yet
+ATTEMPT = pytest.StashKey[list[Verdict]]()  # of this attempt at a test, those of its subtests included
 
 
 def _discard(item: pytest.Item) -> None:
@@ -194,10 +195,11 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         ).hexdigest(),
         "staged": "",
     }
-    verdicts = item.stash.setdefault(VERDICTS, [])
-    if conflict := item.config.stash[CHANNEL].conflict(verdict, verdicts):
+    verdicts, earlier = (item.stash.setdefault(key, []) for key in (VERDICTS, ATTEMPT))
+    if conflict := item.config.stash[CHANNEL].conflict(verdict, earlier):
         verdicts.append(verdict | {"outcome": "conflict", "text": conflict, "failed": True})
         pytest.fail(conflict, pytrace=False)
+    earlier.append(verdict)
     session.judgements.append(judgement)
     item.user_properties += [*judgement.properties.items(), ("verdict", text)]
     if (update or begins) and (unwritable := checks.why_unwritable(folder)):

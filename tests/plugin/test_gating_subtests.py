@@ -1,6 +1,7 @@
 """A test that collects the failures of its gates, in subtests or itself, ends as a gate does."""
 
 import pytest
+from builders import lines
 
 from convspec.plugin.verdicts import NO_BASELINE
 
@@ -29,6 +30,28 @@ def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester:
     assert sessions == [NO_BASELINE, pytest.ExitCode.OK]
 
 
+with_subtests = pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest has subtests from 9.0 on")
+SEEDS = """
+import numpy as np
+
+labels = np.arange(1000) % 2
+
+def test_model(accuracy_gate, subtests):
+    for seed in range(2):
+        with subtests.test(seed=seed):
+            accuracy_gate("model", np.where(np.arange(1000) < seed, 1 - labels, labels), labels)
+"""
+
+
+@with_subtests
+def test_subtests_that_gate_other_predictions_under_one_name_are_an_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_model=SEEDS)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    assert result.ret == FAILED
+    assert "no baseline of model was written: two gates have that name" in lines(result)
+    assert not list(pytester.path.rglob("*.json"))
+
+
 SUBTESTS = """
 import numpy as np
 
@@ -43,7 +66,7 @@ def test_models(accuracy_gate, subtests):
 """
 
 
-@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest has subtests from 9.0 on")
+@with_subtests
 @pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
 @pytest.mark.parametrize(("sound", "expected"), [(True, NO_BASELINE), (False, FAILED)])
 def test_a_test_whose_gates_fail_in_subtests_ends_as_a_gate(
