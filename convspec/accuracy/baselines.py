@@ -129,9 +129,8 @@ def incomparable(old: Run, new: Run) -> list[str]:
         how = ", ".join(f"{len(names)} are {which}" + (f" ({min(names)!r})" if names else "") for which, names in sides)
         reasons.append(f"the test pictures differ: {how}")
     elif differ := sum(map(int.__ne__, in_order(old, new.pictures).labels, new.labels)):
-        reasons.append(
-            f"{differ} test pictures have another label" if differ > 1 else "a test picture has another label"
-        )
+        which = f"{differ} test pictures have" if differ > 1 else "a test picture has"
+        reasons.append(f"{which} another label")
     return reasons
 
 

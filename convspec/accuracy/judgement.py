@@ -114,13 +114,8 @@ def judge(
     old, new = (np.average(side, axis=1, weights=weights) for side in sides)
     if mixed := _two_groups(chosen.runs, old, new, 1 / len(runs[0].labels)):
         verdict = replace(verdict, seeds_needed=None, note="; ".join(filter(None, (verdict.note, mixed))))
-    return replace(
-        missing,
-        outcome=verdict.outcome,
-        changes=baselines.changes(chosen.runs, runs),
-        verdict=verdict,
-        flips=flips(*sides),
-    )
+    changes = baselines.changes(chosen.runs, runs)
+    return replace(missing, outcome=verdict.outcome, changes=changes, verdict=verdict, flips=flips(*sides))
 
 
 def _two_groups(runs: Sequence[Run], old: np.ndarray, new: np.ndarray, picture: float) -> str:
