@@ -141,14 +141,10 @@ class _Evidence(NamedTuple):
 
 
 def _note(evidence: _Evidence, single: bool, lone: bool, constant: bool) -> str:
-    note = "a side of one run says nothing of its variance between seeds"
-    if single:
-        return (
-            f"{note}, which may be why these differ (McNemar's p = {evidence.drop_p:.2g}) and adds to the runs needed"
-        )
     if constant and not lone:
         return "all runs of a side are the same: more pictures would tell more, more seeds would not"
-    return note if lone else ""
+    why = f", which may be why these differ (McNemar's p = {evidence.drop_p:.2g}) and adds to the runs needed"
+    return f"a side of one run says nothing of its variance between seeds{why * single}" if lone else ""
 
 
 def _by_pictures(

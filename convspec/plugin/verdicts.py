@@ -85,9 +85,7 @@ class Channel:
     @pytest.hookimpl(tryfirst=True)  # before the terminal fails a test for its subtests, as pytest counts failures
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the verdicts of a test that ran in this process or another."""
-        verdicts = [
-            verdict | {"failed": verdict["failed"] and report.failed} for verdict in getattr(report, ATTRIBUTE, ())
-        ]
+        verdicts = [each | {"failed": each["failed"] and report.failed} for each in getattr(report, ATTRIBUTE, ())]
         self.verdicts += verdicts
         # From a worker of pytest-xdist it comes failed for its subtests, each of which has a report of its own.
         contains = report.failed and re.fullmatch(r"contains \d+ failed subtests?", str(report.longrepr))
@@ -183,6 +181,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
     text, folder = "\n".join(lines), session.settings.baselines
     update = session.settings.update_baselines
     begins = judgement.outcome == "missing" and not judgement.left_out
+    predictions = repr([(run.predicted, run.labels, run.pictures) for run in runs])
     verdict: Verdict = {
         "outcome": judgement.outcome,
         "text": text,
@@ -190,9 +189,7 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         "test": _test(item),
         "item": item.nodeid,
         "model": " on ".join(filter(None, (runs[0].name, runs[0].dataset))),
-        "predictions": hashlib.sha256(
-            repr([(run.predicted, run.labels, run.pictures) for run in runs]).encode()
-        ).hexdigest(),
+        "predictions": hashlib.sha256(predictions.encode()).hexdigest(),
         "staged": "",
     }
     verdicts, earlier = (item.stash.setdefault(key, []) for key in (VERDICTS, ATTEMPT))
