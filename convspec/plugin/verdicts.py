@@ -61,9 +61,11 @@ class Channel:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Forget the verdicts of an earlier attempt that had no report, as in pytest-retry."""
+        """Forget the figures of an earlier attempt, and verdicts that had no report, as in pytest-retry."""
         _discard(item)
-        item.stash[VERDICTS], item.stash[ATTEMPT] = [], []
+        if own := {id(pair) for pair in item.stash.get(FIGURES, ())}:
+            item.user_properties[:] = [pair for pair in item.user_properties if id(pair) not in own]
+        item.stash[VERDICTS], item.stash[ATTEMPT], item.stash[FIGURES] = [], [], []
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # a skipped test is one to `xfail`, too
     def pytest_runtest_makereport(
@@ -158,6 +160,7 @@ def _is_of_a_gate(error: BaseException) -> bool:
 CHANNEL = pytest.StashKey[Channel]()
 VERDICTS = pytest.StashKey[list[Verdict]]()  # that no report has yet
 ATTEMPT = pytest.StashKey[list[Verdict]]()  # of this attempt at a test, those of its subtests included
+FIGURES = pytest.StashKey[list[tuple[str, object]]]()  # of this attempt, among the properties of its test
 
 
 def _discard(item: pytest.Item) -> None:
@@ -198,7 +201,8 @@ def apply_gate(session: "Session", runs: "Sequence[Run]", item: pytest.Item) -> 
         pytest.fail(conflict, pytrace=False)
     earlier.append(verdict)
     session.judgements.append(judgement)
-    item.user_properties += [*judgement.properties.items(), ("verdict", text)]
+    item.user_properties += (figures := [*judgement.properties.items(), ("verdict", text)])
+    item.stash.setdefault(FIGURES, []).extend(figures)
     if (update or begins) and (unwritable := checks.why_unwritable(folder)):
         text += f"\nThese runs cannot be kept as a baseline: {unwritable}; {checks.OTHER_BASELINES}."
         verdict["failed"] = True

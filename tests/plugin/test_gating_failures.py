@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from builders import lines
@@ -135,9 +136,11 @@ def test_a_test_that_passes_when_it_is_rerun_updates_its_baseline(pytester: pyte
     run(pytester, PASSING)
     written = baselines(pytester)
     flaky = "attempts = []\n" + PASSING + "    attempts.append(0)\n    assert len(attempts) == 2\n"
-    code, text = run(pytester, flaky, UPDATE, "--reruns", "1", wrong=200)
+    code, text = run(pytester, flaky, UPDATE, "--reruns", "1", "--junit-xml=junit.xml", wrong=200)
     assert code == OK
     assert "1 rerun" in text
+    for case in ElementTree.parse("junit.xml").iter("properties"):
+        assert [figure.get("name") for figure in case].count("outcome") == 1, "of the last attempt alone"
     assert baselines(pytester).keys() == written.keys()
     assert baselines(pytester) != written
 
