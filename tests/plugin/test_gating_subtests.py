@@ -1,4 +1,4 @@
-"""A test that collects the failures of its gates, in subtests or itself, ends as a gate does."""
+"""Gates in subtests: a test whose gates fail there ends as a gate does."""
 
 import pytest
 from builders import lines
@@ -6,30 +6,6 @@ from builders import lines
 from convspec.plugin.verdicts import NO_BASELINE
 
 FAILED = pytest.ExitCode.TESTS_FAILED
-BOTH = """
-import numpy as np
-import pytest
-
-labels = np.arange(1000) % 2
-
-def test_model(accuracy_gate):
-    failures = []
-    for name in "ab":
-        try:
-            accuracy_gate(name, labels[None].repeat(3, 0), labels)
-        except pytest.fail.Exception as failure:
-            failures.append(failure)
-    if failures:
-        raise failures[0]
-"""
-
-
-def test_a_test_that_collects_the_failures_of_its_gates_ends_as_a_gate(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(test_model=BOTH)
-    sessions = [pytester.runpytest_inprocess("-p", "no:cacheprovider").ret for _ in range(2)]
-    assert sessions == [NO_BASELINE, pytest.ExitCode.OK]
-
-
 with_subtests = pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest has subtests from 9.0 on")
 SEEDS = """
 import numpy as np
