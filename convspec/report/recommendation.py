@@ -156,7 +156,7 @@ def _figures(runs: Runs, rung: str) -> list[str]:
     tested = labels.count(measured.classes.index(worst))
     if special.bdtr(round(recall * tested), tested, accuracy) * len(measured.recalls) < CHANCE:
         taken = next(given for true, given, _ in measured.confusions if true == worst)
-        confused = f", and most of the others taken for {taken}" if len(measured.classes) > 2 else ""
+        confused = f", and the others are most often taken for {taken}" if len(measured.classes) > 2 else ""
         lines.append(f"The worst class is {worst}: {recall:.3f} of its {tested} are right{confused}.")
     return lines
 

@@ -132,6 +132,14 @@ def test_the_worst_class_is_named_where_it_is_worse_than_chance_makes_it(wrong: 
     assert ("The worst class is b: 0.800 of its 200 are right." in lines) == named
 
 
+def test_the_commonest_wrong_answer_for_the_worst_class_is_not_called_most() -> None:
+    spread = run("augmented", range(200, 240))
+    spread.predicted[216:240] = [2] * 12 + [3] * 12
+    spread.dataset["classes"] = ["a", "b", "c", "d"]
+    last = recommend({"augmented": [spread]}, margin=0.01).lines[-1]
+    assert last == "The worst class is b: 0.800 of its 200 are right, and the others are most often taken for a."
+
+
 def test_rungs_tested_with_other_pictures_are_not_compared() -> None:
     other = replace(run("augmented", range(9)), test_names=["x", *map(str, range(1, TEST))])
     with pytest.raises(BadInput, match="not tested with the same pictures"):
