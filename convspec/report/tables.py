@@ -207,7 +207,7 @@ def markdown(
     table, outcomes = ladder(runs), {judgement.name: judgement.outcome for judgement in judgements}
     gates = {name: "no baseline" if outcome == "missing" else outcome for name, outcome in outcomes.items()}
     rows = [[*row, gates.get(row[0], "-")] for row in table.rows]
-    below = [*("\n  ".join(judgement.lines) for judgement in judgements), *FOOTNOTES]
+    below = [*("\n  ".join(judgement.lines) for judgement in judgements), *table.below]
     text = Table([*table.titles, "gate"], rows, table.alignment + "<", below=below).markdown()
     if (beside := worth(runs)).rows:
         text += f"\n{beside.markdown()}"

@@ -80,11 +80,13 @@ def test_the_markdown_summary_has_a_row_and_verdict_for_each_rung(tmp_path: Path
     for run in groups["augmented"]:
         baselines.write(tmp_path / "baselines", run.as_run())
     judgements = [judge(tmp_path / "baselines", [run.as_run() for run in group]) for group in groups.values()]
+    groups["augmented"][0].machine["processes"] = 2
     tables.markdown(groups, judgements, [], [], tmp_path / "ladder.md")
     text = (tmp_path / "ladder.md").read_text()
     assert re.search(r"^\| augmented \|.* \| 0\.900 .* \| \**pass\** \|$", text, re.MULTILINE)
     assert re.search(r"^\| fine_tuned \|.* \**no baseline\** \|$", text, re.MULTILINE)
     assert "- fine_tuned: no baseline yet of fine_tuned" in text
+    assert "- timed in one thread each, 2 runs at once." in text
 
 
 def pets(rung: str, cats: int, wrong: int, *others: str) -> list[Result]:
