@@ -345,7 +345,7 @@ class _Run:
 
             folder = self._config.stash[SESSION].folder
             facts = {
-                "command": shlex.join(["pytest", *self._config.invocation_params.args]),
+                "command": shlex.join(["pytest", *map(str, self._config.invocation_params.args)]),
                 "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             }
             try:

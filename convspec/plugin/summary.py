@@ -143,7 +143,7 @@ def write_report(
 
     facts: dict[str, Any] = {
         "scale": session.scale,
-        "command": ["pytest", *session.config.invocation_params.args],
+        "command": ["pytest", *map(str, session.config.invocation_params.args)],
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "outcome": outcome,
         "failures": failures,

@@ -20,6 +20,7 @@ from convspec.ladder.recipe import Recipe
 from convspec.ladder.result import Result
 from convspec.ladder.run import run_key
 from convspec.ladder.rungs import find_recipe
+from convspec.plugin import summary
 from convspec.plugin.session import SESSION, Session
 from convspec.report import charts, html, tables
 
@@ -160,6 +161,14 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written(
     page, record = page_and_record(folder)
     assert len(record["runs"]) == 1
     assert page.count('role="note"') == 1, "the other parts are there"
+
+
+def test_an_argument_that_is_a_path_is_recorded_as_text(pytester: pytest.Pytester) -> None:
+    session = pytester.parseconfigure().stash[SESSION]
+    arguments: Any = [Path("benchmarks")]
+    session.config.invocation_params = pytest.Config.InvocationParams(args=arguments, plugins=None, dir=pytester.path)
+    assert summary.write_report(session, "failed", [], None) == []
+    assert page_and_record(session.folder)[1]["command"] == ["pytest", "benchmarks"]
 
 
 def test_a_model_is_found_where_its_training_left_it(
