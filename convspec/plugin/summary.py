@@ -61,8 +61,10 @@ def show_ladder(terminal: "pytest.TerminalReporter", session: Session, interrupt
     try:
         for line in write_report(session, outcome, failures, advice):
             terminal.write_line(line, red=True)
-        terminal.write_line("record, picture and a summary in Markdown: ladder.json, ladder.png, ladder.md beside")
-        terminal.write_line(f"report: {session.folder / 'index.html'}")
+        picture, drawn = (", picture", "ladder.png, ") if (session.folder / "ladder.png").exists() else ("", "")
+        terminal.write_line(f"record{picture} and a summary in Markdown: ladder.json, {drawn}ladder.md beside")
+        if (page := session.folder / "index.html").exists():
+            terminal.write_line(f"report: {page}")
     except OSError as error:
         terminal.write_line(f"no report: {error}; another folder for it: --convspec-report=DIR", red=True)
     if advice:
@@ -157,6 +159,8 @@ def write_report(
         "verdicts": [judgement.properties | {"lines": judgement.lines} for judgement in session.judgements],
     }
     tables.record(session.runs, session.folder / "ladder.json", **facts)
+    for name in ("ladder.md", "ladder.png", "index.html"):  # of an earlier session
+        (session.folder / name).unlink(missing_ok=True)
     errors: list[str] = []
 
     def draw(name: str, function: Callable[..., None], *arguments: Any) -> None:

@@ -142,7 +142,10 @@ def test_runs_that_were_trained_ahead_count_as_kept(pytester: pytest.Pytester, m
 
 
 def test_a_run_that_fails_before_any_rung_is_finished_has_a_page_too(run_ladder: Ladder) -> None:
-    _, folder = run_ladder(RuntimeError("no"), "--convspec-rungs", "from_scratch")
+    run_ladder(None, "--convspec-rungs", "dense_baseline", "--convspec-seeds", "1")
+    terminal, folder = run_ladder(RuntimeError("no"), "--convspec-rungs", "from_scratch")
+    assert "record and a summary in Markdown: ladder.json, ladder.md beside" in terminal
+    assert not (folder / "ladder.png").exists(), "that was of the session before"
     page, _ = page_and_record(folder)
     assert "Failed.</strong> 0 rungs finished, 0 runs in all; not finished: from_scratch (1 run kept). 1 test" in page
 
@@ -161,6 +164,22 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written(
     page, record = page_and_record(folder)
     assert len(record["runs"]) == 1
     assert page.count('role="note"') == 1, "the other parts are there"
+
+
+def test_a_page_that_cannot_be_written_leaves_none_of_an_earlier_session(
+    run_ladder: Ladder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no template")
+
+    rung = "--convspec-rungs", "dense_baseline", "--convspec-seeds", "1"
+    _, folder = run_ladder(None, *rung)
+    assert (folder / "index.html").exists()
+    monkeypatch.setattr(html, "write", broken)
+    terminal, _ = run_ladder(None, *rung)
+    assert "index.html could not be written: RuntimeError: no template" in terminal
+    assert "report: " not in terminal
+    assert not (folder / "index.html").exists()
 
 
 def test_an_argument_that_is_a_path_is_recorded_as_text(pytester: pytest.Pytester) -> None:
