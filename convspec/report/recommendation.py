@@ -14,7 +14,7 @@ from convspec.accuracy.gate import AccuracyVerdict, gate
 from convspec.ladder.learning_curve import Gain, LearningCurve
 from convspec.ladder.result import Result
 from convspec.report.answer import duration
-from convspec.report.tables import Runs, best_rung, measures, summary
+from convspec.report.tables import Runs, best_rung, measures, printable, summary
 
 CHANCE = 0.05  # that some class is recognised so much worse than the others, where all are alike
 
@@ -156,8 +156,8 @@ def _figures(runs: Runs, rung: str) -> list[str]:
     tested = labels.count(measured.classes.index(worst))
     if special.bdtr(round(recall * tested), tested, accuracy) * len(measured.recalls) < CHANCE:
         taken = next(given for true, given, _ in measured.confusions if true == worst)
-        confused = f", and the others are most often taken for {taken}" if len(measured.classes) > 2 else ""
-        lines.append(f"The worst class is {worst}: {recall:.3f} of its {tested} are right{confused}.")
+        confused = f", and the others are most often taken for {printable(taken)}" if len(measured.classes) > 2 else ""
+        lines.append(f"The worst class is {printable(worst)}: {recall:.3f} of its {tested} are right{confused}.")
     return lines
 
 
@@ -172,8 +172,8 @@ def _nothing_learned(runs: Runs, best: str) -> str:
         if min(over_pictures[0], statistics.interval(accuracies, len(labels))[0]) > majority:
             return ""
     return (
-        f"No recommendation: no rung is shown to do better than always answering {classes[counts.argmax()]}, which is"
-        f" right for {majority:.3f} of the {len(labels)} test pictures; the best, {best}, gets"
+        f"No recommendation: no rung is shown to do better than always answering {printable(classes[counts.argmax()])},"
+        f" which is right for {majority:.3f} of the {len(labels)} test pictures; the best, {best}, gets"
         f" {summary(runs[best])['test_accuracy']:.3f}."
     )
 

@@ -175,8 +175,14 @@ def measures(runs: Sequence["Result"]) -> Measures:
     return measure([run.as_run() for run in runs], runs[0].dataset["classes"])
 
 
+def printable(name: str) -> str:
+    """Return the name of a class, or how Python writes it where it would break a line of text."""
+    return name if name.isprintable() else repr(name)
+
+
 def short(name: str) -> str:
-    """Return the name of a class in up to 16 characters."""
+    """Return the name of a class, as `printable` has it, in up to 16 characters."""
+    name = printable(name)
     return name if len(name) <= MAX_CLASS_WIDTH else f"{name[: MAX_CLASS_WIDTH - 3]}..."
 
 

@@ -9,6 +9,7 @@ from builders import result
 from convspec import BadInput
 from convspec.ladder.learning_curve import Gain, LearningCurve
 from convspec.ladder.result import Result
+from convspec.report import tables
 from convspec.report.recommendation import describe_better_probe, describe_curve, recommend
 
 TEST = 400
@@ -138,6 +139,17 @@ def test_the_commonest_wrong_answer_for_the_worst_class_is_not_called_most() -> 
     spread.dataset["classes"] = ["a", "b", "c", "d"]
     last = recommend({"augmented": [spread]}, margin=0.01).lines[-1]
     assert last == "The worst class is b: 0.800 of its 200 are right, and the others are most often taken for a."
+
+
+def test_names_of_classes_with_control_characters_break_no_line() -> None:
+    names = ["a\n\x1b[31m", "b\u202e", "c"]
+    named, unlearned = run("augmented", range(200, 240)), run("augmented", range(200))
+    named.dataset["classes"] = unlearned.dataset["classes"] = names
+    lines = [recommend({"augmented": [each]}, margin=0.01).lines[-1] for each in (named, unlearned)]
+    lines += tables.worth({"augmented": [named]}).text().split("\n")
+    assert [line for line in lines if not line.isprintable()] == []
+    assert r"The worst class is 'b\u202e': " in lines[0]
+    assert r"taken for 'a\n\x1b[31m'." in lines[0]
 
 
 def test_rungs_tested_with_other_pictures_are_not_compared() -> None:
