@@ -68,13 +68,9 @@ def claims(runs: Runs) -> Table:
             cells = ["-"] * 4 + [f"see {name}_exact" if groups.get(f"{name}_exact") else "not run here"]
             if group:
                 figure = judge(group, part)
-                cells = [
-                    f"{figure.measured:.3f}",
-                    "-" if figure.best is None else f"{figure.best:.3f}",
-                    str(len(group)),
-                    f"{figure.low:.3f} to {figure.high:.3f}",
-                    figure.verdict,
-                ]
+                best = "-" if figure.best is None else f"{figure.best:.3f}"
+                cells = [f"{figure.measured:.3f}", best, str(len(group))]
+                cells += [f"{figure.low:.3f} to {figure.high:.3f}", figure.verdict]
             rows.append([name, part, format_range(*span), *cells])
     titles = ["rung", "part", "published", "measured", "best epoch", "seeds", "another run", "verdict"]
     return Table(titles, rows, "<" * 8, below=FOOTNOTES)

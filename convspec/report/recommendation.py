@@ -163,17 +163,15 @@ def _figures(runs: Runs, rung: str) -> list[str]:
 
 def _nothing_learned(runs: Runs, best: str) -> str:
     """Return why no rung is worth recommending, "" where one beats the majority class with confidence."""
-    labels, classes = runs[best][0].test_labels, runs[best][0].dataset["classes"]
-    counts = np.bincount(labels)
-    majority = counts.max() / len(labels)
+    measured, pictures = measures(runs[best]), len(runs[best][0].test_labels)
     for rung in runs:
         accuracies = [run.test_accuracy for run in runs[rung]]
-        over_pictures = statistics.interval([float(np.mean(accuracies))], len(labels))
-        if min(over_pictures[0], statistics.interval(accuracies, len(labels))[0]) > majority:
+        over_pictures = statistics.interval([float(np.mean(accuracies))], pictures)
+        if min(over_pictures[0], statistics.interval(accuracies, pictures)[0]) > measured.majority:
             return ""
     return (
-        f"No recommendation: no rung is shown to do better than always answering {printable(classes[counts.argmax()])},"
-        f" which is right for {majority:.3f} of the {len(labels)} test pictures; the best, {best}, gets"
+        f"No recommendation: no rung is shown to do better than always answering {printable(measured.commonest)},"
+        f" which is right for {measured.majority:.3f} of the {pictures} test pictures; the best, {best}, gets"
         f" {summary(runs[best])['test_accuracy']:.3f}."
     )
 

@@ -192,14 +192,10 @@ def worth(runs: Runs) -> Table:
     for rung, group in runs.items():
         if (measured := measures(group)).say_more_than_accuracy:
             (name, recall), confusions = measured.lowest, measured.confusions
-            rows.append([
-                rung,
-                f"{summary(group)['test_accuracy']:.3f}",
-                f"{measured.balanced:.3f}",
-                f"{recall:.3f} {short(name)}",
-                " as ".join(map(short, confusions[0][:2])) if confusions else "-",
-                f"{measured.calibration_error:.3f}",
-            ])  # fmt: skip
+            accuracies = (f"{value:.3f}" for value in (summary(group)["test_accuracy"], measured.balanced))
+            mistake = " as ".join(map(short, confusions[0][:2])) if confusions else "-"
+            calibration = f"{measured.calibration_error:.3f}"
+            rows.append([rung, *accuracies, f"{recall:.3f} {short(name)}", mistake, calibration])
             common = f"{measured.commonest!r} reaches {measured.majority:.3f}"
             majorities.append(f"{group[0].dataset['name']}: always answering {common}")
     above = [*dict.fromkeys(majorities)]
