@@ -30,12 +30,11 @@ def without_noise() -> Iterator[None]:
     """Drop known lines of TensorFlow's from file descriptor 2 while the context is open; all others pass."""
     known = KNOWN if Path("/proc/driver/nvidia").exists() else KNOWN + OF_GPUS
     try:
-        terminal = os.dup(2)
+        terminal = os.dup(2 if sys.executable else -1)  # an embedded Python may know no program of its own
     except OSError:  # a program without one
         yield
         return
-    command = [sys.executable, "-I", "-S", "-c", FILTER, known.decode()]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", FILTER, known.decode()], stdin=subprocess.PIPE)
     assert child.stdin
     os.dup2(child.stdin.fileno(), 2)
     child.stdin.close()

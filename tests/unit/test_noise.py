@@ -42,8 +42,9 @@ def test_what_an_import_says_before_it_crashes_is_shown() -> None:
     assert "no AVX on this machine" in ended.stderr
 
 
-def test_without_a_file_descriptor_2_nothing_is_filtered() -> None:
-    ended = run("os.close(2)\nwith noise.without_noise():\n    print('imported')")
+@pytest.mark.parametrize("lack", ["os.close(2)", "noise.sys.executable = ''"])
+def test_without_file_descriptor_2_or_pythons_name_nothing_is_filtered(lack: str) -> None:
+    ended = run(f"{lack}\nwith noise.without_noise():\n    print('imported')")
     assert (ended.returncode, ended.stdout) == (0, "imported\n")
 
 
