@@ -33,17 +33,18 @@ class Field(NamedTuple):
     start: int  # first input position of output 0's field; negative where that lies in the padding
 
 
-def _at_least_1(**arguments: int) -> None:
+def _at_least_1(**arguments: int) -> list[int]:  # Python's, as NumPy's may overflow
     for name, value in arguments.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    return [*map(int, arguments.values())]
 
 
 def _area(kernel: Kernel) -> int:
     sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"kernel must be one whole number or (height, width), each at least 1, got {kernel!r}")
-    return prod(sides)
+    return prod(map(int, sides))
 
 
 def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "valid", dilation: int = 1) -> int:
@@ -61,7 +62,7 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str = "va
             with stride and dilation both over 1. (Keras' Conv2D refuses both over 1 with "valid" too; DepthwiseConv2D
             does not.)
     """
-    _at_least_1(size=size, kernel=kernel, stride=stride, dilation=dilation)
+    size, kernel, stride, dilation = _at_least_1(size=size, kernel=kernel, stride=stride, dilation=dilation)
     if padding not in PADDINGS:
         raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
     if padding == "same":
@@ -83,7 +84,7 @@ def pool_output_size(size: int, pool: int, stride: int | None = None, padding: s
 
     Arguments are as in `conv_output_size`; the default stride is the pool size.
     """
-    _at_least_1(size=size, pool=pool)
+    size, pool = _at_least_1(size=size, pool=pool)
     if padding == "valid" and pool > size:
         raise ValueError(f"pool must fit in a valid input of size {size}, got {pool}")
     return conv_output_size(size, pool, pool if stride is None else stride, padding)
@@ -91,20 +92,21 @@ def pool_output_size(size: int, pool: int, stride: int | None = None, padding: s
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
     """Return the rows that padding "same" adds (before, after); an odd row goes below or to the right (figure 5.6)."""
+    size, kernel, stride, dilation = _at_least_1(size=size, kernel=kernel, stride=stride, dilation=dilation)
     outputs = conv_output_size(size, kernel, stride, "same", dilation)
-    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1, size) - size  # never below 0, also unsigned
+    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
 
 
 def conv2d_parameters(kernel: Kernel, in_channels: int, filters: int, bias: bool = True) -> int:
     """Return the number of weights and biases of a Conv2D (or Conv2DTranspose) layer."""
-    _at_least_1(in_channels=in_channels, filters=filters)
+    in_channels, filters = _at_least_1(in_channels=in_channels, filters=filters)
     return _area(kernel) * in_channels * filters + bias * filters
 
 
 def depthwise_conv2d_parameters(kernel: Kernel, in_channels: int, multiplier: int = 1, bias: bool = True) -> int:
     """Return the number of weights and biases of a DepthwiseConv2D layer: `multiplier` filters for each channel."""
-    _at_least_1(in_channels=in_channels, multiplier=multiplier)
+    in_channels, multiplier = _at_least_1(in_channels=in_channels, multiplier=multiplier)
     return (_area(kernel) + bias) * in_channels * multiplier
 
 
@@ -113,12 +115,12 @@ def separable_conv2d_parameters(
 ) -> int:
     """Return the number of weights and biases of a SeparableConv2D layer: depthwise without bias, then 1x1."""
     depthwise = depthwise_conv2d_parameters(kernel, in_channels, multiplier, bias=False)
-    return depthwise + conv2d_parameters(1, in_channels * multiplier, filters, bias)
+    return depthwise + conv2d_parameters(1, int(in_channels) * int(multiplier), filters, bias)
 
 
 def dense_parameters(inputs: int, units: int, bias: bool = True) -> int:
     """Return the number of weights and biases of a Dense layer."""
-    _at_least_1(inputs=inputs, units=units)
+    inputs, units = _at_least_1(inputs=inputs, units=units)
     return inputs * units + bias * units
 
 
@@ -127,7 +129,7 @@ def batch_normalization_parameters(channels: int, center: bool = True, scale: bo
 
     Beta and gamma train, the moving mean and variance do not.
     """
-    _at_least_1(channels=channels)
+    (channels,) = _at_least_1(channels=channels)
     trainable = (center + scale) * channels
     return trainable, trainable + 2 * channels
 
@@ -140,8 +142,8 @@ def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
     """
     field = 1
     for kernel, stride in reversed(list(layers)):
-        _at_least_1(kernel=kernel, stride=stride)
-        field = (field - 1) * stride + kernel
+        width, step = _at_least_1(kernel=kernel, stride=stride)
+        field = (field - 1) * step + width
     return field
 
 
@@ -151,14 +153,13 @@ def receptive_fields(size: int, layers: Iterable[Window]) -> list[Field]:
     Output i sees Field.size positions from start + i * jump on, those outside the image being padding; with
     dilation, or a stride over the kernel, it may skip some in between.
     """
-    _at_least_1(size=size)
-    outputs, seen, jump, start = size, 1, 1, 0
+    (outputs,), seen, jump, start = _at_least_1(size=size), 1, 1, 0
     fields = []
     for kernel, stride, padding, dilation in layers:
         if padding == "same":
             start -= same_padding(outputs, kernel, stride, dilation)[0] * jump
         outputs = conv_output_size(outputs, kernel, stride, padding, dilation)
-        seen, jump = seen + dilation * (kernel - 1) * jump, jump * stride
+        seen, jump = seen + int(dilation) * (int(kernel) - 1) * jump, jump * int(stride)
         fields.append(Field(outputs, seen, jump, start))
     return fields
 

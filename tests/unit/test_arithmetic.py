@@ -129,10 +129,23 @@ def test_same_padding_is_what_keras_adds_at_every_small_size() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.int32])
 def test_sizes_of_numpy_give_what_those_of_python_give(kind: type[np.integer]) -> None:
-    for size, kernel, stride in product((27, 28), (1, 3), (1, 2, 3)):
+    for size, kernel, stride in product((27, 28, 200), (1, 3, 150), (1, 2, 3)):
         given: dict[str, Any] = {"size": kind(size), "kernel": kind(kernel), "stride": kind(stride)}
         assert conv_output_size(padding="same", **given) == conv_output_size(size, kernel, stride, "same")
         assert same_padding(**given) == same_padding(size, kernel, stride)
+    two: Any = kind(2)
+    many: Any = kind(200)  # twice that is more than a byte holds
+    with pytest.raises(ValueError, match="extent 399 at dilation 2"):
+        conv_output_size(many, many, dilation=two)
+    assert same_padding(many, many, dilation=two) == same_padding(200, 200, dilation=2)
+    assert conv2d_parameters((many, many), many, many) == 200**4 + 200
+    assert depthwise_conv2d_parameters(two, many, many) == 5 * 200**2
+    assert separable_conv2d_parameters(two, many, many, two) == 4 * 400 + 400 * 200 + 200
+    assert dense_parameters(many, many) == 200**2 + 200
+    assert batch_normalization_parameters(many) == (400, 800)
+    assert receptive_field([(many, many)] * 2) == 200 * 200
+    window = Window(two, two, "valid", many)
+    assert receptive_fields(2000, [window] * 2) == receptive_fields(2000, [Window(2, 2, "valid", 200)] * 2)
 
 
 def test_an_odd_row_of_padding_goes_after() -> None:
