@@ -44,14 +44,11 @@ class _Lines:
     """A log: each state of a bar is a whole line, and nothing is wiped out."""
 
     def __init__(self, log: TextIO) -> None:
-        self.log = log
+        self.log, self.flush = log, log.flush
 
     def write(self, text: str) -> None:
         if state := text.strip("\r "):
             self.log.write(f"\n{state}\n")  # pytest may be in the middle of a line
-
-    def flush(self) -> None:
-        self.log.flush()
 
 
 class Clock:
