@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 from unicodedata import bidirectional
 
@@ -53,7 +54,7 @@ def chart(runs: Runs, width: float = 8) -> Figure:
             if above != below:
                 axes.axhline(row + 0.4, color=GREY, linewidth=1)
     title = f"The ladder: {', '.join(dict.fromkeys(datasets))} at scale {next(iter(runs.values()))[0].recipe.scale}"
-    axes.set_title(_drawable(title), loc="left", fontsize=11, parse_math=False)
+    axes.set_title(fill(_drawable(title), 64), loc="left", fontsize=11, parse_math=False)  # as wide as the bars
     axes.set(xlabel="accuracy", ylim=(len(runs) - 0.5, -0.7))
     axes.set_yticks(range(len(runs)), labels, parse_math=False)
     axes.grid(axis="x", alpha=0.3)

@@ -1,5 +1,6 @@
 """The curves show the histories that they are drawn from, and their colours can be told apart."""
 
+import io
 from dataclasses import replace
 from itertools import combinations
 
@@ -113,6 +114,14 @@ def test_reliability_has_the_accuracy_and_the_share_of_each_confidence() -> None
 def test_a_class_is_labelled_by_signs_that_the_font_has(name: str, label: str) -> None:
     matrix = charts.confusion(replace(PETS, classes=("cat", name)))
     assert matrix.axes[0].get_yticklabels()[1].get_text() == label
+
+
+@pytest.mark.parametrize("name", ["pets", "n" * 120])
+def test_a_long_name_of_a_folder_leaves_the_chart_its_width(name: str) -> None:
+    figure = charts.chart({"augmented": [result("augmented", "mini", 0.9, dataset=name)]}, width=6)
+    figure.savefig(io.BytesIO())
+    assert figure.axes[0].get_position().width > 0.75
+    assert name in figure.axes[0].get_title(loc="left").replace("\n", "")
 
 
 def test_each_metric_has_its_own_values_and_words() -> None:
