@@ -16,7 +16,7 @@ Pair = int | tuple[int, int]  # one number for both axes, or (height, width)
 
 
 def _pair(value: Pair) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
+    return value if isinstance(value, tuple) and len(value) == 2 else (value, value)
 
 
 def _reassemble(image: Array, spans: list[list[slice]], transform: Callable[[Array], Array]) -> Array:

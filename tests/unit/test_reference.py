@@ -212,6 +212,9 @@ def test_pooling_windows_are_2x2_unless_given() -> None:
     assert reference.average_pool2d(image).ravel().tolist() == [2.5, 4.5, 10.5, 12.5]
 
 
+THREE: Any = (2, 2, 2)  # of height and width
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -245,6 +248,14 @@ def test_pooling_windows_are_2x2_unless_given() -> None:
         (
             lambda: reference.average_pool2d(np.ones((5, 5, 1)), padding="full"),
             "padding must be one of ('valid', 'same'), got 'full'",
+        ),
+        (
+            lambda: reference.max_pool2d(np.ones((5, 5, 1)), pool=THREE),
+            "pool must be a whole number, at least 1, got (2, 2, 2)",
+        ),
+        (
+            lambda: reference.conv2d(np.ones((5, 5, 1)), np.ones((1, 1, 1, 1)), stride=THREE),
+            "stride must be a whole number, at least 1, got (2, 2, 2)",
         ),
     ],
 )
