@@ -170,14 +170,14 @@ def multiply_adds(layer: Any) -> int:
     A convolution uses each weight of its kernel once at every output position, a transposed one at every input
     position, a Dense layer once for each vector; the zeros of padding count, as they are multiplied too. Biases,
     activations, pooling and normalisation count nothing, and a layer that a model uses twice counts once.
-    Raises ValueError for an unbuilt layer, an input of unknown size, and a layer with weights that are used in another
-    way.
+    Raises ValueError for a layer that has seen no keras.Input, as inside of a subclassed model, an input of unknown
+    size, and a layer with weights that are used in another way.
     """
     if hasattr(layer, "layers"):
         return sum(multiply_adds(inner) for inner in layer.layers)
-    if not layer.built:
-        raise ValueError(f"layer must be built, got {layer.name}, which has not seen an input")
     kernels = [tuple(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
+    if not layer.built or (kernels and not hasattr(layer, "output")):  # which Keras knows of symbolic inputs alone
+        raise ValueError(f"layer must be built, got {layer.name}, which has seen no keras.Input")
     if not kernels:
         return 0
     kind = type(layer).__name__

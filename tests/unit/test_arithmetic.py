@@ -349,9 +349,26 @@ def test_channels_first_multiply_like_channels_last() -> None:
     assert multiply_adds(first) == multiply_adds(last) == 6 * 5 * 9 * 2 * 4
 
 
-@pytest.mark.parametrize("model", [layers.Dense(3, name="first"), keras.Sequential([layers.LSTM(3, name="first")])])
-def test_multiply_adds_refuse_an_unbuilt_layer(model: keras.Layer) -> None:
-    with pytest.raises(ValueError, match=r"^layer must be built, got first, which has not seen an input$"):
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = layers.Dense(3, name="first")
+
+    def call(self, inputs: Any) -> Any:
+        return self.first(inputs)
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: layers.Dense(3, name="first"), lambda: keras.Sequential([layers.LSTM(3, name="first")]), Subclassed],
+    ids=["layer", "Sequential", "subclassed"],
+)
+def test_multiply_adds_refuse_a_layer_without_a_known_input(make: Callable[[], Any], called: bool) -> None:
+    model = make()
+    if called and not isinstance(model, keras.Sequential):
+        model(np.ones((2, 4), np.float32))
+    with pytest.raises(ValueError, match=r"^layer must be built, got first, which has seen no keras.Input$"):
         multiply_adds(model)
 
 
