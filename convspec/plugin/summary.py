@@ -143,15 +143,14 @@ def write_report(
     """
     from convspec.report import charts, html, tables
 
+    unfinished = (session.selected | session.begun) - {*session.runs}
     facts: dict[str, Any] = {
         "scale": session.scale,
         "command": ["pytest", *map(str, session.config.invocation_params.args)],
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "outcome": outcome,
         "failures": failures,
-        "unfinished": {
-            recipe.name: session.kept(recipe) for recipe in session.recipes if recipe.name not in session.runs
-        },
+        "unfinished": {recipe.name: session.kept(recipe) for recipe in session.recipes if recipe.name in unfinished},
         "reading": session.explanation[0] if session.runs else [],
         "repeats": {rung: repeat.outcome for rung, repeat in session.repeats.items()},
         "costs": [asdict(cost) for cost in session.costs],

@@ -166,6 +166,13 @@ def test_what_cannot_be_drawn_is_told_and_the_record_is_written(
     assert page.count('role="note"') == 1, "the other parts are there"
 
 
+def test_a_rung_that_was_not_selected_is_not_called_unfinished(run_ladder: Ladder) -> None:
+    _, folder = run_ladder(None, "-k", "test_rung[dense")
+    page, record = page_and_record(folder)
+    assert "<strong>Complete.</strong> 1 rung finished, 2 runs in all." in page
+    assert record["unfinished"] == {}
+
+
 def test_a_page_that_cannot_be_written_leaves_none_of_an_earlier_session(
     run_ladder: Ladder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
