@@ -46,13 +46,19 @@ class Processes:
 
     def begin(self, key: Hashable, task: Callable[[Run], Any], run: Run) -> None:
         """Let a task be done with a run after what was begun before it, unless that key is begun already."""
-        if key not in self._jobs:
-            pictures = Path(self._datasets.name, run.dataset.fingerprint)
-            if not pictures.is_file():
-                pictures.write_bytes(pickle.dumps(run.dataset))
-            without = run._replace(dataset=None)  # type: ignore[arg-type]
-            fast = machine.fast_precision() if run.recipe.precision == "fast" else None
-            self._jobs[key] = self._executor.submit(_do, task, without, pictures, backend.precision(), fast)
+        if (job := self._jobs.get(key)) and not (job.done() and isinstance(job.exception(), TerminatedWorkerError)):
+            return
+        pictures = Path(self._datasets.name, run.dataset.fingerprint)
+        if not pictures.is_file():
+            pictures.write_bytes(pickle.dumps(run.dataset))
+        without = run._replace(dataset=None)  # type: ignore[arg-type]
+        fast = machine.fast_precision() if run.recipe.precision == "fast" else None
+        call = _do, task, without, pictures, backend.precision(), fast
+        try:
+            self._jobs[key] = self._executor.submit(*call)
+        except TerminatedWorkerError:  # where one was killed, all have ended
+            self._executor = self._start()
+            self._jobs[key] = self._executor.submit(*call)
 
     def train(self, file: Path, run: Run) -> None:
         """Begin to train; `file`, the key, is to keep the result."""
@@ -69,8 +75,6 @@ class Processes:
         try:
             return self._jobs[key].result()
         except TerminatedWorkerError as error:
-            self._jobs.clear()  # they ended with it
-            self._executor = self._start()
             raise BadInput("a process that trained was killed: there may be too little memory") from error
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,12 +98,19 @@ def test_processes_end_with_a_session_that_was_killed(tmp_path: Path) -> None:
     assert_end(map(int, numbers))
 
 
-def test_after_a_process_was_killed_the_next_run_has_a_new_one(
-    processes: Processes, few_shapes: Dataset, tmp_path: Path
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_what_a_killed_process_was_to_do_can_be_begun_again(
+    waited_for: bool, processes: Processes, few_shapes: Dataset, tmp_path: Path
 ) -> None:
+    """A process may be killed while the session does something else."""
     run = Run(short_recipe("dense_baseline"), few_shapes, 0, None)
     processes.begin("killed", lambda _: os.kill(os.getpid(), signal.SIGKILL), run)
-    with pytest.raises(BadInput, match=r"^a process that trained was killed: there may be too little memory$"):
-        processes.result("killed")
+    if waited_for:
+        with pytest.raises(BadInput, match=r"^a process that trained was killed: there may be too little memory$"):
+            processes.result("killed")
+    else:
+        futures.wait(processes._jobs.values())
     processes.train(tmp_path / "next.json", run)
     assert processes.result(tmp_path / "next.json").seed == 0
+    processes.begin("killed", lambda _: "done", run)
+    assert processes.result("killed") == "done"
