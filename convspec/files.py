@@ -57,7 +57,7 @@ def lock(path: Path, progress: TextIO | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def room_for(what: str, folder: Path) -> Iterator[None]:
+def room_for(what: str, folder: Path, option: str = "--convspec-report") -> Iterator[None]:
     """Raise BadInput, with the remedy, where a block that writes to `folder` finds its disk full."""
     try:
         yield
@@ -65,8 +65,8 @@ def room_for(what: str, folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise BadInput(
-            f"no room for {what} in {str(folder)!r}: free some, or name another folder with --convspec-report; what is"
-            " computed is kept"
+            f"no room for {what} in {str(folder)!r}: free some, or name another folder with {option}; what is computed"
+            " is kept"
         ) from error
 
 

@@ -20,6 +20,7 @@ from loky.process_executor import TerminatedWorkerError
 
 from convspec import BadInput, backend, machine
 from convspec.data.datasets import Dataset
+from convspec.files import atomic_write, room_for
 from convspec.ladder.run import Run, train_once
 from convspec.progress import bar
 
@@ -45,12 +46,16 @@ class Processes:
         return loky.ProcessPoolExecutor(self.count, env=ENVIRONMENT, initializer=_end_with, initargs=(os.getpid(),))
 
     def begin(self, key: Hashable, task: Callable[[Run], Any], run: Run) -> None:
-        """Let a task be done with a run after what was begun before it, unless that key is begun already."""
+        """Let a task be done with a run after what was begun before it, unless that key is begun already.
+
+        Raises BadInput where the pictures have no room.
+        """
         if (job := self._jobs.get(key)) and not (job.done() and isinstance(job.exception(), TerminatedWorkerError)):
             return
         pictures = Path(self._datasets.name, run.dataset.fingerprint)
         if not pictures.is_file():
-            pictures.write_bytes(pickle.dumps(run.dataset))
+            with room_for("the pictures", pictures.parent, "the variable TMPDIR"), atomic_write(pictures) as new:
+                new.write_bytes(pickle.dumps(run.dataset))
         without = run._replace(dataset=None)  # type: ignore[arg-type]
         fast = machine.fast_precision() if run.recipe.precision == "fast" else None
         call = _do, task, without, pictures, backend.precision(), fast

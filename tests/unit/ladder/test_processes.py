@@ -1,5 +1,6 @@
 """Runs in several processes are those of one thread, fail one by one, and survive the death of a process."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -114,3 +115,20 @@ def test_what_a_killed_process_was_to_do_can_be_begun_again(
     assert processes.result(tmp_path / "next.json").seed == 0
     processes.begin("killed", lambda _: "done", run)
     assert processes.result("killed") == "done"
+
+
+def test_a_full_temporary_folder_is_one_line_and_leaves_no_half_pictures(
+    processes: Processes, few_shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(short_recipe("dense_baseline"), few_shapes, 0, None)
+
+    def fill_disk(path: Path, content: bytes) -> None:
+        path.open("wb").write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill_disk)
+        with pytest.raises(BadInput, match=r"^no room for the pictures in .*another folder with the variable TMPDIR"):
+            processes.begin("key", lambda run: run.dataset.fingerprint, run)
+    processes.begin("key", lambda run: run.dataset.fingerprint, run)
+    assert processes.result("key") == few_shapes.fingerprint
