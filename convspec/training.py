@@ -266,18 +266,18 @@ def fit(
 
 
 def fit_linear(
-    layer: keras.layers.Dense, train: Batches, validation: Batches, penalties: Sequence[float] = PENALTIES
+    layer: keras.layers.Dense, train: Batches, validation: Batches | None, penalties: Sequence[float] = PENALTIES
 ) -> History:
     """Fit a dense layer to features by logistic regression with the penalty that has the lowest validation loss.
 
     Args:
         layer: The last layer of a linear probe: one sigmoid unit, or a softmax.
         train: Features, (n, d), and labels to fit to.
-        validation: Features and labels that choose the penalty.
+        validation: Features and labels that choose the penalty; None leaves that to `train`.
         penalties: Factors of the squared weights, beside the summed loss.
 
     Returns:
-        A history of one epoch.
+        A history of one epoch, without validation where there is none.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -285,21 +285,19 @@ def fit_linear(
 
     # One scale for all features: a deviation of its own for each would raise those that hardly ever fire.
     mean, scale = np.mean(train.inputs, axis=0), np.std(train.inputs)
-    inputs, held_out = ((batches.inputs - mean) / scale for batches in (train, validation))
+    chosen_on = validation or train
+    inputs, held_out = ((batches.inputs - mean) / scale for batches in (train, chosen_on))
     fits = []
     with threadpool_limits(1):  # threads that wait for each other take 50 times as long on a busy machine
         for penalty in penalties:
             fitted = LogisticRegression(C=1 / penalty, max_iter=2000).fit(inputs, train.labels)
-            fits.append((log_loss(validation.labels, fitted.predict_proba(held_out), labels=fitted.classes_), fitted))
+            fits.append((log_loss(chosen_on.labels, fitted.predict_proba(held_out), labels=fitted.classes_), fitted))
     loss, best = min(fits, key=lambda fit: fit[0])
     kernel = best.coef_.T / scale
     layer.set_weights([kernel, best.intercept_ - mean @ kernel])
-    return {
-        "loss": [log_loss(train.labels, best.predict_proba(inputs))],
-        "accuracy": [best.score(inputs, train.labels)],
-        "val_loss": [loss],
-        "val_accuracy": [best.score(held_out, validation.labels)],
-    }
+    history = {"val_loss": [loss], "val_accuracy": [best.score(held_out, chosen_on.labels)]} if validation else {}
+    history["loss"] = [log_loss(train.labels, best.predict_proba(inputs))]
+    return history | {"accuracy": [best.score(inputs, train.labels)]}
 
 
 def predicted_classes(probabilities: np.ndarray) -> np.ndarray:

@@ -76,7 +76,7 @@ def learning_curve(
             draws = []
             for chosen in _draws(train.labels, share):
                 subset = Batches(train.inputs[chosen], train.labels[chosen], train.batch_size, identity)
-                draws.append(_fit(subset, validation or subset, test, len(dataset.classes)))
+                draws.append(_fit(subset, validation, test, len(dataset.classes)))
                 shown.update()
             sizes.append(len(chosen))
             right.append(np.array(draws))
@@ -96,7 +96,7 @@ def _draws(labels: np.ndarray, share: float) -> Iterator[np.ndarray]:
         yield np.sort(np.concatenate([order[: round(share * len(order))] for order in orders]))
 
 
-def _fit(train: Batches, validation: Batches, test: Batches, classes: int) -> np.ndarray:
+def _fit(train: Batches, validation: Batches | None, test: Batches, classes: int) -> np.ndarray:
     """Return which test pictures a linear probe that is fitted to `train` gets right."""
     layer = keras.layers.Dense(1 if classes == 2 else classes)
     layer.build((None, train.inputs.shape[1]))

@@ -269,7 +269,7 @@ class _Run:
     def fit(self, head: keras.Model, inputs: _Inputs, checkpoint: training.Checkpoint) -> training.History:
         if ARCHITECTURES[self.recipe.model].fit == "logistic regression":
             with self.clock("train"):
-                return training.fit_linear(head.layers[-1], inputs.passes[0], inputs.validation or inputs.passes[0])
+                return training.fit_linear(head.layers[-1], inputs.passes[0], inputs.validation)
         training.compile_model(head, self.recipe.learning_rate, self.recipe.ema_momentum)
         history = checkpoint.restore(head, self.clock)
         done = len(history.get("loss", [])) * self.steps

@@ -54,6 +54,14 @@ def test_a_probe_at_two_sizes_runs_like_any_recipe(few_shapes: Dataset, tmp_path
     assert other.history != result.history, "features of one size were taken for those of another"
 
 
+def test_a_probe_without_validation_pictures_has_no_validation_accuracy(few_shapes: Dataset, tmp_path: Path) -> None:
+    result = run_recipe(
+        find_recipe("feature_extraction_fast", "mini"), replace(few_shapes, validation=None), 0, tmp_path
+    )
+    assert result.validation_accuracy is None
+    assert set(result.history) == {"loss", "accuracy"}
+
+
 @pytest.mark.parametrize("scale", ["mini", "full"])
 @pytest.mark.parametrize("rung", ["frozen_end_to_end", "fine_tuned"])
 def test_the_fast_form_of_a_rung_changes_what_an_expert_would_change(rung: str, scale: Any) -> None:
