@@ -22,7 +22,7 @@ class Repeat:
     largest: float  # relative difference between the losses of any step
 
 
-def repeat(run: Run, engine: Engine = KERAS) -> Repeat:
+def repeat(run: Run, engine: Engine = KERAS, devices: int = 1) -> Repeat:
     """Train the first steps of a run twice, without validation, and compare.
 
     The recipe is cut to STEPS epochs of one step, the dataset to PICTURES pictures a part.
@@ -35,7 +35,8 @@ def repeat(run: Run, engine: Engine = KERAS) -> Repeat:
     results = []
     for _ in range(2):
         with TemporaryDirectory() as folder:  # else the second would take what the first has cached
-            results.append(run_recipe(short, few, seed, Path(folder), weights=weights, engine=engine))
+            arguments = short, few, seed, Path(folder)
+            results.append(run_recipe(*arguments, weights=weights, engine=engine, devices=devices))
     return compare(*results)
 
 

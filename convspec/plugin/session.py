@@ -227,7 +227,7 @@ class Session:
 
         inputs = self._inputs(self.recipe(rung), 0)
         if not self.processes:
-            return determinism.repeat(inputs, self.engine)
+            return determinism.repeat(inputs, self.engine, self.settings.devices)
         self.processes.begin(("repeat", rung), determinism.repeat, inputs)
         for recipe in self._expected(rung):
             with suppress(BadInput, MissingData):

@@ -16,8 +16,10 @@ def test_the_option_devices_reaches_the_run(pytester: pytest.Pytester) -> None:
         from convspec.ladder.rungs import find_recipe
 
         def test_it(convspec_session):
-            with pytest.raises(BadInput, match="devices must be .*1.*got 64"):
-                convspec_session.run(find_recipe("dense_baseline", "mini"), 0)
+            for train in (lambda: convspec_session.run(find_recipe("dense_baseline", "mini"), 0),
+                          lambda: convspec_session.repeat("dense_baseline")):
+                with pytest.raises(BadInput, match="devices must be .*1.*got 64"):
+                    train()
         """
     )
     pytester.runpytest("--convspec-devices", "64").assert_outcomes(passed=1)
