@@ -93,8 +93,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if config.option.collectonly or config.getoption("setuponly", False) or hasattr(config, "workerinput"):
         return
     why = checks.obstacle(config.stash[SESSION], getattr(session, "items", ()))
-    for line in config.stash[SESSION].findings:
-        config.pluginmanager.getplugin("terminalreporter").write_line(line)
+    terminal = config.pluginmanager.getplugin("terminalreporter")  # None under -p no:terminal
+    for line in config.stash[SESSION].findings if terminal else ():
+        terminal.write_line(line)
     if why:
         raise pytest.UsageError(why)
 

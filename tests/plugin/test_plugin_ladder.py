@@ -130,6 +130,16 @@ def test_near_copies_are_looked_for_and_told_only_once_the_ladder_runs(
     assert run.index("collected ") < run.index("near copies: 1") < run.index("1 passed")
 
 
+@pytest.mark.usefixtures("accuracy")
+def test_the_ladder_runs_without_a_terminal_to_tell_of_near_copies(
+    pytester: pytest.Pytester, few_pictures: Path
+) -> None:
+    Image.open(few_pictures / "fish" / "0.png").save(few_pictures / "fish" / "copy.jpg", quality=95)
+    options = f"--convspec-dataset={few_pictures}", "--convspec-rungs=dense_baseline", "-p", "no:terminal"
+    result = pytester.runpytest_inprocess(*arguments_of(pytester, *options, "-k", "test_rung["))
+    assert result.ret == pytest.ExitCode.OK, lines(result)
+
+
 def test_required_weights_that_cannot_be_had_end_the_session_first(
     pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
