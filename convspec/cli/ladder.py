@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         f"--rootdir={Path.cwd()}",
         f"--config-file={os.devnull}",
         "--strict-markers",
-        *("-p", "no:cacheprovider"),
+        *("-p", "convspec", "-p", "no:cacheprovider"),  # also where PYTEST_DISABLE_PLUGIN_AUTOLOAD is set
         *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),  # by this command
         f"--convspec-dataset={options.folder.resolve()}",
         "--convspec-require-data",  # a base's weights, without which the recommendation would be among the other rungs

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -255,6 +256,14 @@ def test_the_command_ladder_names_tests_by_file_and_makes_no_other_folder(
     assert names[0] == "test_ladder.py::test_rung[fine_tuned]"
     assert all(name.startswith("test_ladder.py::") for name in names)
     assert not (pytester.path / ".benchmarks").exists()  # as pytest-benchmark would make it beside .convspec
+
+
+def test_the_command_ladder_finds_its_plugin_where_none_is_loaded_unasked(
+    pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    result = pytester.run(sys.executable, "-m", "convspec", "ladder", str(few_pictures), "--", "--collect-only", "-q")
+    assert result.ret == pytest.ExitCode.OK, lines(result)
 
 
 def test_records_of_timings_lie_in_the_report_folder_of_an_ini_file_too(
