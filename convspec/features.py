@@ -197,8 +197,7 @@ def _compute(
     """Append what is missing to the partial store, and rename it to `store`."""
     partial = store.with_name(f"{store.name}.partial")
     partial.mkdir(exist_ok=True)
-    spent = partial / "seconds.json"
-    seconds = 0.0
+    spent, seconds = partial / "seconds.json", 0.0
     with suppress(*DAMAGED):  # not there, or cut short
         seconds = float(json.loads(spent.read_text()))
     shape, dtype = (len(batches.inputs), *map(int, base.output_shape[1:])), np.dtype(identity["dtype"][0])

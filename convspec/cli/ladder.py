@@ -41,6 +41,5 @@ def run(options: argparse.Namespace) -> int:
         f"--convspec-dataset={options.folder.resolve()}",
         "--convspec-require-data",  # a base's weights, without which the recommendation would be among the other rungs
     ]
-    values = {name: getattr(options, name) for name in OPTIONS}
-    arguments += [f"--convspec-{name}={value}" for name, value in values.items() if value is not None]
+    arguments += [f"--convspec-{name}={value}" for name in OPTIONS if (value := getattr(options, name)) is not None]
     return int(pytest.main([*arguments, *options.pytest]))

@@ -28,15 +28,13 @@ def repeat(run: Run, engine: Engine = KERAS, devices: int = 1) -> Repeat:
     The recipe is cut to STEPS epochs of one step, the dataset to PICTURES pictures a part.
     """
     recipe, dataset, seed, weights = run
-    short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1)
-    if short.starts_from:
-        short = replace(short, starts_from=replace(short.starts_from, epochs=1, steps=1))
+    start = recipe.starts_from and replace(recipe.starts_from, epochs=1, steps=1)
+    short = replace(recipe, epochs=min(STEPS, recipe.epochs), steps=1, starts_from=start)
     few = replace(dataset, train=dataset.train.cut(PICTURES), validation=None, test=dataset.test.cut(PICTURES))
     results = []
     for _ in range(2):
         with TemporaryDirectory() as folder:  # else the second would take what the first has cached
-            arguments = short, few, seed, Path(folder)
-            results.append(run_recipe(*arguments, weights=weights, engine=engine, devices=devices))
+            results.append(run_recipe(short, few, seed, Path(folder), weights=weights, engine=engine, devices=devices))
     return compare(*results)
 
 

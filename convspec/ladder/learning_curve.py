@@ -80,12 +80,8 @@ def learning_curve(
                 shown.update()
             sizes.append(len(chosen))
             right.append(np.array(draws))
-    return LearningCurve(
-        base=str(recipe.base),
-        pictures=sizes,
-        accuracies=[draws.mean(axis=1).tolist() for draws in right],
-        gains=[_gain(less, more) for less, more in pairwise(right)],
-    )
+    accuracies = [draws.mean(axis=1).tolist() for draws in right]
+    return LearningCurve(str(recipe.base), sizes, accuracies, [_gain(less, more) for less, more in pairwise(right)])
 
 
 def _draws(labels: np.ndarray, share: float) -> Iterator[np.ndarray]:

@@ -56,9 +56,8 @@ class Processes:
         if not pictures.is_file():
             with room_for("the pictures", pictures.parent, "the variable TMPDIR"), atomic_write(pictures) as new:
                 new.write_bytes(pickle.dumps(run.dataset))
-        without = run._replace(dataset=None)  # type: ignore[arg-type]
         fast = machine.fast_precision() if run.recipe.precision == "fast" else None
-        call = _do, task, without, pictures, backend.precision(), fast
+        call = _do, task, run._replace(dataset=None), pictures, backend.precision(), fast  # type: ignore[arg-type]
         try:
             self._jobs[key] = self._executor.submit(*call)
         except TerminatedWorkerError:  # where one was killed, all have ended
