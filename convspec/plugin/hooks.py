@@ -66,9 +66,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from convspec import backend
 
         if not backend.accelerators():
-            pytest.exit(
-                "--convspec-require-gpu: the Keras backend sees no GPU on this machine", pytest.ExitCode.TESTS_FAILED
-            )
+            why = "--convspec-require-gpu: the Keras backend sees no GPU on this machine"
+            pytest.exit(why, pytest.ExitCode.TESTS_FAILED)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -79,7 +78,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let the ladder train under -W error, whose filters come after those of any ini file."""
-    if item.path.parent == checks.BENCHMARKS or "convspec_session" in getattr(item, "fixturenames", ()):
+    trains = item.path.parent == checks.BENCHMARKS or "convspec_session" in getattr(item, "fixturenames", ())
+    if trains and item.config.pluginmanager.hasplugin("warnings"):  # without it --strict-markers knows no such marker
         item.add_marker(pytest.mark.filterwarnings(f"ignore:{OF_ARRAYS}:DeprecationWarning"))
 
 

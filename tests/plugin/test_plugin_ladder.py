@@ -141,6 +141,12 @@ def test_the_ladder_runs_without_a_terminal_to_tell_of_near_copies(
     assert result.ret == pytest.ExitCode.OK, lines(result)
 
 
+def test_the_ladder_is_collected_without_pytests_plugin_of_warnings(pytester: pytest.Pytester) -> None:
+    options = "-p", "no:warnings", "--strict-markers", "--collect-only", "-q"
+    result = pytester.runpytest_subprocess(*arguments_of(pytester, *options))
+    assert result.ret == pytest.ExitCode.OK, lines(result)
+
+
 def test_required_weights_that_cannot_be_had_end_the_session_first(
     pytester: pytest.Pytester, few_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
