@@ -186,6 +186,13 @@ def test_two_folders_that_are_one_part_by_their_names_are_refused(tmp_path: Path
         read_layout(tmp_path)
 
 
+def test_a_class_that_cannot_be_read_is_no_reason_to_take_another_apart(tmp_path: Path) -> None:
+    put(tmp_path, "cats/indoors", "cats/outdoors")
+    (tmp_path / "dogs").symlink_to(".")
+    with pytest.raises(BadInput, match=r"only the class 'cats' \(.*dogs' is a link to a folder that it is in"):
+        read_layout(tmp_path)
+
+
 def test_a_folder_that_is_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "cats", "newts", count=40)
     (tmp_path / "dogs").symlink_to(tmp_path / "not mounted")
