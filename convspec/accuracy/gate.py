@@ -20,7 +20,7 @@ several, but is never regressed. Each of several looks at growing runs spends an
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf, log2, sqrt
+from math import ceil, log2, sqrt
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -199,7 +199,7 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
     error = sqrt(max(squares / pooled, min_variance) * per_run)
     known = [max(float(side.var(ddof=1)), min_variance) for side in (base, new) if len(side) > 1]
     variances = known[0], known[-1]  # a side of one run takes that of the other
-    own = sqrt(known[0] * per_run) if runs[0] > 1 else inf
+    own = sqrt(known[0] * per_run)  # of a baseline of one run that of both sides
 
     def p_value(sign: int) -> float:
         both = special.stdtr(pooled, sign * change / error) / (1 - OWN_SHARE)

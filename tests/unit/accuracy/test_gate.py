@@ -252,6 +252,20 @@ def test_where_pictures_are_only_lost_the_interval_of_the_drop_is_wilsons(lost: 
     assert verdict.high == pytest.approx(-lost / 20 + np.hypot(lost / 20 - wilson.low, none))
 
 
+@pytest.mark.parametrize(("won", "lost"), [(1, 1), (3, 2), (9, 8)])
+def test_the_interval_knows_that_what_is_won_cannot_be_lost(won: int, lost: int) -> None:
+    """MOVER, with the correlation that both have among the pictures."""
+    place, (gain, loss) = np.arange(20), (won / 20, lost / 20)
+    verdict = gate.gate([place >= won] * 2, [place < 20 - lost] * 2)
+    of_won, of_lost = (stats.binomtest(count, 20).proportion_ci(0.9, "wilson") for count in (won, lost))
+    correlation = np.corrcoef(place < won, place >= 20 - lost)[0, 1]
+    for bound, first, second in (
+        (verdict.low, gain - of_won.low, of_lost.high - loss), (verdict.high, of_won.high - gain, loss - of_lost.low)
+    ):  # fmt: skip
+        distance = np.sqrt(first**2 + second**2 - 2 * correlation * first * second)
+        assert abs(bound - (gain - loss)) == pytest.approx(distance)
+
+
 def test_few_pictures_are_judged_with_their_degrees_of_freedom() -> None:
     base, new = np.arange(20) >= 3, np.arange(20) < 17
     verdict = gate.gate([base] * 2, [new] * 2)
