@@ -295,9 +295,13 @@ def fit_linear(
     loss, best = min(fits, key=lambda fit: fit[0])
     kernel = best.coef_.T / scale
     layer.set_weights([kernel, best.intercept_ - mean @ kernel])
-    history = {"val_loss": [loss], "val_accuracy": [best.score(held_out, chosen_on.labels)]} if validation else {}
-    history["loss"] = [log_loss(train.labels, best.predict_proba(inputs))]
-    return history | {"accuracy": [best.score(inputs, train.labels)]}
+    history = {
+        "loss": [log_loss(train.labels, best.predict_proba(inputs))],
+        "accuracy": [best.score(inputs, train.labels)],
+    }
+    if validation:
+        history |= {"val_loss": [loss], "val_accuracy": [best.score(held_out, validation.labels)]}
+    return history
 
 
 def predicted_classes(probabilities: np.ndarray) -> np.ndarray:

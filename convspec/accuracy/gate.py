@@ -199,7 +199,7 @@ def _by_seeds(base: np.ndarray, new: np.ndarray, min_variance: float, alpha: flo
     error = sqrt(max(squares / pooled, min_variance) * per_run)
     known = [max(float(side.var(ddof=1)), min_variance) for side in (base, new) if len(side) > 1]
     variances = known[0], known[-1]  # a side of one run takes that of the other
-    own = sqrt(known[0] * per_run)  # of a baseline of one run that of both sides
+    own = sqrt(known[0] * per_run)  # the same as `error` where the baseline is one run
 
     def p_value(sign: int) -> float:
         both = special.stdtr(pooled, sign * change / error) / (1 - OWN_SHARE)

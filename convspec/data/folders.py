@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from convspec import BadInput
-from convspec.data.layouts import PARTS, Layout, PictureFile, cite, find_files, look_through, plain
+from convspec.data.layouts import PARTS, Layout, PictureFile, cite, find_files, look_through, plain, printable
 from convspec.data.scan import Folder, scan
 from convspec.files import checksum
 
@@ -96,7 +96,7 @@ class Reading:
         counts = {part: np.bincount(self.labels[chosen], minlength=len(self.classes)) for part, chosen in parts.items()}
         for label, name in enumerate(self.classes[:MAX_CLASSES]):
             shown = ", ".join(f"{count[label]} {part}".strip() for part, count in counts.items())
-            lines.append(f"  {_printable(name)}: {shown}")
+            lines.append(f"  {printable(name)}: {shown}")
         if rest := np.bincount(self.labels, minlength=len(self.classes))[MAX_CLASSES:].tolist():
             sizes = " to ".join(map(str, sorted({min(rest), max(rest)})))
             lines.append(f"  and {len(rest)} more classes of {sizes} pictures")
@@ -112,12 +112,12 @@ class Reading:
         return lines + self._describe_groups(parts, complete), problem
 
     def _name(self, path: Path) -> str:
-        return _printable(path.relative_to(self.folder).as_posix())
+        return printable(path.relative_to(self.folder).as_posix())
 
     def _describe_balance(self, counts: np.ndarray, tested: bool) -> list[str]:
         """Say what always answering the largest class reaches, and which classes have few pictures (to test with)."""
-        always, share = _printable(self.classes[counts.argmax()]), counts.max() / max(counts.sum(), 1)
-        few = [f"{_printable(name)} ({n})" for name, n in zip(self.classes, counts, strict=True) if n < FEW]
+        always, share = printable(self.classes[counts.argmax()]), counts.max() / max(counts.sum(), 1)
+        few = [f"{printable(name)} ({n})" for name, n in zip(self.classes, counts, strict=True) if n < FEW]
         lines = [f"a model that always answers {always} is right in {share:.1%}"]
         if few:
             of_test = " to test with" if tested else " in all"
@@ -151,10 +151,6 @@ def _list(title: str, texts: Sequence[str], complete: bool, separator: str = "; 
     if complete and texts:
         return [title, *(f"  {text}" for text in texts)]
     return [f"{title} ({cite(texts, separator)})"] if texts else []
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)
 
 
 def read_layout(folder: Path, layout: Layout | None = None) -> Reading:

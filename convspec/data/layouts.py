@@ -243,6 +243,11 @@ def _match_names(classes: Mapping[str, Sequence[str]], notes: list[str]) -> dict
     return names_of
 
 
+def printable(name: str) -> str:
+    """Return a name as it is, or as Python writes it where it would break a line of text."""
+    return name if name.isprintable() else repr(name)
+
+
 def plain(name: str) -> str:
     """Return a class's name as it is compared: in one case, and composed, which macOS and others do differently."""
     return unicodedata.normalize("NFC", name).casefold()

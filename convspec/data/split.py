@@ -15,7 +15,7 @@ from typing import TextIO
 from convspec import BadInput, MissingData
 from convspec.data import folders
 from convspec.data.archives import unpack
-from convspec.data.folders import PARTS, Layout
+from convspec.data.layouts import PARTS, Layout, printable
 from convspec.data.scan import HIDDEN
 from convspec.files import atomic_write, checksum, lock
 from convspec.progress import bar
@@ -46,7 +46,7 @@ class Manifest:
         lines = []
         for name in self.classes:
             counts = ", ".join(f"{self.counts[part][name]} {part}" for part in PARTS)
-            lines.append(f"{name if name.isprintable() else repr(name)}: {counts}")
+            lines.append(f"{printable(name)}: {counts}")
         for title, reasons in (("skipped", self.skipped), ("duplicates left out", self.duplicates)):
             lines += [f"{title}: {len(reasons)}"] if reasons else []
             lines += [f"  {reason}" for reason in reasons[:MAX_REASONS]]

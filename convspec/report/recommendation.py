@@ -11,10 +11,11 @@ from scipy import special
 from convspec import BadInput
 from convspec.accuracy import statistics
 from convspec.accuracy.gate import AccuracyVerdict, gate
+from convspec.data.layouts import printable
 from convspec.ladder.learning_curve import Gain, LearningCurve
 from convspec.ladder.result import Result
 from convspec.report.answer import duration
-from convspec.report.tables import Runs, best_rung, measures, printable, summary
+from convspec.report.tables import Runs, best_rung, measures, summary
 
 CHANCE = 0.05  # that some class is recognised so much worse than the others, where all are alike
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from convspec.accuracy import statistics
 from convspec.accuracy.measures import Measures, measure
+from convspec.data.layouts import printable
 from convspec.files import atomic_write
 
 if TYPE_CHECKING:
@@ -173,11 +174,6 @@ def best_rung(runs: Runs) -> str:
 def measures(runs: Sequence["Result"]) -> Measures:
     """Return the measures beside accuracy of one rung, over its seeds."""
     return measure([run.as_run() for run in runs], runs[0].dataset["classes"])
-
-
-def printable(name: str) -> str:
-    """Return the name of a class, or how Python writes it where it would break a line of text."""
-    return name if name.isprintable() else repr(name)
 
 
 def short(name: str) -> str:
